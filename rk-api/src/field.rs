@@ -1,0 +1,187 @@
+//! Validation errors that name the field: what Kubernetes returns as the causes of a 422.
+//!
+//! Reasons and messages are those of apimachinery's `util/validation/field`.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// The path of a field, for example `spec.containers[0].name` or `metadata.labels[a.b/c]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path(String);
+
+impl Path {
+    /// A path of one field.
+    pub fn new(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// The field `name` of this one. `name` may hold dots to go several levels down at once.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        Self(if self.0.is_empty() { name.to_owned() } else { format!("{}.{name}", self.0) })
+    }
+
+    /// The list item `index` of this field.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+
+    /// The map entry `key` of this field.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}[{key}]", self.0))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a field was refused. The name is the `reason` of a status cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Something the field refers to does not exist.
+    NotFound,
+    /// The field must be set.
+    Required,
+    /// A value that must be unique is there twice.
+    Duplicate,
+    /// The value is malformed or out of range.
+    Invalid,
+    /// The value is not one of those known.
+    NotSupported,
+    /// The field must not be set here, or must not change.
+    Forbidden,
+    /// The value is too long.
+    TooLong,
+    /// There are too many values.
+    TooMany,
+    /// The value's type is wrong.
+    TypeInvalid,
+}
+
+impl Reason {
+    /// As the API writes it, for example `FieldValueRequired`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::NotFound => "FieldValueNotFound",
+            Reason::Required => "FieldValueRequired",
+            Reason::Duplicate => "FieldValueDuplicate",
+            Reason::Invalid | Reason::TooMany => "FieldValueInvalid",
+            Reason::NotSupported => "FieldValueNotSupported",
+            Reason::Forbidden => "FieldValueForbidden",
+            Reason::TooLong => "FieldValueTooLong",
+            Reason::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Reason::NotFound => "Not found",
+            Reason::Required => "Required value",
+            Reason::Duplicate => "Duplicate value",
+            Reason::Invalid | Reason::TypeInvalid => "Invalid value",
+            Reason::NotSupported => "Unsupported value",
+            Reason::Forbidden => "Forbidden",
+            Reason::TooLong => "Too long",
+            Reason::TooMany => "Too many",
+        }
+    }
+}
+
+/// One refused field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// Which field.
+    pub path: Path,
+    /// Why.
+    pub reason: Reason,
+    /// The value found, where the message shows it.
+    pub value: Option<Value>,
+    /// What would be right.
+    pub detail: String,
+}
+
+/// All refused fields of an object, in the order found.
+pub type ErrorList = Vec<FieldError>;
+
+impl FieldError {
+    /// The field must be set.
+    pub fn required(path: &Path, detail: impl Into<String>) -> Self {
+        Self { path: path.clone(), reason: Reason::Required, value: None, detail: detail.into() }
+    }
+
+    /// The value is malformed or out of range.
+    pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self {
+            path: path.clone(),
+            reason: Reason::Invalid,
+            value: Some(value.into()),
+            detail: detail.into(),
+        }
+    }
+
+    /// The value is there twice.
+    pub fn duplicate(path: &Path, value: impl Into<Value>) -> Self {
+        Self {
+            path: path.clone(),
+            reason: Reason::Duplicate,
+            value: Some(value.into()),
+            detail: String::new(),
+        }
+    }
+
+    /// The field must not be set here, or must not change.
+    pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
+        Self { path: path.clone(), reason: Reason::Forbidden, value: None, detail: detail.into() }
+    }
+
+    /// The value is not one of `supported`.
+    pub fn not_supported(path: &Path, value: impl Into<Value>, supported: &[&str]) -> Self {
+        let mut supported: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
+        supported.sort();
+        Self {
+            path: path.clone(),
+            reason: Reason::NotSupported,
+            value: Some(value.into()),
+            detail: format!("supported values: {}", supported.join(", ")),
+        }
+    }
+
+    /// The value has more than `max` characters.
+    pub fn too_long(path: &Path, max: usize) -> Self {
+        Self {
+            path: path.clone(),
+            reason: Reason::TooLong,
+            value: None,
+            detail: format!("may not be more than {max} bytes"),
+        }
+    }
+
+    /// What a status cause says: reason, value and detail, without the path.
+    pub fn message(&self) -> String {
+        let mut out = self.reason.message().to_owned();
+        if let Some(value) = &self.value {
+            out.push_str(": ");
+            out.push_str(&match value {
+                Value::String(text) => format!("{text:?}"),
+                other => other.to_string(),
+            });
+        }
+        if !self.detail.is_empty() {
+            out.push_str(": ");
+            out.push_str(&self.detail);
+        }
+        out
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message())
+    }
+}

@@ -1,0 +1,8 @@
+//! The Kubernetes API as a library: its types, what the server knows of every kind, the server
+//! itself, and what clients build on.
+
+pub mod clock;
+pub mod field;
+pub mod meta;
+pub mod resources;
+pub mod types;

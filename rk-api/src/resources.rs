@@ -1,0 +1,422 @@
+//! What the server knows of every kind, in one table.
+//!
+//! A kind is a [`Resource`] row, which says where it is served and how it is shown, and a
+//! [`Kind`], which says how it is defaulted, validated and updated. The server's handlers are
+//! generic over this table: adding a kind adds no handler.
+
+use std::{any::Any, borrow::Cow, fmt, marker::PhantomData, sync::Arc};
+
+use k8s_openapi::{
+    api::autoscaling::v1::Scale,
+    apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta},
+    jiff::Timestamp,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::field::ErrorList;
+
+/// A kind that the server serves, at one group and version.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// The API group; empty for the core group.
+    pub group: Cow<'static, str>,
+    /// The version within the group, for example `v1`.
+    pub version: Cow<'static, str>,
+    /// The kind, for example `Pod`.
+    pub kind: Cow<'static, str>,
+    /// The plural, as in paths: `pods`.
+    pub plural: Cow<'static, str>,
+    /// The singular, as kubectl accepts it: `pod`.
+    pub singular: Cow<'static, str>,
+    /// Abbreviations that kubectl accepts: `po`.
+    pub short_names: Vec<Cow<'static, str>>,
+    /// Groups of kinds such as `all`.
+    pub categories: Vec<Cow<'static, str>>,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// The verbs it supports, sorted.
+    pub verbs: Vec<Cow<'static, str>>,
+    /// Subresources, in the order in which discovery lists them.
+    pub subresources: Vec<Subresource>,
+    /// Where its objects are kept, for example `/registry/pods/`: keys are this, the namespace and
+    /// a slash if there is one, and the name. It is the layout of kube-apiserver.
+    pub key_prefix: Cow<'static, str>,
+    /// The name of its schema, which also keys the merge facts: `io.k8s.api.core.v1.Pod`.
+    pub schema: Cow<'static, str>,
+    /// The columns of its Table, in order, beginning with Name.
+    pub columns: Vec<Column>,
+    /// How its objects are decoded, defaulted, validated and changed.
+    pub strategy: Arc<dyn Strategy>,
+}
+
+impl Resource {
+    /// `group/version`, or just the version for the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.clone().into_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// The name with its group, as messages write it: `pods`, `deployments.apps`.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.clone().into_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+
+    /// The key of an object of this kind.
+    pub fn key(&self, namespace: Option<&str>, name: &str) -> String {
+        match namespace {
+            Some(namespace) => format!("{}{namespace}/{name}", self.key_prefix),
+            None => format!("{}{name}", self.key_prefix),
+        }
+    }
+}
+
+/// A path below an object, such as `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// Its name in the path.
+    pub name: Cow<'static, str>,
+    /// The kind that it takes and returns.
+    pub kind: Cow<'static, str>,
+    /// The group and version of that kind when they differ from the parent's.
+    pub group_version: Option<(Cow<'static, str>, Cow<'static, str>)>,
+    /// Its verbs, sorted.
+    pub verbs: Vec<Cow<'static, str>>,
+}
+
+/// A column of a Table answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The heading, for example `Ready`.
+    pub name: Cow<'static, str>,
+    /// The type: `string`, `integer`, `number`, `boolean` or `date`.
+    pub kind: Cow<'static, str>,
+    /// The OpenAPI format; `name` marks the column that names the object.
+    pub format: Cow<'static, str>,
+    /// What the column shows.
+    pub description: Cow<'static, str>,
+    /// 0 is always shown, 1 and up only by `-o wide`.
+    pub priority: i32,
+}
+
+/// An object of any kind, decoded.
+pub trait Object: Any + fmt::Debug + Send + Sync {
+    /// Its metadata.
+    fn meta(&self) -> &ObjectMeta;
+    /// Its metadata, to change.
+    fn meta_mut(&mut self) -> &mut ObjectMeta;
+    /// A copy.
+    fn boxed_clone(&self) -> Box<dyn Object>;
+    /// As JSON. It starts with `apiVersion`, `kind` and `metadata`, in this order.
+    fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
+    /// As a JSON tree.
+    fn to_value(&self) -> Result<Value, serde_json::Error>;
+    /// For downcasts.
+    fn as_any(&self) -> &dyn Any;
+    /// For downcasts.
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+/// A built-in type of the API.
+pub trait BuiltIn:
+    k8s_openapi::Metadata<Ty = ObjectMeta>
+    + Serialize
+    + DeserializeOwned
+    + Clone
+    + fmt::Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<T> BuiltIn for T where
+    T: k8s_openapi::Metadata<Ty = ObjectMeta>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + fmt::Debug
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+impl<T: BuiltIn> Object for T {
+    fn meta(&self) -> &ObjectMeta {
+        self.metadata()
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.metadata_mut()
+    }
+    fn boxed_clone(&self) -> Box<dyn Object> {
+        Box::new(self.clone())
+    }
+    fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+    fn to_value(&self) -> Result<Value, serde_json::Error> {
+        serde_json::to_value(self)
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// Which part of an object an update is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The object itself: everything but its status.
+    Main,
+    /// The `status` subresource: the status alone.
+    Status,
+}
+
+/// Fields that a field selector can name, with their values: `("spec.nodeName", "n1")`.
+/// `metadata.name` and `metadata.namespace` are known for every kind and not repeated here.
+pub type Fields = smallvec::SmallVec<[(&'static str, String); 4]>;
+
+/// A JSON body decoded to an object, and what was odd about it.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The object.
+    pub object: Box<dyn Object>,
+    /// Paths of fields that the kind does not have, for example `spec.foo`.
+    pub unknown_fields: Vec<String>,
+}
+
+/// How objects of one built-in kind behave. Every method has the default of a plain kind, one
+/// without status or generation.
+///
+/// Order on create: decode, [`default`](Kind::default), [`prepare_create`](Kind::prepare_create),
+/// [`validate`](Kind::validate). On update: decode, `default`,
+/// [`prepare_update`](Kind::prepare_update), `validate`,
+/// [`validate_update`](Kind::validate_update). Metadata that all kinds share is handled by the
+/// server: names, UIDs, timestamps, labels, owner references, finalizers.
+pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
+    /// The API type.
+    type Object: BuiltIn;
+
+    /// Fills in what the client left out.
+    fn default(_object: &mut Self::Object) {}
+
+    /// Drops what a client may not set on create (the status), sets the first generation.
+    fn prepare_create(_object: &mut Self::Object) {}
+
+    /// Puts back what this part may not change, and raises the generation when the spec changed.
+    fn prepare_update(_new: &mut Self::Object, _old: &Self::Object, _part: Part) {}
+
+    /// What is wrong with the object as it stands (metadata excepted).
+    fn validate(_object: &Self::Object) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// What is wrong with this change: immutable fields.
+    fn validate_update(_new: &Self::Object, _old: &Self::Object, _part: Part) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// What is wrong with `name` for this kind; a DNS subdomain by default.
+    fn validate_name(name: &str, generate_prefix: bool) -> Vec<String> {
+        crate::meta::names::dns_subdomain(name, generate_prefix)
+    }
+
+    /// Selectable fields besides `metadata.name` and `metadata.namespace`.
+    fn fields(_object: &Self::Object) -> Fields {
+        Fields::new()
+    }
+
+    /// Names of the selectable fields, for refusing unknown ones.
+    const FIELDS: &'static [&'static str] = &[];
+
+    /// Cells of a Table row, one for each of the resource's columns.
+    fn cells(object: &Self::Object, now: Timestamp) -> Vec<Value> {
+        crate::meta::table::name_and_age(Object::meta(object), now)
+    }
+
+    /// Warnings for the client that wrote this.
+    fn warnings(_object: &Self::Object) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Seconds between the deletion request and the object's removal; `None` deletes at once.
+    /// Only Pods wait.
+    fn grace_period_seconds(_object: &Self::Object, _options: &DeleteOptions) -> Option<i64> {
+        None
+    }
+
+    /// The object's scale, for kinds with a `scale` subresource.
+    fn scale(_object: &Self::Object) -> Option<Scale> {
+        None
+    }
+
+    /// Sets the replicas that a scale asks for.
+    fn set_replicas(_object: &mut Self::Object, _replicas: i32) {}
+
+    /// Whether deletion without a propagation policy orphans dependents, as ReplicationController
+    /// does.
+    const ORPHAN_BY_DEFAULT: bool = false;
+
+    /// Whether a PUT may create the object (Kubernetes: `AllowCreateOnUpdate`), and whether an
+    /// update may leave out the resourceVersion (`AllowUnconditionalUpdate`).
+    const CREATE_ON_UPDATE: bool = false;
+    /// See [`Self::CREATE_ON_UPDATE`].
+    const UNCONDITIONAL_UPDATE: bool = true;
+}
+
+/// [`Kind`] without its type: what the generic handlers call. [`Typed`] makes one from a `Kind`.
+///
+/// The objects handed in are of this strategy's own kind; for any other object every method
+/// behaves as for a plain kind.
+pub trait Strategy: fmt::Debug + Send + Sync {
+    /// Decodes a JSON object of this kind, noting fields that it does not have.
+    fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error>;
+    /// See [`Kind::default`].
+    fn default(&self, object: &mut dyn Object);
+    /// See [`Kind::prepare_create`].
+    fn prepare_create(&self, object: &mut dyn Object);
+    /// See [`Kind::prepare_update`].
+    fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, part: Part);
+    /// See [`Kind::validate`].
+    fn validate(&self, object: &dyn Object) -> ErrorList;
+    /// See [`Kind::validate_update`].
+    fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList;
+    /// See [`Kind::validate_name`].
+    fn validate_name(&self, name: &str, generate_prefix: bool) -> Vec<String>;
+    /// See [`Kind::fields`].
+    fn fields(&self, object: &dyn Object) -> Fields;
+    /// See [`Kind::FIELDS`].
+    fn field_names(&self) -> &'static [&'static str];
+    /// See [`Kind::cells`].
+    fn cells(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
+    /// See [`Kind::warnings`].
+    fn warnings(&self, object: &dyn Object) -> Vec<String>;
+    /// See [`Kind::grace_period_seconds`].
+    fn grace_period_seconds(&self, object: &dyn Object, options: &DeleteOptions) -> Option<i64>;
+    /// See [`Kind::scale`].
+    fn scale(&self, object: &dyn Object) -> Option<Scale>;
+    /// See [`Kind::set_replicas`].
+    fn set_replicas(&self, object: &mut dyn Object, replicas: i32);
+    /// See [`Kind::ORPHAN_BY_DEFAULT`].
+    fn orphan_by_default(&self) -> bool;
+    /// See [`Kind::CREATE_ON_UPDATE`].
+    fn create_on_update(&self) -> bool;
+    /// See [`Kind::UNCONDITIONAL_UPDATE`].
+    fn unconditional_update(&self) -> bool;
+}
+
+/// The [`Strategy`] of a built-in [`Kind`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Typed<K>(PhantomData<K>);
+
+impl<K: Kind> Typed<K> {
+    /// As a table row holds it.
+    pub fn shared() -> Arc<dyn Strategy> {
+        Arc::new(Self(PhantomData))
+    }
+}
+
+fn typed<K: Kind>(object: &dyn Object) -> Option<&K::Object> {
+    object.as_any().downcast_ref()
+}
+
+fn typed_mut<K: Kind>(object: &mut dyn Object) -> Option<&mut K::Object> {
+    object.as_any_mut().downcast_mut()
+}
+
+impl<K: Kind> Strategy for Typed<K> {
+    fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
+        let mut unknown_fields = Vec::new();
+        let mut json = serde_json::Deserializer::from_slice(json);
+        let object: K::Object = serde_ignored::deserialize(&mut json, |path| {
+            unknown_fields.push(path.to_string());
+        })?;
+        json.end()?;
+        Ok(Decoded { object: Box::new(object), unknown_fields })
+    }
+
+    fn default(&self, object: &mut dyn Object) {
+        if let Some(object) = typed_mut::<K>(object) {
+            <K as Kind>::default(object);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut dyn Object) {
+        if let Some(object) = typed_mut::<K>(object) {
+            K::prepare_create(object);
+        }
+    }
+
+    fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, part: Part) {
+        if let (Some(new), Some(old)) = (typed_mut::<K>(new), typed::<K>(old)) {
+            K::prepare_update(new, old, part);
+        }
+    }
+
+    fn validate(&self, object: &dyn Object) -> ErrorList {
+        typed::<K>(object).map(K::validate).unwrap_or_default()
+    }
+
+    fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList {
+        match (typed::<K>(new), typed::<K>(old)) {
+            (Some(new), Some(old)) => K::validate_update(new, old, part),
+            _ => ErrorList::new(),
+        }
+    }
+
+    fn validate_name(&self, name: &str, generate_prefix: bool) -> Vec<String> {
+        K::validate_name(name, generate_prefix)
+    }
+
+    fn fields(&self, object: &dyn Object) -> Fields {
+        typed::<K>(object).map(K::fields).unwrap_or_default()
+    }
+
+    fn field_names(&self) -> &'static [&'static str] {
+        K::FIELDS
+    }
+
+    fn cells(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
+        typed::<K>(object).map(|object| K::cells(object, now)).unwrap_or_default()
+    }
+
+    fn warnings(&self, object: &dyn Object) -> Vec<String> {
+        typed::<K>(object).map(K::warnings).unwrap_or_default()
+    }
+
+    fn grace_period_seconds(&self, object: &dyn Object, options: &DeleteOptions) -> Option<i64> {
+        typed::<K>(object).and_then(|object| K::grace_period_seconds(object, options))
+    }
+
+    fn scale(&self, object: &dyn Object) -> Option<Scale> {
+        typed::<K>(object).and_then(K::scale)
+    }
+
+    fn set_replicas(&self, object: &mut dyn Object, replicas: i32) {
+        if let Some(object) = typed_mut::<K>(object) {
+            K::set_replicas(object, replicas);
+        }
+    }
+
+    fn orphan_by_default(&self) -> bool {
+        K::ORPHAN_BY_DEFAULT
+    }
+
+    fn create_on_update(&self) -> bool {
+        K::CREATE_ON_UPDATE
+    }
+
+    fn unconditional_update(&self) -> bool {
+        K::UNCONDITIONAL_UPDATE
+    }
+}

@@ -1,0 +1,1 @@
+//! Kubernetes' controllers, their manager, and an SDK for your own.

@@ -1,0 +1,1 @@
+//! Pod networking: CNI, address management, and the kernel state behind them.
