@@ -1,1 +1,5 @@
 //! Container runtimes and the node agent (kubelet).
+
+pub mod runtime;
+
+pub use runtime::{Runtime, RuntimeError};
