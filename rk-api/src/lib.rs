@@ -4,5 +4,7 @@
 pub mod clock;
 pub mod field;
 pub mod meta;
+pub mod patch;
 pub mod resources;
+pub mod schema;
 pub mod types;
