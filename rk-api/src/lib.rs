@@ -2,6 +2,7 @@
 //! itself, and what clients build on.
 
 pub mod clock;
+pub mod discovery;
 pub mod field;
 pub mod meta;
 pub mod patch;
