@@ -16,9 +16,9 @@
 //! - An object is encoded once, when it is written; everybody who reads it shares these bytes.
 
 pub mod admission;
+mod allocator;
 pub mod authn;
 pub mod authz;
-mod allocator;
 mod body;
 mod bootstrap;
 mod cache;
@@ -55,13 +55,6 @@ use http_body_util::BodyExt;
 use rk_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    allocator::Cidr,
-    body::{BoxError, ResponseBody},
-    info::RequestInfo,
-    status::{ApiError, Subject},
-    user::UserInfo,
-};
 use self::{
     admission::Admission,
     allocator::Services,
@@ -77,13 +70,18 @@ use self::{
     metrics::Metrics,
     registry::Registry,
 };
+pub use self::{
+    allocator::Cidr,
+    body::{BoxError, ResponseBody},
+    info::RequestInfo,
+    status::{ApiError, Subject},
+    user::UserInfo,
+};
 use crate::resources::Resources;
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
-    PanicGuardLayer<
-        MetricsLayer<TimeoutLayer<AuthenticationLayer<AuthorizationLayer<Handler>>>>,
-    >,
+    PanicGuardLayer<MetricsLayer<TimeoutLayer<AuthenticationLayer<AuthorizationLayer<Handler>>>>>,
 >;
 
 /// What handlers share.
@@ -203,15 +201,10 @@ impl Builder {
             services: Services::new(cidr, self.node_ports),
         };
         let metrics = Arc::new(Metrics::default());
-        let inner =
-            Arc::new(Inner { resources: self.resources, registry, metrics, shutdown });
+        let inner = Arc::new(Inner { resources: self.resources, registry, metrics, shutdown });
         bootstrap::run(&inner).await?;
         let authenticator = Arc::new(Union(self.authenticators));
-        Ok(ApiServer {
-            stack: stack(&inner, authenticator, self.authorizer),
-            inner,
-            _guard: guard,
-        })
+        Ok(ApiServer { stack: stack(&inner, authenticator, self.authorizer), inner, _guard: guard })
     }
 }
 

@@ -5,12 +5,7 @@
 //! out the same address at the same moment; each follows the other's Services, so the time in which
 //! that can happen is the delay of a watch.
 
-use std::{
-    collections::HashMap,
-    net::Ipv4Addr,
-    ops::RangeInclusive,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 
 use foldhash::fast::RandomState;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
@@ -206,7 +201,8 @@ impl Services {
         if wants_ports || kind == "LoadBalancer" {
             self.fill_ports(spec, wants_ports, &mut taken, before, allocation, errors);
         }
-        let wants_check = kind == "LoadBalancer" && spec.external_traffic_policy.as_deref() == Some("Local");
+        let wants_check =
+            kind == "LoadBalancer" && spec.external_traffic_policy.as_deref() == Some("Local");
         if wants_check && spec.health_check_node_port.unwrap_or(0) == 0 {
             let path = Path::new("spec.healthCheckNodePort");
             match self.free_port(&taken) {
@@ -283,13 +279,18 @@ impl Services {
             let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
             let chosen = port.node_port.unwrap_or(0);
             if chosen == 0 {
-                let shared = own.iter().find(|(_, number, used)| *number == port.port && *used != protocol);
+                let shared =
+                    own.iter().find(|(_, number, used)| *number == port.port && *used != protocol);
                 let found = shared.map(|(node_port, ..)| *node_port);
                 if !allocate {
                     continue;
                 }
                 let Some(node_port) = found.or_else(|| self.free_port(taken)) else {
-                    errors.push(FieldError::invalid(&path, 0, "failed to allocate a nodePort: range is full"));
+                    errors.push(FieldError::invalid(
+                        &path,
+                        0,
+                        "failed to allocate a nodePort: range is full",
+                    ));
                     continue;
                 };
                 if found.is_none() {
@@ -311,7 +312,11 @@ impl Services {
                 );
                 errors.push(FieldError::invalid(&path, chosen, why));
             } else if taken.ports.contains_key(&node_port) {
-                errors.push(FieldError::invalid(&path, chosen, "provided port is already allocated"));
+                errors.push(FieldError::invalid(
+                    &path,
+                    chosen,
+                    "provided port is already allocated",
+                ));
             } else {
                 allocation.take(item, taken);
             }
@@ -347,7 +352,9 @@ impl Services {
         let mut taken = self.0.taken.lock();
         for item in items {
             match item {
-                Item::Address(address) if taken.addresses.get(address).is_some_and(|o| o == owner) => {
+                Item::Address(address)
+                    if taken.addresses.get(address).is_some_and(|o| o == owner) =>
+                {
                     taken.addresses.remove(address);
                 }
                 Item::Port(port) if taken.ports.get(port).is_some_and(|o| o == owner) => {

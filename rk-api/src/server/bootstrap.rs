@@ -17,7 +17,8 @@ use k8s_openapi::api::core::v1::Service;
 pub async fn run(server: &Arc<Inner>) -> Result<()> {
     observe_services(server).await?;
     for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        ensure(server, "", "v1", "namespaces", None, json!({ "metadata": { "name": namespace } })).await?;
+        ensure(server, "", "v1", "namespaces", None, json!({ "metadata": { "name": namespace } }))
+            .await?;
     }
     ensure(server, "", "v1", "services", Some("default"), kubernetes_service(server)).await?;
     for class in priority_classes() {
@@ -33,7 +34,8 @@ async fn observe_services(server: &Inner) -> Result<()> {
     let page = cache.table(resource)?.list(&Default::default(), None, 0, 0);
     for item in page.items {
         let decoded = resource.strategy.decode(item.stored.bytes());
-        let decoded = decoded.map_err(|error| ApiError::internal(format!("{}: {error}", item.key)))?;
+        let decoded =
+            decoded.map_err(|error| ApiError::internal(format!("{}: {error}", item.key)))?;
         if let Some(service) = decoded.object.as_any().downcast_ref::<Service>() {
             server.registry.services.observe(service);
         }

@@ -82,10 +82,7 @@ fn undecodable(resource: &Resource, json: &[u8], error: &serde_json::Error) -> A
         return ApiError::bad_request(format!(
             "{} in version {version:?} cannot be handled as a {}: no kind {:?} is registered for \
              the resource {:?}",
-            found.kind,
-            expected.1,
-            found.kind,
-            resource.plural,
+            found.kind, expected.1, found.kind, resource.plural,
         ));
     }
     if !found.api_version.is_empty() && found.api_version != expected.0 {
@@ -102,7 +99,9 @@ fn undecodable(resource: &Resource, json: &[u8], error: &serde_json::Error) -> A
 
 fn not_handled(resource: &Resource, why: &str) -> ApiError {
     let (kind, version) = (&resource.kind, &resource.version);
-    ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    ApiError::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+    ))
 }
 
 /// The beginning of a body, as hexadecimal unless it is short text.

@@ -107,7 +107,9 @@ impl<'a> Call<'a> {
             "update" => self.update(resource, body::read(&mut body).await?).await,
             "patch" => self.patch(resource, body::read(&mut body).await?).await,
             "delete" => self.delete(resource, body::read(&mut body).await?).await,
-            "deletecollection" => self.delete_collection(resource, body::read(&mut body).await?).await,
+            "deletecollection" => {
+                self.delete_collection(resource, body::read(&mut body).await?).await
+            }
             _ => Err(ApiError::method_not_allowed()),
         }
     }

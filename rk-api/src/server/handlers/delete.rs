@@ -49,7 +49,8 @@ impl<'a> Call<'a> {
             let status = status::success(None, Some(details));
             return Ok(body::answer_value(&self.context.headers, 200, output.format, &status));
         }
-        let code = if !deleted.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
+        let code =
+            if !deleted.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
         Ok(self.shaped(code, output, &shaper, &deleted.object))
     }
 
@@ -86,7 +87,9 @@ impl<'a> Call<'a> {
         let options = if body.is_empty() {
             DeleteOptions {
                 grace_period_seconds: query.integer("gracePeriodSeconds")?,
-                orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
+                orphan_dependents: query
+                    .get("orphanDependents")
+                    .map(|_| query.flag("orphanDependents")),
                 propagation_policy: query.get("propagationPolicy").map(ToOwned::to_owned),
                 dry_run: Some(query.all("dryRun").map(ToOwned::to_owned).collect()),
                 ..DeleteOptions::default()

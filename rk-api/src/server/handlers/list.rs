@@ -168,7 +168,10 @@ fn read_token(text: &str) -> Result<Token> {
     let token: Token = serde_json::from_slice(&json)
         .map_err(|error| invalid(format!("continue key is not valid: {error}")))?;
     if token.api_version != TOKEN_VERSION {
-        return Err(invalid(format!("server does not recognize this encoded version {:?}", token.api_version)));
+        return Err(invalid(format!(
+            "server does not recognize this encoded version {:?}",
+            token.api_version
+        )));
     }
     if token.start.is_empty() || token.revision == 0 {
         return Err(invalid("continue key is not valid: encoded start key empty".to_owned()));
@@ -178,7 +181,6 @@ fn read_token(text: &str) -> Result<Token> {
     }
     Ok(token)
 }
-
 
 #[cfg(test)]
 mod tests {

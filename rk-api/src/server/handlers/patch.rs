@@ -41,7 +41,8 @@ impl<'a> Call<'a> {
         let change = |before: Option<&Current>| {
             let before = before.ok_or_else(|| target.not_found())?;
             let mut tree = tree(before.object.as_ref())?;
-            patch::apply(kind, &resource.schema, &mut tree, &body).map_err(|error| patch_error(&error))?;
+            patch::apply(kind, &resource.schema, &mut tree, &body)
+                .map_err(|error| patch_error(&error))?;
             let json = serde_json::to_vec(&tree).map_err(ApiError::internal)?;
             let mut object = decode::object(resource, &json, options.field_validation, warnings)?;
             check_namespace(object.as_mut(), target.namespace)?;

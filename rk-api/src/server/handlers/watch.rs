@@ -55,7 +55,8 @@ impl<'a> Call<'a> {
                     table: table.clone(),
                     watcher,
                     initial,
-                    initial_end: (streams_list && options.allow_watch_bookmarks).then_some(revision),
+                    initial_end: (streams_list && options.allow_watch_bookmarks)
+                        .then_some(revision),
                     shaper,
                     bookmarks: options.allow_watch_bookmarks,
                     timeout,

@@ -88,11 +88,9 @@ pub(super) fn check_namespace(object: &mut dyn Object, namespace: Option<&str>) 
     let meta = object.meta_mut();
     let found = meta.namespace.as_deref().unwrap_or_default();
     match namespace {
-        Some(namespace) if !found.is_empty() && found != namespace => {
-            Err(ApiError::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ))
-        }
+        Some(namespace) if !found.is_empty() && found != namespace => Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
         // A cluster-scoped object has none, whatever the client says.
         namespace => {
             meta.namespace = namespace.map(ToOwned::to_owned);

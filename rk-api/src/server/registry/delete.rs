@@ -107,7 +107,11 @@ impl Registry {
         }
     }
 
-    pub(super) fn unchanged(&self, target: &Target<'_>, before: &Current) -> Result<Arc<CachedObject>> {
+    pub(super) fn unchanged(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+    ) -> Result<Arc<CachedObject>> {
         let facts = Cache::facts(target.resource, before.object.as_ref());
         let stored = before.stored.clone();
         let table = self.table(target)?;
@@ -136,7 +140,11 @@ impl Registry {
     }
 }
 
-fn check_preconditions(target: &Target<'_>, before: &Current, options: &DeleteOptions) -> Result<()> {
+fn check_preconditions(
+    target: &Target<'_>,
+    before: &Current,
+    options: &DeleteOptions,
+) -> Result<()> {
     let Some(preconditions) = &options.preconditions else { return Ok(()) };
     let uid = before.object.meta().uid.clone().unwrap_or_default();
     let version = before.revision.to_string();
@@ -262,15 +270,16 @@ fn set_finalizers(target: &Target<'_>, object: &mut dyn Object, options: &Delete
     let has = |name: &str| finalizers.iter().any(|found| found == name);
     // Events have no dependents.
     let collected = target.resource.plural != "events";
-    let (orphan, foreground) = match (options.orphan_dependents, options.propagation_policy.as_deref()) {
-        (Some(orphan), _) => (orphan, false),
-        (None, Some("Orphan")) => (true, false),
-        (None, Some("Foreground")) => (false, true),
-        (None, Some(_)) => (false, false),
-        (None, None) if has(ORPHAN) => (true, has(FOREGROUND)),
-        (None, None) if has(FOREGROUND) => (false, true),
-        (None, None) => (target.resource.strategy.orphan_by_default(), false),
-    };
+    let (orphan, foreground) =
+        match (options.orphan_dependents, options.propagation_policy.as_deref()) {
+            (Some(orphan), _) => (orphan, false),
+            (None, Some("Orphan")) => (true, false),
+            (None, Some("Foreground")) => (false, true),
+            (None, Some(_)) => (false, false),
+            (None, None) if has(ORPHAN) => (true, has(FOREGROUND)),
+            (None, None) if has(FOREGROUND) => (false, true),
+            (None, None) => (target.resource.strategy.orphan_by_default(), false),
+        };
     let mut wanted: Vec<String> =
         finalizers.iter().filter(|name| *name != ORPHAN && *name != FOREGROUND).cloned().collect();
     if orphan && collected {

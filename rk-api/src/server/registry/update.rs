@@ -181,7 +181,8 @@ fn is_finished(new: &dyn Object, old: &dyn Object) -> bool {
     let (meta, old) = (new.meta(), old.meta());
     let namespace = new.as_any().downcast_ref::<Namespace>();
     let spec = namespace.and_then(|namespace| namespace.spec.as_ref());
-    let kept_by_spec = spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
+    let kept_by_spec =
+        spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
     old.deletion_timestamp.is_some()
         && old.deletion_grace_period_seconds.unwrap_or(0) == 0
         && meta.finalizers.as_ref().is_none_or(Vec::is_empty)
