@@ -1,5 +1,10 @@
 //! Container runtimes and the node agent (kubelet).
 
+pub mod conformance;
+pub mod logs;
 pub mod runtime;
+pub mod sim;
+pub mod timers;
 
 pub use runtime::{Runtime, RuntimeError};
+pub use sim::SimRuntime;
