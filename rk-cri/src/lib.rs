@@ -2,6 +2,8 @@
 
 pub mod conformance;
 pub mod logs;
+#[cfg(target_os = "linux")]
+pub mod images;
 pub mod runtime;
 pub mod sim;
 pub mod timers;
