@@ -5,6 +5,7 @@ pub mod clock;
 pub mod discovery;
 pub mod field;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod resources;
 pub mod schema;
