@@ -28,10 +28,15 @@ use serde_json::{Value, json};
 use crate::{discovery, resources::Resources};
 use schemas::Dialect;
 
-/// The media type of [`Documents::v2_protobuf`] in `Accept`. The answer's `Content-Type` may be
-/// the same.
-pub const V2_PROTOBUF_MEDIA_TYPE: &str =
-    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The media types by which clients ask for [`Documents::v2_protobuf`] in `Accept`, the one that
+/// they do use first. It is no valid media type, so answer with [`V2_PROTOBUF_CONTENT_TYPE`]:
+/// client-go refuses the other.
+pub const V2_PROTOBUF_ACCEPTED: &[&str] =
+    &["application/com.github.proto-openapi.spec.v2@v1.0+protobuf", V2_PROTOBUF_CONTENT_TYPE];
+
+/// The `Content-Type` of [`Documents::v2_protobuf`].
+pub const V2_PROTOBUF_CONTENT_TYPE: &str =
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The index of OpenAPI 3 documents: the path of each below `/openapi/v3/`, and its URL with the
 /// hash of its content, so that clients can cache it for good.
@@ -123,7 +128,7 @@ impl Documents {
         self.v2.get_or_init(|| Document::json(&v2(&self.resources)))
     }
 
-    /// `/openapi/v2`, as protobuf: see [`V2_PROTOBUF_MEDIA_TYPE`].
+    /// `/openapi/v2`, as protobuf: see [`V2_PROTOBUF_ACCEPTED`].
     pub fn v2_protobuf(&self) -> &Document {
         self.v2_protobuf.get_or_init(|| Document::new(protobuf::encode(&v2(&self.resources))))
     }
