@@ -1,7 +1,9 @@
 //! Ordered keys, revisions and watches: what the API server asks of persistence, and nothing more.
 
+mod embedded;
 pub mod store;
 
+pub use embedded::{EmbeddedStore, Options};
 pub use store::{
     Event, Expect, Range, RangeResponse, Revision, Store, StoreError, VALUE_BYTES_MAX, Versioned,
     WatchBatch, WatchStream,
