@@ -9,7 +9,7 @@ pub mod meta;
 pub mod openapi;
 pub mod patch;
 pub mod resources;
-pub mod schema;
 pub mod rng;
+pub mod schema;
 pub mod testing;
 pub mod types;
