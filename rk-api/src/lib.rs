@@ -7,6 +7,7 @@ pub mod discovery;
 pub mod field;
 pub mod io;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod resources;
 pub mod rng;
