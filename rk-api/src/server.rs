@@ -26,6 +26,7 @@ mod context;
 mod decode;
 mod filter;
 mod handlers;
+mod health;
 mod in_process;
 mod info;
 mod labels;
@@ -79,7 +80,7 @@ pub use self::{
     status::{ApiError, Subject},
     user::UserInfo,
 };
-use crate::resources::Resources;
+use crate::{openapi::Documents, resources::Resources};
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
@@ -93,6 +94,7 @@ pub(crate) struct Inner {
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
+    documents: Documents,
     shutdown: CancellationToken,
 }
 
@@ -214,7 +216,8 @@ impl Builder {
             services: Services::new(cidr, self.node_ports),
         };
         let metrics = Arc::new(Metrics::default());
-        let inner = Arc::new(Inner { resources: self.resources, reader, registry, metrics, shutdown });
+        let documents = Documents::new(self.resources.clone());
+        let inner = Arc::new(Inner { resources: self.resources, reader, registry, metrics, documents, shutdown });
         bootstrap::run(&inner).await?;
         let authenticator = Arc::new(Union(self.authenticators));
         Ok(ApiServer { stack: stack(&inner, authenticator, self.authorizer), inner, _guard: guard })
