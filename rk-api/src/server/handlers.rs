@@ -7,6 +7,7 @@ mod nonresource;
 mod patch;
 mod pods;
 mod scale;
+mod tokens;
 mod watch;
 mod write;
 
@@ -134,6 +135,7 @@ impl<'a> Call<'a> {
             ("scale", _) => self.scale(resource, body::read(&mut body).await?).await,
             ("binding", _) => self.bind(resource, body::read(&mut body).await?).await,
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
+            ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             ("finalize", _) => self.finalize(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }

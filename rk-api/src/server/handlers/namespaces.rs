@@ -18,7 +18,11 @@ use crate::{
 };
 
 impl<'a> Call<'a> {
-    pub(super) async fn finalize(self, resource: &'a Arc<Resource>, body: Bytes) -> Result<Response<ResponseBody>> {
+    pub(super) async fn finalize(
+        self,
+        resource: &'a Arc<Resource>,
+        body: Bytes,
+    ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
         let shaper = self.shaper(resource, output)?;
         let options = WriteOptions::read(self.context.query(), "UpdateOptions")?;

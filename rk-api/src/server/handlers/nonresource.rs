@@ -35,22 +35,16 @@ impl Call<'_> {
             ["apis"] => self.discovery(discovery::aggregated_groups, |call| {
                 Some(discovery::api_group_list(&call.server.resources))
             }),
-            ["api", version] => self.document(discovery::api_resource_list(
-                &self.server.resources,
-                "",
-                version,
-            )),
+            ["api", version] => {
+                self.document(discovery::api_resource_list(&self.server.resources, "", version))
+            }
             ["apis", group] => self.document(discovery::api_group(&self.server.resources, group)),
-            ["apis", group, version] => self.document(discovery::api_resource_list(
-                &self.server.resources,
-                group,
-                version,
-            )),
+            ["apis", group, version] => {
+                self.document(discovery::api_resource_list(&self.server.resources, group, version))
+            }
             ["openapi", "v2"] => self.openapi_v2(),
             ["openapi", "v3"] => self.openapi_v3(None),
-            ["openapi", "v3", ..] => {
-                self.openapi_v3(Some(path.trim_start_matches("/openapi/v3/")))
-            }
+            ["openapi", "v3", ..] => self.openapi_v3(Some(path.trim_start_matches("/openapi/v3/"))),
             [first, ..] if HEALTH.iter().any(|endpoint| endpoint[1..] == **first) => {
                 match health::check(self.server, path, self.context.query()).await {
                     Some(health) => Ok(text(health.code, health.text)),

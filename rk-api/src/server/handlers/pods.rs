@@ -29,7 +29,11 @@ use crate::{
 
 impl<'a> Call<'a> {
     /// `pods/x/binding`, and `bindings` where the Binding itself names the Pod.
-    pub(super) async fn bind(self, resource: &'a Arc<Resource>, body: Bytes) -> Result<Response<ResponseBody>> {
+    pub(super) async fn bind(
+        self,
+        resource: &'a Arc<Resource>,
+        body: Bytes,
+    ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
         let options = WriteOptions::read(self.context.query(), "CreateOptions")?;
         let binding: Binding = self.read_body(body, "Binding")?;
@@ -52,20 +56,30 @@ impl<'a> Call<'a> {
     }
 
     /// `pods/x/eviction`.
-    pub(super) async fn evict(self, resource: &'a Arc<Resource>, body: Bytes) -> Result<Response<ResponseBody>> {
+    pub(super) async fn evict(
+        self,
+        resource: &'a Arc<Resource>,
+        body: Bytes,
+    ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
         let query = WriteOptions::read(self.context.query(), "CreateOptions")?;
         let eviction: Eviction = self.read_body(body, "Eviction")?;
         let target = self.target(resource, query.dry_run);
         let named = eviction.metadata.name.as_deref().unwrap_or_default();
         if !named.is_empty() && named != target.name {
-            return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+            return Err(ApiError::bad_request(
+                "name in URL does not match name in Eviction object",
+            ));
         }
         let options = eviction.delete_options.unwrap_or_default();
         let mut errors = ErrorList::new();
         let dry = dry_run(options.dry_run.iter().flatten().map(String::as_str), &mut errors);
         if !errors.is_empty() {
-            return Err(ApiError::invalid(&Subject::of("meta.k8s.io", "DeleteOptions"), "", &errors));
+            return Err(ApiError::invalid(
+                &Subject::of("meta.k8s.io", "DeleteOptions"),
+                "",
+                &errors,
+            ));
         }
         let target = Target { dry_run: dry || query.dry_run, subresource: "", ..target };
         let pod = self.server.registry.read(&target).await?.ok_or_else(|| target.not_found())?;
@@ -78,7 +92,12 @@ impl<'a> Call<'a> {
     }
 
     /// Asks the Pod's disruption budget, if it has one, and takes one disruption from it.
-    async fn take_from_budget(self, target: &Target<'_>, pod: &Pod, _options: &DeleteOptions) -> Result<()> {
+    async fn take_from_budget(
+        self,
+        target: &Target<'_>,
+        pod: &Pod,
+        _options: &DeleteOptions,
+    ) -> Result<()> {
         if can_ignore_budget(pod) {
             return Ok(());
         }
@@ -102,7 +121,9 @@ impl<'a> Call<'a> {
                 ));
             }
         };
-        let Some(resource) = self.server.reader.resource::<PodDisruptionBudget>() else { return Ok(()) };
+        let Some(resource) = self.server.reader.resource::<PodDisruptionBudget>() else {
+            return Ok(());
+        };
         let name = budget.metadata.name.clone().unwrap_or_default();
         let budget_target = Target { resource, subresource: "status", name: &name, ..*target };
         let change = |object: &mut dyn Object| match object.as_any_mut().downcast_mut() {
@@ -113,10 +134,16 @@ impl<'a> Call<'a> {
     }
 
     /// A body of a type that is not stored.
-    pub(super) fn read_body<T: serde::de::DeserializeOwned>(self, body: Bytes, kind: &str) -> Result<T> {
+    pub(super) fn read_body<T: serde::de::DeserializeOwned>(
+        self,
+        body: Bytes,
+        kind: &str,
+    ) -> Result<T> {
         let json = decode::json(&self.context.headers, body)?;
         serde_json::from_slice(&json).map_err(|error| {
-            ApiError::bad_request(format!("{kind} in version \"v1\" cannot be handled as a {kind}: {error}"))
+            ApiError::bad_request(format!(
+                "{kind} in version \"v1\" cannot be handled as a {kind}: {error}"
+            ))
         })
     }
 }
@@ -201,8 +228,10 @@ fn take_one(budget: &mut PodDisruptionBudget, pod: &Pod, dry_run: bool) -> Resul
     }
     let ready = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
     let ready = conditions::is_true(ready.unwrap_or_default(), "Ready");
-    let policy = budget.spec.as_ref().and_then(|spec| spec.unhealthy_pod_eviction_policy.as_deref());
-    let (healthy, desired) = (status.current_healthy.unwrap_or(0), status.desired_healthy.unwrap_or(0));
+    let policy =
+        budget.spec.as_ref().and_then(|spec| spec.unhealthy_pod_eviction_policy.as_deref());
+    let (healthy, desired) =
+        (status.current_healthy.unwrap_or(0), status.desired_healthy.unwrap_or(0));
     let allowed = status.disruptions_allowed.unwrap_or(0);
     let enough = healthy >= desired && desired > 0;
     if !ready && (policy == Some("AlwaysAllow") || enough) {

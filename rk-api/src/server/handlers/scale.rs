@@ -48,7 +48,8 @@ impl<'a> Call<'a> {
                 let kind = self.patch_kind()?;
                 let options = WriteOptions::read(self.context.query(), "PatchOptions")?;
                 let patched = |current: &Scale| {
-                    let mut tree: Value = serde_json::to_value(current).map_err(ApiError::internal)?;
+                    let mut tree: Value =
+                        serde_json::to_value(current).map_err(ApiError::internal)?;
                     patch::apply(kind, SCHEMA, &mut tree, &body).map_err(|e| patch_error(&e))?;
                     read_scale(&serde_json::to_vec(&tree).map_err(ApiError::internal)?)
                 };
@@ -118,7 +119,9 @@ fn read_scale(json: &[u8]) -> Result<Scale> {
                  ({version}.{kind}) to (autoscaling.Scale): unknown conversion"
             ));
         }
-        ApiError::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {error}"))
+        ApiError::bad_request(format!(
+            "Scale in version \"v1\" cannot be handled as a Scale: {error}"
+        ))
     })
 }
 
