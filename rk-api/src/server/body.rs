@@ -160,8 +160,7 @@ pub fn answer(
         http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let answer_headers = response.headers_mut();
     answer_headers.insert(header::CONTENT_TYPE, format.content_type());
-    answer_headers
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    answer_headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     if zip {
         answer_headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         answer_headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
@@ -215,10 +214,13 @@ fn to_yaml(json: &[u8]) -> String {
 
 /// YAML as JSON. Numbers such as `0644` are octal and `yes` is true, as kubectl reads them.
 pub fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>> {
-    let text = std::str::from_utf8(yaml)
-        .map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
+    let text = std::str::from_utf8(yaml).map_err(|error| {
+        ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
+    })?;
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
-    let value: serde_json::Value = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
+    let value: serde_json::Value =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
+        })?;
     serde_json::to_vec(&value).map_err(ApiError::internal)
 }

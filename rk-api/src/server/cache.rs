@@ -177,8 +177,12 @@ impl Cache {
         for value in &loaded.items {
             let Some(table) = self.table_of(&value.key) else { continue };
             match Self::cached(table, value) {
-                Some(object) => contents.entry(&table.resource.key_prefix).or_default().push(object),
-                None => tracing::error!(key = %value.key, "the store holds something that is no object"),
+                Some(object) => {
+                    contents.entry(&table.resource.key_prefix).or_default().push(object)
+                }
+                None => {
+                    tracing::error!(key = %value.key, "the store holds something that is no object")
+                }
             }
         }
         for table in self.tables.values() {
@@ -270,8 +274,6 @@ impl Cache {
     fn table_of(&self, key: &str) -> Option<&Arc<Table>> {
         let below_root = ROOT.len();
         let slashes = key.as_bytes().iter().enumerate().skip(below_root).rev();
-        slashes
-            .filter(|(_, byte)| **byte == b'/')
-            .find_map(|(at, _)| self.tables.get(&key[..=at]))
+        slashes.filter(|(_, byte)| **byte == b'/').find_map(|(at, _)| self.tables.get(&key[..=at]))
     }
 }

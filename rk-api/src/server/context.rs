@@ -5,9 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request};
 use parking_lot::Mutex;
 
-use super::{
-    body::RequestBody, info::RequestInfo, query::Query, status::ApiError, user::UserInfo,
-};
+use super::{body::RequestBody, info::RequestInfo, query::Query, status::ApiError, user::UserInfo};
 
 /// A request's subject; a request extension from the first layer on.
 #[derive(Clone, Debug)]
@@ -34,7 +32,9 @@ pub struct Context {
 
 impl Context {
     /// Takes a request apart; the layers have left what it needs.
-    pub fn new(request: Request<RequestBody>) -> Result<(Self, RequestBody, http::Extensions), ApiError> {
+    pub fn new(
+        request: Request<RequestBody>,
+    ) -> Result<(Self, RequestBody, http::Extensions), ApiError> {
         let (parts, body) = request.into_parts();
         let subject = parts.extensions.get::<Subject>();
         let user = parts.extensions.get::<Identity>();
@@ -88,7 +88,10 @@ impl Warnings {
             .map(|text| {
                 let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
                 if total > WARNINGS_BYTES_MAX {
-                    let cut = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= WARNING_BYTES_MAX);
+                    let cut = text
+                        .char_indices()
+                        .map(|(at, _)| at)
+                        .take_while(|at| *at <= WARNING_BYTES_MAX);
                     text.truncate(cut.last().unwrap_or(0));
                 }
                 format!("299 - \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))

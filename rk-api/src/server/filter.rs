@@ -43,7 +43,8 @@ impl Filter {
         let labels = match options.label_selector.as_str() {
             "" => None,
             text => Some(
-                LabelQuery::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?,
+                LabelQuery::parse(text)
+                    .map_err(|error| ApiError::bad_request(error.to_string()))?,
             ),
         };
         let mut fields = Vec::new();

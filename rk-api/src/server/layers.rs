@@ -26,7 +26,7 @@ pub type LayerFuture = BoxFuture<'static, Res>;
 
 /// A service that a layer wraps.
 pub trait Next:
-    tower::Service<Req, Response = Response<ResponseBody>, Error = Infallible, Future: Send + 'static>
+    tower::Service<Req, Response = Response<ResponseBody>, Error = Infallible, Future = LayerFuture>
     + Clone
     + Send
     + Sync
@@ -39,7 +39,7 @@ impl<S> Next for S where
             Req,
             Response = Response<ResponseBody>,
             Error = Infallible,
-            Future: Send + 'static,
+            Future = LayerFuture,
         > + Clone
         + Send
         + Sync

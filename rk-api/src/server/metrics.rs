@@ -48,16 +48,25 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let requests = Family::default();
-        let latency = Family::<VerbLabels, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
+        let latency =
+            Family::<VerbLabels, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         let (watches, objects) = (Family::default(), Family::default());
         // The library appends `_total` to counters.
-        registry.register("apiserver_request", "Requests, by what they did and how they ended", requests.clone());
+        registry.register(
+            "apiserver_request",
+            "Requests, by what they did and how they ended",
+            requests.clone(),
+        );
         registry.register(
             "apiserver_request_duration_seconds",
             "Seconds until the answer began",
             latency.clone(),
         );
-        registry.register("apiserver_registered_watchers", "Watches that are open", watches.clone());
+        registry.register(
+            "apiserver_registered_watchers",
+            "Watches that are open",
+            watches.clone(),
+        );
         registry.register("apiserver_storage_objects", "Objects that are stored", objects.clone());
         Self { registry, requests, latency, watches, objects }
     }

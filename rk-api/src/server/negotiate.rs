@@ -211,7 +211,10 @@ mod tests {
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
             Some((Format::Json, Shape::Table(MetaVersion::V1))),
         );
-        check("application/json;as=Other;v=v1;g=x,application/json", Some((Format::Json, Shape::Object)));
+        check(
+            "application/json;as=Other;v=v1;g=x,application/json",
+            Some((Format::Json, Shape::Object)),
+        );
         check("application/json;as=Other;v=v1;g=x", None);
     }
 }

@@ -316,14 +316,17 @@ mod tests {
 
     #[test]
     fn metadata_alone_ends_at_its_brace() {
-        let stored = stored(r#"{"kind":"X","apiVersion":"v1","metadata":{"labels":{"a":"}"}},"z":1}"#);
+        let stored =
+            stored(r#"{"kind":"X","apiVersion":"v1","metadata":{"labels":{"a":"}"}},"z":1}"#);
         let metadata = String::from_utf8(stored.metadata(3).unwrap()).unwrap();
         assert_eq!(metadata, r#"{"resourceVersion":"3","labels":{"a":"}"}}"#);
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
-        for json in ["", "[]", "{}", "{\"kind\":\"X\"}", "null", "{\"apiVersion\":\"v1\"", "\"metadata\":{"] {
+        for json in
+            ["", "[]", "{}", "{\"kind\":\"X\"}", "null", "{\"apiVersion\":\"v1\"", "\"metadata\":{"]
+        {
             assert!(Stored::new(Bytes::from_static(json.as_bytes())).is_none(), "{json}");
         }
     }

@@ -46,9 +46,7 @@ impl Query {
         match self.get(key) {
             None | Some("") => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|_| {
-                ApiError::bad_request(format!(
-                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
-                ))
+                ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
             }),
         }
     }
@@ -114,7 +112,11 @@ impl ListOptions {
         let mut errors = ErrorList::new();
         if self.send_initial_events.is_some() && self.watch {
             if self.resource_version_match != "NotOlderThan" {
-                errors.push(forbid(&matching, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan".into()));
+                errors.push(forbid(
+                    &matching,
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+                        .into(),
+                ));
             }
             return errors;
         }
@@ -125,10 +127,7 @@ impl ListOptions {
             return errors;
         }
         if self.watch {
-            errors.push(forbid(
-                &matching,
-                "resourceVersionMatch is forbidden for watch".into(),
-            ));
+            errors.push(forbid(&matching, "resourceVersionMatch is forbidden for watch".into()));
         }
         if self.resource_version.is_empty() {
             errors.push(forbid(

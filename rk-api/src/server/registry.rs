@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use rk_store::{Expect, Revision, Store, Versioned};
 
-pub use self::{delete::Deleted, update::Updated};
 use super::{
     admission::Chain,
     allocator::Services,
@@ -149,7 +148,8 @@ fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
     let stored = Stored::new(value.value.clone())
         .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
     let decoded = target.resource.strategy.decode(stored.bytes());
-    let mut object = decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
+    let mut object =
+        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
     object.meta_mut().resource_version = Some(value.modified.to_string());
     Ok(Current { object, stored, revision: value.modified })
 }

@@ -39,7 +39,11 @@ impl Include {
                     other,
                     "must be 'Metadata', 'Object', 'None', or empty",
                 );
-                Err(ApiError::invalid(&Subject::of("meta.k8s.io", "TableOptions"), "", &vec![error]))
+                Err(ApiError::invalid(
+                    &Subject::of("meta.k8s.io", "TableOptions"),
+                    "",
+                    &vec![error],
+                ))
             }
         }
     }
@@ -109,7 +113,8 @@ impl Shaper {
                 out.extend_from_slice(b"]}");
             }
             Shape::Table(version) => {
-                let rows: Vec<_> = items.iter().map(|item| (item.as_ref(), item.revision)).collect();
+                let rows: Vec<_> =
+                    items.iter().map(|item| (item.as_ref(), item.revision)).collect();
                 self.table(&rows, meta, version, true, &mut out);
             }
         }
@@ -124,9 +129,7 @@ impl Shaper {
         }
         let (kind, api_version) = match self.shape {
             Shape::Object => (self.resource.kind.as_ref(), self.resource.api_version()),
-            Shape::Metadata(version) => {
-                ("PartialObjectMetadata", version.api_version().to_owned())
-            }
+            Shape::Metadata(version) => ("PartialObjectMetadata", version.api_version().to_owned()),
             Shape::Table(version) => ("Table", version.api_version().to_owned()),
         };
         let mut object = json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata });
@@ -214,12 +217,7 @@ fn write_head(kind: &str, api_version: &str, meta: &ListMeta, out: &mut Vec<u8>)
     out.push(b'}');
 }
 
-fn write_partial(
-    object: &CachedObject,
-    revision: u64,
-    version: MetaVersion,
-    out: &mut Vec<u8>,
-) {
+fn write_partial(object: &CachedObject, revision: u64, version: MetaVersion, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
     out.extend_from_slice(version.api_version().as_bytes());
     out.extend_from_slice(b"\",\"metadata\":");

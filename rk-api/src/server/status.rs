@@ -205,8 +205,7 @@ impl ApiError {
         let message = format!("{} {name:?} is invalid: {list}", subject.qualified());
         let mut error = Self::new(422, "Invalid", message).about(subject, name);
         for field in errors {
-            error =
-                error.cause(field.reason.as_str(), &field.message(), &field.path.to_string());
+            error = error.cause(field.reason.as_str(), &field.message(), &field.path.to_string());
         }
         error
     }
@@ -219,8 +218,7 @@ impl ApiError {
     /// 500: our fault.
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let message = message.to_string();
-        let error =
-            Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
+        let error = Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
         error.cause("", &message, "")
     }
 

@@ -137,7 +137,10 @@ impl WatchBody {
     fn pending_chunk(&mut self) -> Bytes {
         // One event alone is shared with all other watchers, not copied.
         let plain = self.parts.shaper.shape == Shape::Object;
-        if plain && self.pending.len() == 1 && let Some((change, event)) = self.pending.pop_front() {
+        if plain
+            && self.pending.len() == 1
+            && let Some((change, event)) = self.pending.pop_front()
+        {
             return event.frame(change);
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES);

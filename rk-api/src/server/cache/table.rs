@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 
 use super::{
-    event::{Change, WatchEvent},
+    event::WatchEvent,
     watcher::{Closed, Watcher},
 };
 use crate::{
@@ -92,7 +92,13 @@ impl Table {
     }
 
     /// An object of this table.
-    pub fn object(&self, key: Arc<str>, stored: Stored, revision: u64, facts: Facts) -> CachedObject {
+    pub fn object(
+        &self,
+        key: Arc<str>,
+        stored: Stored,
+        revision: u64,
+        facts: Facts,
+    ) -> CachedObject {
         let prefix_length = self.resource.key_prefix.len() as u32;
         CachedObject { key, stored, revision, facts, prefix_length }
     }
@@ -313,7 +319,8 @@ impl Watchers {
             offer(self.by_name.get(any.name()));
         }
         if !self.by_node.is_empty() {
-            let node = |object: Option<&CachedObject>| object.map(|o| o.field(NODE_NAME).to_owned());
+            let node =
+                |object: Option<&CachedObject>| object.map(|o| o.field(NODE_NAME).to_owned());
             let (new, old) = (node(new), node(old));
             offer(new.as_deref().and_then(|node| self.by_node.get(node)));
             if old != new {
@@ -328,4 +335,3 @@ impl Watchers {
         self.all.iter().chain(indexed).for_each(|watcher| watcher.close(why));
     }
 }
-

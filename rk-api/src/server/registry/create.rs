@@ -73,7 +73,9 @@ impl Registry {
         let target = &Target { name: &name, ..*target };
         let version = object.meta().resource_version.as_deref().unwrap_or_default();
         if !version.is_empty() && version != "0" {
-            return Err(ApiError::plain("resourceVersion should not be set on objects to be created"));
+            return Err(ApiError::plain(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         fill_metadata(object.as_mut(), target.namespace);
         target.resource.strategy.prepare_create(object.as_mut());
