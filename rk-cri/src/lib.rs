@@ -1,7 +1,12 @@
 //! Container runtimes and the node agent (kubelet).
 
+pub mod conformance;
+pub mod logs;
 #[cfg(target_os = "linux")]
 pub mod images;
 pub mod runtime;
+pub mod sim;
+pub mod timers;
 
 pub use runtime::{Runtime, RuntimeError};
+pub use sim::SimRuntime;
