@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod discovery;
 pub mod field;
 pub mod meta;
 pub mod patch;

@@ -11,6 +11,7 @@ mod config_map;
 mod controller_revision;
 mod cron_job;
 mod daemon_set;
+mod decode;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -106,6 +107,34 @@ impl Resource {
         } else {
             format!("{}.{}", self.plural, self.group)
         }
+    }
+
+    /// What to answer (400) for a body that [`Strategy::decode`] refuses.
+    pub fn undecodable(&self, error: &serde_json::Error) -> String {
+        let (kind, version) = (&self.kind, &self.version);
+        format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}")
+    }
+
+    /// What to answer (400) for a field selector with a field that is not selectable; `None` when
+    /// it is.
+    pub fn refused_field(&self, field: &str) -> Option<String> {
+        let known = self.strategy.field_names();
+        if field == "metadata.name" || known.contains(&field) {
+            return None;
+        }
+        if field == "metadata.namespace" && (self.namespaced || known.is_empty()) {
+            return None;
+        }
+        Some(match (self.group.as_ref(), self.kind.as_ref()) {
+            _ if known.is_empty() => format!(
+                "\"{field}\" is not a known field selector: only \"metadata.name\", \
+                 \"metadata.namespace\""
+            ),
+            ("batch", kind) => {
+                format!("field label \"{field}\" not supported for batchv1.{kind}")
+            }
+            _ => format!("field label not supported: {field}"),
+        })
     }
 
     /// The key of an object of this kind.

@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use super::{Decoded, Fields, Kind, Object, Part, Strategy};
+use super::{Decoded, Fields, Kind, Object, Part, Strategy, decode::decode};
 use crate::field::ErrorList;
 
 /// The [`Strategy`] of a built-in [`Kind`].
@@ -31,12 +31,7 @@ fn typed_mut<K: Kind>(object: &mut dyn Object) -> Option<&mut K::Object> {
 
 impl<K: Kind> Strategy for Typed<K> {
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
-        let mut unknown_fields = Vec::new();
-        let mut json = serde_json::Deserializer::from_slice(json);
-        let object: K::Object = serde_ignored::deserialize(&mut json, |path| {
-            unknown_fields.push(path.to_string());
-        })?;
-        json.end()?;
+        let (object, unknown_fields) = decode::<K::Object>(json)?;
         Ok(Decoded { object: Box::new(object), unknown_fields })
     }
 

@@ -1,0 +1,98 @@
+//! Admission: what a cluster's policy changes about objects, or refuses, before they are stored.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{status::Result, user::UserInfo};
+use crate::resources::{Object, Resource};
+
+/// What a request does to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It makes a new one.
+    Create,
+    /// It changes one.
+    Update,
+    /// It deletes one.
+    Delete,
+    /// It opens a stream to one.
+    Connect,
+}
+
+/// A write that asks to be admitted.
+#[derive(Debug)]
+pub struct AdmissionRequest<'a> {
+    /// What it does.
+    pub operation: Operation,
+    /// To which kind.
+    pub resource: &'a Arc<Resource>,
+    /// The subresource; empty for the object itself.
+    pub subresource: &'a str,
+    /// The namespace; `None` for cluster scope.
+    pub namespace: Option<&'a str>,
+    /// The name; empty while it is to be generated.
+    pub name: &'a str,
+    /// The object as it is to be; `None` when it is deleted.
+    pub object: Option<&'a mut dyn Object>,
+    /// The object as it is; `None` when it is created.
+    pub old: Option<&'a dyn Object>,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// Whether nothing is stored: side effects are forbidden.
+    pub dry_run: bool,
+}
+
+/// A plug-in of the server that sees every write.
+///
+/// # Contract
+/// - All plug-ins first [`mutate`](Self::mutate), in order; then the object is validated; then all
+///   [`validate`](Self::validate), in order. The first error ends the request.
+/// - An update is tried again when another writer came first, so both must be repeatable.
+/// - An error is an [`ApiError`](super::status::ApiError), usually a 403 that says why.
+#[async_trait]
+pub trait Admission: fmt::Debug + Send + Sync + 'static {
+    /// Whether the plug-in has anything to do with such requests. It spares the others its call.
+    fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
+        let _ = request;
+        true
+    }
+
+    /// Changes the object.
+    async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<()> {
+        let _ = request;
+        Ok(())
+    }
+
+    /// Refuses the request.
+    async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
+        let _ = request;
+        Ok(())
+    }
+}
+
+/// Plug-ins in order.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(pub Vec<Arc<dyn Admission>>);
+
+impl Chain {
+    /// Lets all plug-ins change the object.
+    pub async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<()> {
+        for plugin in &self.0 {
+            if plugin.handles(request) {
+                plugin.mutate(request).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks all plug-ins whether the request may go on.
+    pub async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
+        for plugin in &self.0 {
+            if plugin.handles(request) {
+                plugin.validate(request).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Changing an object.
+
+use std::sync::Arc;
+
+use rk_store::{Expect, StoreError};
+
+use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
+use crate::{
+    field::{FieldError, Path},
+    meta::{validate_metadata, validate_metadata_update},
+    resources::{Object, Part},
+    server::{
+        admission::{AdmissionRequest, Operation},
+        object::CachedObject,
+        query::parse_version,
+        status::{ApiError, Result, Subject},
+    },
+};
+use k8s_openapi::api::core::v1::Namespace;
+
+/// What an update did.
+#[derive(Clone, Debug)]
+pub struct Updated {
+    /// The object afterwards.
+    pub object: Arc<CachedObject>,
+    /// Whether it did not exist before.
+    pub created: bool,
+}
+
+impl Registry {
+    /// Changes an object: `change` makes the new one from the one there is. It is called again when
+    /// another writer came in between, unless the new object names the version that it replaces.
+    ///
+    /// `change` is also asked when there is none, for kinds that a PUT may create.
+    pub async fn update(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        mut change: impl FnMut(Option<&Current>) -> Result<Box<dyn Object>> + Send,
+    ) -> Result<Updated> {
+        let mut found = self.read(target).await?;
+        for _ in 0..UPDATE_TRIES {
+            let Some(before) = found else {
+                let new = change(None)?;
+                let object = self.create(target, new).await?;
+                return Ok(Updated { object, created: true });
+            };
+            let new = change(Some(&before))?;
+            match self.replace(target, part, &before, new).await {
+                Ok(object) => return Ok(Updated { object, created: false }),
+                Err(WriteError::Api(error)) => return Err(error),
+                Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
+                    found = latest.map(|value| current(target, &value)).transpose()?;
+                    if found.is_none() {
+                        return Err(target.not_found());
+                    }
+                }
+                Err(WriteError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::modified(&target.subject(), target.name))
+    }
+
+    async fn replace(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        before: &Current,
+        mut new: Box<dyn Object>,
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        let old = before.object.as_ref();
+        check_identity(target, new.as_ref(), before)?;
+        keep_system_fields(new.as_mut(), old);
+        let mut admission = AdmissionRequest {
+            operation: Operation::Update,
+            resource: target.resource,
+            subresource: target.subresource,
+            namespace: target.namespace,
+            name: target.name,
+            object: Some(new.as_mut()),
+            old: Some(old),
+            user: target.user,
+            dry_run: target.dry_run,
+        };
+        self.admission.mutate(&mut admission).await?;
+        target.resource.strategy.prepare_update(new.as_mut(), old, part);
+        let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
+        self.validate_update(target, part, new.as_mut(), old).await?;
+        if is_finished(new.as_ref(), old) {
+            let deleted = self.remove(target, before, new.as_mut()).await?;
+            return Ok(deleted);
+        }
+        let unchanged = {
+            let mut copy = new.boxed_clone();
+            crate::server::object::Stored::encode(copy.as_mut())?.bytes() == before.stored.bytes()
+        };
+        if unchanged {
+            let table = self.table(target)?;
+            let facts = crate::server::cache::Cache::facts(target.resource, old);
+            let key = target.key().into();
+            let stored = before.stored.clone();
+            return Ok(Arc::new(table.object(key, stored, before.revision.0, facts)));
+        }
+        let written = self.put(target, new.as_mut(), Expect::Revision(before.revision)).await?;
+        if !target.dry_run {
+            allocation.keep();
+        }
+        Ok(written)
+    }
+
+    async fn validate_update(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        new: &mut dyn Object,
+        old: &dyn Object,
+    ) -> Result<()> {
+        let strategy = target.resource.strategy.as_ref();
+        let path = Path::new("metadata");
+        let mut errors = validate_metadata(new.meta(), target.resource.namespaced, strategy, &path);
+        errors.extend(validate_metadata_update(new.meta(), old.meta(), &path));
+        errors.extend(strategy.validate_update(new, old, part));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
+        }
+        let admission = AdmissionRequest {
+            operation: Operation::Update,
+            resource: target.resource,
+            subresource: target.subresource,
+            namespace: target.namespace,
+            name: target.name,
+            object: Some(new),
+            old: Some(old),
+            user: target.user,
+            dry_run: target.dry_run,
+        };
+        self.admission.validate(&admission).await
+    }
+}
+
+/// Refuses a new object that means another one, or another version, than there is.
+fn check_identity(target: &Target<'_>, new: &dyn Object, before: &Current) -> Result<()> {
+    let (meta, old) = (new.meta(), before.object.meta());
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (uid, old_uid) = (text(&meta.uid), text(&old.uid));
+    if !uid.is_empty() && uid != old_uid {
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, \
+             AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object \
+             meta: {old_uid}",
+            target.key()
+        );
+        return Err(ApiError::conflict(&target.subject(), target.name, &why));
+    }
+    let version = parse_version(meta.resource_version.as_deref().unwrap_or_default())?;
+    if version == 0 && !target.resource.strategy.unconditional_update() {
+        let path = Path::new("metadata.resourceVersion");
+        let error = FieldError::invalid(&path, 0, "must be specified for an update");
+        return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &vec![error]));
+    }
+    if version != 0 && version != before.revision.0 {
+        return Err(ApiError::modified(&target.subject(), target.name));
+    }
+    Ok(())
+}
+
+/// Puts back what no client may change (apimachinery's `BeforeUpdate`).
+fn keep_system_fields(new: &mut dyn Object, old: &dyn Object) {
+    let old = old.meta();
+    let meta = new.meta_mut();
+    meta.generation = old.generation;
+    meta.self_link = None;
+    meta.managed_fields = None;
+    meta.creation_timestamp = old.creation_timestamp.clone().or(meta.creation_timestamp.take());
+    if meta.uid.as_deref().unwrap_or_default().is_empty() {
+        meta.uid.clone_from(&old.uid);
+    }
+    if old.deletion_timestamp.is_some() {
+        meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    }
+    if meta.deletion_grace_period_seconds.is_none() {
+        meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
+    }
+}
+
+/// Whether the update took the last thing away that kept a deleted object.
+fn is_finished(new: &dyn Object, old: &dyn Object) -> bool {
+    let (meta, old) = (new.meta(), old.meta());
+    let namespace = new.as_any().downcast_ref::<Namespace>();
+    let spec = namespace.and_then(|namespace| namespace.spec.as_ref());
+    let kept_by_spec = spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
+    old.deletion_timestamp.is_some()
+        && old.deletion_grace_period_seconds.unwrap_or(0) == 0
+        && meta.finalizers.as_ref().is_none_or(Vec::is_empty)
+        && !kept_by_spec
+}

@@ -1,0 +1,3 @@
+//! ReplicaSets.
+mod plan;
+mod status;
