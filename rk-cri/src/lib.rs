@@ -1,9 +1,9 @@
 //! Container runtimes and the node agent (kubelet).
 
 pub mod conformance;
-pub mod logs;
 #[cfg(target_os = "linux")]
 pub mod images;
+pub mod logs;
 pub mod runtime;
 pub mod sim;
 pub mod timers;
