@@ -34,6 +34,7 @@ mod metrics;
 mod negotiate;
 mod object;
 mod query;
+mod reader;
 mod registry;
 mod shape;
 mod status;
@@ -68,6 +69,7 @@ use self::{
         timeout::TimeoutLayer,
     },
     metrics::Metrics,
+    reader::Reader,
     registry::Registry,
 };
 pub use self::{
@@ -88,6 +90,7 @@ type Stack = RequestInfoLayer<
 #[derive(Debug)]
 pub(crate) struct Inner {
     resources: Resources,
+    reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -125,6 +128,7 @@ pub struct Builder {
     admission: Vec<Arc<dyn Admission>>,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
+    require_service_accounts: bool,
 }
 
 /// Why a server did not start.
@@ -186,6 +190,14 @@ impl Builder {
         self
     }
 
+    /// Whether a Pod can only be created once its namespace has the service account `default`, as
+    /// in a whole cluster. Off by default: without a controller nobody makes these accounts.
+    #[must_use]
+    pub fn require_service_accounts(mut self, required: bool) -> Self {
+        self.require_service_accounts = required;
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let cidr = Cidr::parse(&self.service_cidr)
@@ -193,7 +205,8 @@ impl Builder {
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
-        let mut plugins = admission::builtin(&cache, &self.resources);
+        let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
+        let mut plugins = admission::builtin(&reader, self.require_service_accounts);
         plugins.extend(self.admission);
         let registry = Registry {
             cache,
@@ -201,7 +214,7 @@ impl Builder {
             services: Services::new(cidr, self.node_ports),
         };
         let metrics = Arc::new(Metrics::default());
-        let inner = Arc::new(Inner { resources: self.resources, registry, metrics, shutdown });
+        let inner = Arc::new(Inner { resources: self.resources, reader, registry, metrics, shutdown });
         bootstrap::run(&inner).await?;
         let authenticator = Arc::new(Union(self.authenticators));
         Ok(ApiServer { stack: stack(&inner, authenticator, self.authorizer), inner, _guard: guard })
@@ -232,6 +245,7 @@ impl ApiServer {
             admission: Vec::new(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
+            require_service_accounts: false,
         }
     }
 

@@ -31,7 +31,7 @@ use crate::resources::{Resource, Subresource};
 
 /// The innermost service: it answers.
 #[derive(Clone, Debug)]
-pub struct Handler(pub Arc<Inner>);
+pub(super) struct Handler(pub Arc<Inner>);
 
 impl tower::Service<Req> for Handler {
     type Response = Response<ResponseBody>;

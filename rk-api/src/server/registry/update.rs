@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Namespace;
 
 /// What an update did.
 #[derive(Clone, Debug)]
-pub struct Updated {
+pub(crate) struct Updated {
     /// The object afterwards.
     pub object: Arc<CachedObject>,
     /// Whether it did not exist before.
@@ -32,7 +32,7 @@ impl Registry {
     /// another writer came in between, unless the new object names the version that it replaces.
     ///
     /// `change` is also asked when there is none, for kinds that a PUT may create.
-    pub async fn update(
+    pub(crate) async fn update(
         &self,
         target: &Target<'_>,
         part: Part,
