@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod images;
+#[cfg(all(target_os = "linux", feature = "native"))]
+pub mod native;
 pub mod runtime;
 
 pub use runtime::{Runtime, RuntimeError};
