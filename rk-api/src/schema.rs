@@ -139,7 +139,8 @@ pub fn graph() -> &'static Graph {
 // === impl Graph ===
 
 impl Graph {
-    fn build() -> Self {
+    /// Makes the graph anew; [`graph`] keeps one.
+    pub fn build() -> Self {
         let names: Vec<_> = roots::ROOTS.iter().map(|root| (root.name)()).collect();
         let definitions = definitions(names.iter().map(AsRef::as_ref));
         let definitions = definitions

@@ -1,9 +1,11 @@
 //! Container runtimes and the node agent (kubelet).
 
 pub mod conformance;
-pub mod logs;
 #[cfg(target_os = "linux")]
 pub mod images;
+pub mod logs;
+#[cfg(all(target_os = "linux", feature = "native"))]
+pub mod native;
 pub mod runtime;
 pub mod sim;
 pub mod timers;

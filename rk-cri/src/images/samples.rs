@@ -23,9 +23,8 @@ pub fn samples(busybox: &Path) -> Result<Vec<ImageBuilder>, ImageError> {
 }
 
 fn myapp(version: &str, busybox: &Path) -> Result<ImageBuilder, ImageError> {
-    let page = format!(
-        "Hello MyApp | Version: {version} | <a href=\"hostname.html\">Pod Name</a>\n"
-    );
+    let page =
+        format!("Hello MyApp | Version: {version} | <a href=\"hostname.html\">Pod Name</a>\n");
     web_server(&format!("myapp:{version}"), &page, busybox)
 }
 

@@ -11,7 +11,7 @@ use crate::{
     resources::{Object, Part},
     server::{
         admission::{AdmissionRequest, Operation},
-        object::CachedObject,
+        object::{CachedObject, Stored},
         query::parse_version,
         status::{ApiError, Result, Subject},
     },
@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Namespace;
 
 /// What an update did.
 #[derive(Clone, Debug)]
-pub struct Updated {
+pub(crate) struct Updated {
     /// The object afterwards.
     pub object: Arc<CachedObject>,
     /// Whether it did not exist before.
@@ -32,7 +32,7 @@ impl Registry {
     /// another writer came in between, unless the new object names the version that it replaces.
     ///
     /// `change` is also asked when there is none, for kinds that a PUT may create.
-    pub async fn update(
+    pub(crate) async fn update(
         &self,
         target: &Target<'_>,
         part: Part,
@@ -87,19 +87,12 @@ impl Registry {
         let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
         self.validate_update(target, part, new.as_mut(), old).await?;
         if is_finished(new.as_ref(), old) {
-            let deleted = self.remove(target, before, new.as_mut()).await?;
-            return Ok(deleted);
+            let last = Stored::encode(new.as_mut())?;
+            return self.remove(target, before, last).await;
         }
-        let unchanged = {
-            let mut copy = new.boxed_clone();
-            crate::server::object::Stored::encode(copy.as_mut())?.bytes() == before.stored.bytes()
-        };
-        if unchanged {
-            let table = self.table(target)?;
-            let facts = crate::server::cache::Cache::facts(target.resource, old);
-            let key = target.key().into();
-            let stored = before.stored.clone();
-            return Ok(Arc::new(table.object(key, stored, before.revision.0, facts)));
+        // An update that changes nothing writes nothing, so that nobody is told of it.
+        if Stored::encode(new.as_mut())? == before.stored {
+            return Ok(self.unchanged(target, before)?);
         }
         let written = self.put(target, new.as_mut(), Expect::Revision(before.revision)).await?;
         if !target.dry_run {
@@ -188,7 +181,8 @@ fn is_finished(new: &dyn Object, old: &dyn Object) -> bool {
     let (meta, old) = (new.meta(), old.meta());
     let namespace = new.as_any().downcast_ref::<Namespace>();
     let spec = namespace.and_then(|namespace| namespace.spec.as_ref());
-    let kept_by_spec = spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
+    let kept_by_spec =
+        spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
     old.deletion_timestamp.is_some()
         && old.deletion_grace_period_seconds.unwrap_or(0) == 0
         && meta.finalizers.as_ref().is_none_or(Vec::is_empty)
