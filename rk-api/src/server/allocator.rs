@@ -65,7 +65,7 @@ impl std::fmt::Display for Cidr {
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct Services(Arc<Inner>);
+pub(super) struct Services(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -90,7 +90,7 @@ enum Item {
 
 /// What a write took. Dropping it gives that back, unless it was [kept](Self::keep).
 #[derive(Debug)]
-pub struct Allocation {
+pub(super) struct Allocation {
     services: Services,
     owner: String,
     took: Vec<Item>,
@@ -100,7 +100,7 @@ pub struct Allocation {
 
 impl Allocation {
     /// The write was stored: what it took is the Service's, what it left is free.
-    pub fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.took.clear();
         let left = std::mem::take(&mut self.left);
         self.services.free(&self.owner, &left);
@@ -115,17 +115,17 @@ impl Drop for Allocation {
 
 impl Services {
     /// An allocator of these ranges, with nothing taken.
-    pub fn new(addresses: Cidr, ports: RangeInclusive<u16>) -> Self {
+    pub(super) fn new(addresses: Cidr, ports: RangeInclusive<u16>) -> Self {
         Self(Arc::new(Inner { addresses, ports, taken: Mutex::default() }))
     }
 
     /// The address of the API server's own Service: the first of the range.
-    pub fn kubernetes_address(&self) -> Ipv4Addr {
+    pub(super) fn kubernetes_address(&self) -> Ipv4Addr {
         self.0.addresses.address(1)
     }
 
     /// Notes what a Service uses that was found in the store.
-    pub fn observe(&self, service: &Service) {
+    pub(super) fn observe(&self, service: &Service) {
         let owner = owner(service);
         let mut taken = self.0.taken.lock();
         for item in service.spec.iter().flat_map(items) {
@@ -134,7 +134,7 @@ impl Services {
     }
 
     /// Gives back what a deleted Service used.
-    pub fn release(&self, object: &dyn Object) {
+    pub(super) fn release(&self, object: &dyn Object) {
         if let Some(service) = object.as_any().downcast_ref::<Service>() {
             let items: Vec<_> = service.spec.iter().flat_map(items).collect();
             self.free(&owner(service), &items);
@@ -146,7 +146,7 @@ impl Services {
     ///
     /// # Errors
     /// 422 when one that the client chose is taken or out of range, or when none is left.
-    pub fn allocate(
+    pub(super) fn allocate(
         &self,
         target: &Target<'_>,
         new: &mut dyn Object,

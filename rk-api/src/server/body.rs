@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The longest request body: 3 MiB, as in kube-apiserver.
-pub const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
+pub(super) const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// Answers longer than this are compressed for clients that accept it. As in kube-apiserver:
 /// below it compressing costs more than it saves.
@@ -29,7 +29,7 @@ const GZIP_ABOVE_BYTES: usize = 128 * 1024;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request's body, whatever carries it.
-pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// An answer's body.
 pub struct ResponseBody(Kind);
@@ -113,7 +113,7 @@ impl Body for ResponseBody {
 }
 
 /// The whole of a request's body, or 413 when it is longer than [`REQUEST_BYTES_MAX`].
-pub async fn read(body: &mut RequestBody) -> Result<Bytes> {
+pub(super) async fn read(body: &mut RequestBody) -> Result<Bytes> {
     let too_large = || ApiError::body_too_large(REQUEST_BYTES_MAX);
     if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
         return Err(too_large());
@@ -142,7 +142,7 @@ pub async fn read(body: &mut RequestBody) -> Result<Bytes> {
 }
 
 /// An answer of these JSON bytes, in the format and compression that the client accepts.
-pub fn answer(
+pub(super) fn answer(
     headers: &HeaderMap,
     status: u16,
     format: Format,
@@ -169,7 +169,7 @@ pub fn answer(
 }
 
 /// An answer that is serialised now.
-pub fn answer_value(
+pub(super) fn answer_value(
     headers: &HeaderMap,
     status: u16,
     format: Format,
@@ -181,7 +181,7 @@ pub fn answer_value(
 }
 
 /// The answer that tells of a failure.
-pub fn failure(headers: &HeaderMap, error: &ApiError) -> Response<ResponseBody> {
+pub(super) fn failure(headers: &HeaderMap, error: &ApiError) -> Response<ResponseBody> {
     let format = negotiate::error_format(headers);
     let mut response = answer_value(headers, error.code, format, &error.status());
     let seconds = error.details.as_ref().and_then(|details| details.retry_after_seconds);
@@ -213,7 +213,7 @@ fn to_yaml(json: &[u8]) -> String {
 }
 
 /// YAML as JSON. Numbers such as `0644` are octal and `yes` is true, as kubectl reads them.
-pub fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>> {
     let text = std::str::from_utf8(yaml).map_err(|error| {
         ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
     })?;

@@ -14,7 +14,7 @@ use super::{
 use k8s_openapi::api::core::v1::Service;
 
 /// Creates what is missing.
-pub async fn run(server: &Arc<Inner>) -> Result<()> {
+pub(super) async fn run(server: &Arc<Inner>) -> Result<()> {
     observe_services(server).await?;
     for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(server, "", "v1", "namespaces", None, json!({ "metadata": { "name": namespace } }))

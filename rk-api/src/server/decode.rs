@@ -17,7 +17,7 @@ use super::{
 use crate::resources::{Object, Resource};
 
 /// A body as JSON, whatever it came as.
-pub fn json(headers: &HeaderMap, body: Bytes) -> Result<Bytes> {
+pub(super) fn json(headers: &HeaderMap, body: Bytes) -> Result<Bytes> {
     match negotiate::input(headers)? {
         Format::Json => Ok(body),
         Format::Yaml => body::yaml_to_json(&body).map(Bytes::from),
@@ -27,7 +27,7 @@ pub fn json(headers: &HeaderMap, body: Bytes) -> Result<Bytes> {
 /// A type as an object names it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct TypeMeta<'a> {
+pub(super) struct TypeMeta<'a> {
     /// Group and version.
     #[serde(rename = "apiVersion", borrow)]
     pub api_version: Cow<'a, str>,
@@ -37,7 +37,7 @@ pub struct TypeMeta<'a> {
 }
 
 /// Decodes an object of a resource. What the kind does not have is refused, told or ignored.
-pub fn object(
+pub(super) fn object(
     resource: &Resource,
     json: &[u8],
     validation: FieldValidation,

@@ -130,7 +130,7 @@ fn method_in_lower_case(method: &Method) -> &'static str {
 }
 
 /// `%2F` and the like undone; `None` when that gives no UTF-8 or an escape is malformed.
-pub fn percent_decode(text: &str) -> Option<String> {
+pub(super) fn percent_decode(text: &str) -> Option<String> {
     if !text.contains('%') {
         return Some(text.to_owned());
     }

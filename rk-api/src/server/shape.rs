@@ -16,7 +16,7 @@ use crate::field::{FieldError, Path};
 
 /// What a Table's rows hold besides their cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Include {
+pub(super) enum Include {
     /// Nothing.
     None,
     /// The object's metadata.
@@ -28,7 +28,7 @@ pub enum Include {
 
 impl Include {
     /// The query parameter `includeObject`.
-    pub fn read(query: &Query) -> Result<Self> {
+    pub(super) fn read(query: &Query) -> Result<Self> {
         match query.get("includeObject").unwrap_or_default() {
             "" | "Metadata" => Ok(Include::Metadata),
             "None" => Ok(Include::None),
@@ -51,7 +51,7 @@ impl Include {
 
 /// The metadata of a list.
 #[derive(Clone, Debug, Default)]
-pub struct ListMeta {
+pub(super) struct ListMeta {
     /// What the list is true for.
     pub revision: u64,
     /// Where the next page begins; empty on the last one.
@@ -62,7 +62,7 @@ pub struct ListMeta {
 
 /// Writes objects of one resource in one shape.
 #[derive(Clone, Debug)]
-pub struct Shaper {
+pub(super) struct Shaper {
     /// The resource.
     pub resource: Arc<Resource>,
     /// The shape.
@@ -73,7 +73,13 @@ pub struct Shaper {
 
 impl Shaper {
     /// One object.
-    pub fn object(&self, object: &CachedObject, revision: u64, headers: bool, out: &mut Vec<u8>) {
+    pub(super) fn object(
+        &self,
+        object: &CachedObject,
+        revision: u64,
+        headers: bool,
+        out: &mut Vec<u8>,
+    ) {
         match self.shape {
             Shape::Object => object.stored.write(revision, out),
             Shape::Metadata(version) => write_partial(object, revision, version, out),
@@ -85,7 +91,7 @@ impl Shaper {
     }
 
     /// A list.
-    pub fn list(&self, items: &[Arc<CachedObject>], meta: &ListMeta) -> Vec<u8> {
+    pub(super) fn list(&self, items: &[Arc<CachedObject>], meta: &ListMeta) -> Vec<u8> {
         let size: usize = items.iter().map(|item| item.stored.len_max()).sum();
         let mut out = Vec::with_capacity(size + 256);
         match self.shape {
@@ -122,7 +128,7 @@ impl Shaper {
     }
 
     /// The object of a bookmark.
-    pub fn bookmark(&self, revision: u64, initial_events_end: bool, out: &mut Vec<u8>) {
+    pub(super) fn bookmark(&self, revision: u64, initial_events_end: bool, out: &mut Vec<u8>) {
         let mut metadata = json!({ "resourceVersion": revision.to_string() });
         if initial_events_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });

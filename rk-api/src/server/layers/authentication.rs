@@ -21,7 +21,7 @@ use crate::server::{
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct AuthenticationLayer<S> {
+pub(crate) struct AuthenticationLayer<S> {
     /// The next layer.
     pub inner: S,
     /// Who knows users.

@@ -18,7 +18,7 @@ use crate::server::{
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct AuthorizationLayer<S> {
+pub(crate) struct AuthorizationLayer<S> {
     /// The next layer.
     pub inner: S,
     /// Who decides.

@@ -20,7 +20,7 @@ use crate::server::{
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct RequestInfoLayer<S>(pub S);
+pub(crate) struct RequestInfoLayer<S>(pub S);
 
 impl<S: Next> tower::Service<Req> for RequestInfoLayer<S> {
     type Response = Response<ResponseBody>;

@@ -17,11 +17,11 @@ use crate::server::{
 };
 
 /// How long a request may take, as in kube-apiserver (`--request-timeout`).
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct TimeoutLayer<S>(pub S);
+pub(crate) struct TimeoutLayer<S>(pub S);
 
 impl<S: Next> tower::Service<Req> for TimeoutLayer<S> {
     type Response = Response<ResponseBody>;

@@ -28,7 +28,7 @@ const SUFFIX_LENGTH: usize = 5;
 impl Registry {
     /// Creates an object. `target.name` is not looked at: the name is the object's own, or made
     /// from its `generateName`.
-    pub async fn create(
+    pub(crate) async fn create(
         &self,
         target: &Target<'_>,
         mut object: Box<dyn Object>,
