@@ -26,6 +26,7 @@ mod context;
 mod decode;
 mod filter;
 mod handlers;
+mod health;
 mod in_process;
 mod info;
 mod labels;
@@ -33,11 +34,14 @@ mod layers;
 mod metrics;
 mod negotiate;
 mod object;
+pub mod pki;
 mod query;
 mod reader;
 mod registry;
+mod serve;
 mod shape;
 mod status;
+mod token;
 mod user;
 mod watch;
 
@@ -59,7 +63,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     admission::Admission,
     allocator::Services,
-    authn::{Authenticator, Union},
+    authn::{Authenticator, ClientCertificates, ServiceAccountTokens, Union},
     authz::{Authorizer, SimpleRules},
     cache::Cache,
     handlers::Handler,
@@ -76,10 +80,12 @@ pub use self::{
     allocator::Cidr,
     body::{BoxError, ResponseBody},
     info::RequestInfo,
+    pki::{Pki, ServerTls},
     status::{ApiError, Subject},
+    token::{TokenKey, TokenKeyError},
     user::UserInfo,
 };
-use crate::resources::Resources;
+use crate::{openapi::Documents, resources::Resources};
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
@@ -93,6 +99,8 @@ pub(crate) struct Inner {
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
+    documents: Documents,
+    token_key: TokenKey,
     shutdown: CancellationToken,
 }
 
@@ -129,6 +137,7 @@ pub struct Builder {
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
     require_service_accounts: bool,
+    token_key: Option<TokenKey>,
 }
 
 /// Why a server did not start.
@@ -141,6 +150,9 @@ pub enum StartError {
     /// The range of Service addresses is not usable.
     #[error("{0} is no range of IPv4 addresses from /8 to /30")]
     ServiceCidr(String),
+    /// There is no key for service-account tokens.
+    #[error(transparent)]
+    TokenKey(#[from] TokenKeyError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -198,6 +210,14 @@ impl Builder {
         self
     }
 
+    /// The key that signs service-account tokens; a new one by default, so that tokens end with
+    /// this server. A lasting one is in a [`Pki`].
+    #[must_use]
+    pub fn token_key(mut self, key: TokenKey) -> Self {
+        self.token_key = Some(key);
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let cidr = Cidr::parse(&self.service_cidr)
@@ -205,6 +225,7 @@ impl Builder {
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
+        let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
         let mut plugins = admission::builtin(&reader, self.require_service_accounts);
         plugins.extend(self.admission);
@@ -214,9 +235,22 @@ impl Builder {
             services: Services::new(cidr, self.node_ports),
         };
         let metrics = Arc::new(Metrics::default());
-        let inner = Arc::new(Inner { resources: self.resources, reader, registry, metrics, shutdown });
+        let documents = Documents::new(self.resources.clone());
+        let inner = Arc::new(Inner {
+            resources: self.resources,
+            reader,
+            registry,
+            metrics,
+            documents,
+            token_key: token_key.clone(),
+            shutdown,
+        });
         bootstrap::run(&inner).await?;
-        let authenticator = Arc::new(Union(self.authenticators));
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates)];
+        authenticators.extend(self.authenticators);
+        let reader = inner.reader.clone();
+        authenticators.push(Arc::new(ServiceAccountTokens { key: token_key, reader }));
+        let authenticator = Arc::new(Union(authenticators));
         Ok(ApiServer { stack: stack(&inner, authenticator, self.authorizer), inner, _guard: guard })
     }
 }
@@ -246,6 +280,7 @@ impl ApiServer {
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
             require_service_accounts: false,
+            token_key: None,
         }
     }
 

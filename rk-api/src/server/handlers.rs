@@ -2,8 +2,12 @@
 
 mod delete;
 mod list;
+mod namespaces;
 mod nonresource;
 mod patch;
+mod pods;
+mod scale;
+mod tokens;
 mod watch;
 mod write;
 
@@ -25,7 +29,7 @@ use super::{
     object::CachedObject,
     registry::Target,
     shape::{Include, Shaper},
-    status::{ApiError, Result, Subject},
+    status::{ApiError, Result},
 };
 use crate::resources::{Resource, Subresource};
 
@@ -81,7 +85,7 @@ impl<'a> Call<'a> {
     ) -> Result<Response<ResponseBody>> {
         let info = self.context.info();
         if !info.is_resource {
-            return self.nonresource();
+            return self.nonresource().await;
         }
         let resource = self.resource()?;
         if self.context.method == Method::HEAD {
@@ -103,6 +107,9 @@ impl<'a> Call<'a> {
             "get" => self.get(resource).await,
             "list" => self.list(resource).await,
             "watch" => self.watch(resource).await,
+            "create" if resource.kind == "Binding" && resource.group.is_empty() => {
+                self.bind(resource, body::read(&mut body).await?).await
+            }
             "create" => self.create(resource, body::read(&mut body).await?).await,
             "update" => self.update(resource, body::read(&mut body).await?).await,
             "patch" => self.patch(resource, body::read(&mut body).await?).await,
@@ -125,6 +132,11 @@ impl<'a> Call<'a> {
             ("status", "get") => self.get(resource).await,
             ("status", "update") => self.update(resource, body::read(&mut body).await?).await,
             ("status", "patch") => self.patch(resource, body::read(&mut body).await?).await,
+            ("scale", _) => self.scale(resource, body::read(&mut body).await?).await,
+            ("binding", _) => self.bind(resource, body::read(&mut body).await?).await,
+            ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
+            ("token", _) => self.token(resource, body::read(&mut body).await?).await,
+            ("finalize", _) => self.finalize(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
     }
@@ -221,9 +233,5 @@ impl<'a> Call<'a> {
         let mut out = Vec::with_capacity(object.stored.len_max());
         shaper.object(object, object.revision, true, &mut out);
         body::answer(&self.context.headers, status, output.format, out)
-    }
-
-    fn not_found(self, resource: &Resource) -> ApiError {
-        ApiError::not_found(&Subject::plural(resource), &self.context.info().name)
     }
 }

@@ -61,6 +61,49 @@ impl Registry {
         Err(ApiError::modified(&target.subject(), target.name))
     }
 
+    /// Changes an object in place, past its strategy and admission: for subresources, which say
+    /// exactly what they change. Tried again when another writer came in between.
+    pub(in crate::server) async fn modify(
+        &self,
+        target: &Target<'_>,
+        change: impl Fn(&mut dyn Object) -> Result<()> + Send,
+    ) -> Result<Arc<CachedObject>> {
+        let mut found = self.read(target).await?;
+        for _ in 0..UPDATE_TRIES {
+            let Some(before) = found.take() else { return Err(target.not_found()) };
+            let mut new = before.object.boxed_clone();
+            change(new.as_mut())?;
+            match self.write_changed(target, &before, new).await {
+                Ok(object) => return Ok(object),
+                Err(WriteError::Api(error)) => return Err(error),
+                Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
+                    found = latest.map(|value| current(target, &value)).transpose()?;
+                }
+                Err(WriteError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::modified(&target.subject(), target.name))
+    }
+
+    /// Stores what an object has become: nothing when nothing changed, its removal when the last
+    /// thing went that kept it after its deletion.
+    async fn write_changed(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+        mut new: Box<dyn Object>,
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        if is_finished(new.as_ref(), before.object.as_ref()) {
+            let last = Stored::encode(new.as_mut())?;
+            return self.remove(target, before, last).await;
+        }
+        // An update that changes nothing writes nothing, so that nobody is told of it.
+        if Stored::encode(new.as_mut())? == before.stored {
+            return Ok(self.unchanged(target, before)?);
+        }
+        self.put(target, new.as_mut(), Expect::Revision(before.revision)).await
+    }
+
     async fn replace(
         &self,
         target: &Target<'_>,
@@ -86,16 +129,9 @@ impl Registry {
         target.resource.strategy.prepare_update(new.as_mut(), old, part);
         let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
         self.validate_update(target, part, new.as_mut(), old).await?;
-        if is_finished(new.as_ref(), old) {
-            let last = Stored::encode(new.as_mut())?;
-            return self.remove(target, before, last).await;
-        }
-        // An update that changes nothing writes nothing, so that nobody is told of it.
-        if Stored::encode(new.as_mut())? == before.stored {
-            return Ok(self.unchanged(target, before)?);
-        }
-        let written = self.put(target, new.as_mut(), Expect::Revision(before.revision)).await?;
-        if !target.dry_run {
+        let finished = is_finished(new.as_ref(), old);
+        let written = self.write_changed(target, before, new).await?;
+        if !target.dry_run && !finished {
             allocation.keep();
         }
         Ok(written)
