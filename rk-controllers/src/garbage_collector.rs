@@ -230,8 +230,10 @@ impl Collector {
 
     /// Orphaning: dependents lose their reference, then the object may go.
     async fn let_dependents_go(&self, uid: &Uid, node: &Node) -> Result<(), Error> {
-        for dependent in self.graph.lock().dependents_of(uid) {
-            let Some(node) = self.graph.lock().get(&dependent).cloned() else { continue };
+        let dependents = self.graph.lock().dependents_of(uid);
+        for dependent in dependents {
+            let node = self.graph.lock().get(&dependent).cloned();
+            let Some(node) = node else { continue };
             if let Some(object) = self.read(&dependent, &node).await? {
                 self.drop_references(&node, &object, std::slice::from_ref(uid)).await?;
             }
@@ -279,7 +281,7 @@ impl Collector {
             }
         };
         let params = DeleteParams {
-            propagation_policy: Some(policy),
+            propagation_policy: Some(policy.clone()),
             preconditions: Some(unchanged),
             ..Default::default()
         };

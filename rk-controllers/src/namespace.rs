@@ -132,7 +132,7 @@ impl Namespaces {
         status.phase = Some("Terminating".into());
         conditions::set(status, findings, clock::now());
         let api = Api::all(self.client.clone());
-        Ok(write::update(&api, &namespace, &reported, Part::Status).await?)
+        Ok(write::update(&api, &*namespace, &reported, Part::Status).await?)
     }
 
     async fn finalize(&self, namespace: &Namespace) -> Result<(), Error> {
@@ -142,9 +142,13 @@ impl Namespaces {
             finalizers.retain(|finalizer| finalizer != FINALIZER);
         }
         let api = Api::<Namespace>::all(self.client.clone());
-        let body = serde_json::to_vec(&finalized).map_err(kube::Error::SerdeError)?;
         match api
-            .replace_subresource("finalize", &namespace.name_any(), &PostParams::default(), body)
+            .replace_subresource(
+                "finalize",
+                &namespace.name_any(),
+                &PostParams::default(),
+                &finalized,
+            )
             .await
         {
             Err(gone) if error::is_not_found(&gone) => Ok(()),

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use parking_lot::Mutex;
 use rk_api::client::{EventRecorder, EventType, Informer, object_ref};
 
@@ -106,7 +106,7 @@ impl Reconciler for NodeIpam {
         let spec = with_range.spec.get_or_insert_default();
         spec.pod_cidr = Some(range.clone());
         spec.pod_cidrs = Some(vec![range]);
-        write::update(&Api::all(self.client.clone()), &node, &with_range, Part::Main).await?;
+        write::update(&Api::all(self.client.clone()), &*node, &with_range, Part::Main).await?;
         Ok(Action::Wait)
     }
 }

@@ -12,6 +12,7 @@
 //! Time is measured here, from when a sign of life was seen: the nodes' clocks are not trusted.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -168,7 +169,7 @@ impl Monitor {
     }
 
     /// Takes notice of signs of life; after too long without any, says so in the node's status.
-    async fn check(&mut self, node: &Arc<Node>) -> Result<Readiness, Error> {
+    async fn check(&mut self, node: &Node) -> Result<Readiness, Error> {
         let name = node.name_any();
         let now = clock::now();
         let lease = self.leases.get(LEASE_NAMESPACE, &name);
@@ -178,11 +179,11 @@ impl Monitor {
             self.health.entry(name.clone()).or_insert_with(|| Health::first_seen(node, now));
         if is_new {
             let message = format!("Node {name} event: Registered Node {name} in Controller");
-            self.recorder.event(&object_ref(&**node), EventType::Normal, "RegisteredNode", message);
+            self.recorder.event(&object_ref(node), EventType::Normal, "RegisteredNode", message);
         }
         health.observe(node, renewed.map(|time| time.0), now);
 
-        let mut current = Cow::Borrowed(&**node);
+        let mut current = Cow::Borrowed(node);
         if let Some(silent) = health.silent(node, self.grace, now) {
             current = Cow::Owned(
                 write::update(&Api::all(self.client.clone()), node, &silent, Part::Status).await?,
@@ -193,12 +194,7 @@ impl Monitor {
         if readiness != Readiness::Ready && (was_ready || health.pods_to_mark) {
             if was_ready {
                 let message = format!("Node {name} status is now: NodeNotReady");
-                self.recorder.event(
-                    &object_ref(&**node),
-                    EventType::Normal,
-                    "NodeNotReady",
-                    message,
-                );
+                self.recorder.event(&object_ref(node), EventType::Normal, "NodeNotReady", message);
             }
             // Noted before the attempt: a failure is made good by the next check.
             health.pods_to_mark = true;
@@ -269,8 +265,6 @@ impl Monitor {
         }
     }
 }
-
-use std::borrow::Cow;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@
 //! - Never two Pods where one was wanted because a cache lags: a set with writes that the cache
 //!   does not show yet only gets its status updated.
 
-use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::future::join_all;

@@ -89,7 +89,10 @@ impl Monitors {
 
     fn start(&self, kind: ServedKind) -> Monitor {
         let (done, synced) = watch::channel(false);
-        let api = Api::<DynamicObject>::all_with(self.client.clone(), &kind.api_resource());
+        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(
+            self.client.clone(),
+            &kind.api_resource(),
+        );
         let feed = Feed {
             kind,
             graph: self.graph.clone(),
@@ -114,8 +117,12 @@ struct Feed {
 }
 
 impl Feed {
-    async fn run(mut self, api: Api<DynamicObject>, synced: watch::Sender<bool>) {
-        let events = watcher::metadata_watcher(api, watcher::Config::default()).default_backoff();
+    async fn run(
+        mut self,
+        api: Api<PartialObjectMeta<DynamicObject>>,
+        synced: watch::Sender<bool>,
+    ) {
+        let events = watcher::watcher(api, watcher::Config::default()).default_backoff();
         pin_mut!(events);
         while let Some(event) = events.next().await {
             match event {
