@@ -128,7 +128,10 @@ impl Controller {
 
     /// Wakes the managing controller, of kind `Owner`, of each object that changes. Both wake when
     /// an object goes from one to the other.
-    pub fn owns<K: Watchable, Owner: kube::Resource<DynamicType = ()>>(self, informer: &Informer<K>) -> Self {
+    pub fn owns<K: Watchable, Owner: kube::Resource<DynamicType = ()>>(
+        self,
+        informer: &Informer<K>,
+    ) -> Self {
         self.watches(informer, |change| owners_of::<K, Owner>(change))
     }
 
@@ -215,10 +218,15 @@ impl Controller {
     }
 }
 
-fn owners_of<K: Watchable, Owner: kube::Resource<DynamicType = ()>>(change: &Change<K>) -> Vec<ObjectKey> {
+fn owners_of<K: Watchable, Owner: kube::Resource<DynamicType = ()>>(
+    change: &Change<K>,
+) -> Vec<ObjectKey> {
     let owner = |object: &K| {
         let reference = controller_of(object).filter(|reference| refers_to::<Owner>(reference))?;
-        Some(ObjectKey::new(object.meta().namespace.clone().unwrap_or_default(), reference.name.clone()))
+        Some(ObjectKey::new(
+            object.meta().namespace.clone().unwrap_or_default(),
+            reference.name.clone(),
+        ))
     };
     match change {
         Change::Added(object) | Change::Deleted(object) => owner(object).into_iter().collect(),
@@ -277,8 +285,12 @@ fn retry(controller: &str, queue: &WorkQueue<ObjectKey>, key: &ObjectKey, error:
             return;
         }
         Error::NotYet(reason) => tracing::debug!(controller, %key, reason, "not yet"),
-        error if error.is_conflict() => tracing::debug!(controller, %key, "written by another, trying again"),
-        Error::Api(source) => tracing::warn!(controller, %key, error = %source, "reconcile failed, trying again"),
+        error if error.is_conflict() => {
+            tracing::debug!(controller, %key, "written by another, trying again")
+        }
+        Error::Api(source) => {
+            tracing::warn!(controller, %key, error = %source, "reconcile failed, trying again")
+        }
     }
     queue.add_rate_limited(key.clone());
 }

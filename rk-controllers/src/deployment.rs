@@ -61,7 +61,8 @@ impl Reconciler for Deployments {
             return Ok(Action::Wait);
         };
         if LabelQuery::from_selector(&deployment.spec.selector).is_everything() {
-            let message = "This deployment is selecting all pods. A non-empty selector is required.";
+            let message =
+                "This deployment is selecting all pods. A non-empty selector is required.";
             self.event(&deployment, EventType::Warning, "SelectingAll", message.into());
             return Ok(Action::Wait);
         }
@@ -93,7 +94,12 @@ impl Deployments {
     }
 
     /// Whether any Pod of a ReplicaSet other than `new` has not ended, going ones included.
-    fn old_pods_run(&self, deployment: &Deployment, sets: &[Arc<ReplicaSet>], new: Option<&str>) -> bool {
+    fn old_pods_run(
+        &self,
+        deployment: &Deployment,
+        sets: &[Arc<ReplicaSet>],
+        new: Option<&str>,
+    ) -> bool {
         let pods = self.pods.list_in(&deployment.namespace().unwrap_or_default());
         pods.iter().filter(|pod| !pods::is_terminal(pod)).any(|pod| {
             let owner = controller_of(&**pod).map(|owner| owner.uid.as_str());
@@ -113,8 +119,14 @@ impl Deployments {
         }
         let mut annotated = deployment.clone();
         if let Some(revision) = plan.revision {
-            annotated.metadata.annotations.get_or_insert_default().insert(model::REVISION.into(), revision);
-            annotated = write::update(&self.deployments_in(deployment), deployment, &annotated, Part::Main).await?;
+            annotated
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(model::REVISION.into(), revision);
+            annotated =
+                write::update(&self.deployments_in(deployment), deployment, &annotated, Part::Main)
+                    .await?;
         }
         self.report(&annotated, plan.status).await
     }
@@ -130,15 +142,30 @@ impl Deployments {
                 Ok(())
             }
             Ok(_) => Ok(()),
-            Err(taken) if error::is_already_exists(&taken) => self.name_is_taken(deployment, &set).await,
+            Err(taken) if error::is_already_exists(&taken) => {
+                self.name_is_taken(deployment, &set).await
+            }
             Err(terminating) if error::is_namespace_terminating(&terminating) => Ok(()),
             Err(refused) => {
-                let message = format!("Failed to create new replica set \"{name}\": {}", error::message(&refused));
-                self.event(deployment, EventType::Warning, "ReplicaSetCreateError", message.clone());
+                let message = format!(
+                    "Failed to create new replica set \"{name}\": {}",
+                    error::message(&refused)
+                );
+                self.event(
+                    deployment,
+                    EventType::Warning,
+                    "ReplicaSetCreateError",
+                    message.clone(),
+                );
                 if model::progress_deadline_seconds(deployment).is_some() {
                     let mut status = deployment.status.clone().unwrap_or_default();
-                    let failed =
-                        status::condition(status::PROGRESSING, "False", "ReplicaSetCreateError", message, clock::now());
+                    let failed = status::condition(
+                        status::PROGRESSING,
+                        "False",
+                        "ReplicaSetCreateError",
+                        message,
+                        clock::now(),
+                    );
                     status::set(&mut status, failed);
                     self.report(deployment, status).await?;
                 }
@@ -149,7 +176,11 @@ impl Deployments {
 
     /// A ReplicaSet of this name is there. Ours, for this template: the cache only lags. Otherwise
     /// two templates share a hash, and the next try uses another collision count.
-    async fn name_is_taken(&self, deployment: &Deployment, wanted: &ReplicaSet) -> Result<(), Error> {
+    async fn name_is_taken(
+        &self,
+        deployment: &Deployment,
+        wanted: &ReplicaSet,
+    ) -> Result<(), Error> {
         let name = wanted.name_any();
         let there = self.sets_in(deployment).get(&name).await?;
         let same_template = match (model::template(&there), model::template(wanted)) {
@@ -179,7 +210,10 @@ impl Deployments {
     }
 
     async fn delete(&self, set: ReplicaSet) -> Result<(), Error> {
-        let api = Api::<ReplicaSet>::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
+        let api = Api::<ReplicaSet>::namespaced(
+            self.client.clone(),
+            &set.namespace().unwrap_or_default(),
+        );
         let unchanged = Preconditions { uid: set.uid(), resource_version: set.resource_version() };
         let params = DeleteParams { preconditions: Some(unchanged), ..Default::default() };
         ignore_gone(api.delete(&set.name_any(), &params).await)
@@ -189,7 +223,8 @@ impl Deployments {
     async fn report(&self, deployment: &Deployment, status: DeploymentStatus) -> Result<(), Error> {
         let mut reported = deployment.clone();
         reported.status = Some(status);
-        write::update(&self.deployments_in(deployment), deployment, &reported, Part::Status).await?;
+        write::update(&self.deployments_in(deployment), deployment, &reported, Part::Status)
+            .await?;
         Ok(())
     }
 
@@ -217,7 +252,8 @@ fn ignore_gone<T>(result: Result<T, kube::Error>) -> Result<(), Error> {
 /// orphan all that select it.
 fn wake(change: &Change<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<ObjectKey> {
     let owner = |set: &ReplicaSet| {
-        let reference = controller_of(set).filter(|reference| refers_to::<Deployment>(reference))?;
+        let reference =
+            controller_of(set).filter(|reference| refers_to::<Deployment>(reference))?;
         Some(ObjectKey::new(set.namespace().unwrap_or_default(), reference.name.clone()))
     };
     let set = change.object();
@@ -226,17 +262,24 @@ fn wake(change: &Change<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<
         keys.extend(owner(old).filter(|old| !keys.contains(old)));
     }
     if controller_of(&**set).is_none() && !matches!(change, Change::Deleted(_)) {
-        let selecting = deployments.list_in(&set.namespace().unwrap_or_default()).into_iter().filter(|deployment| {
-            let selector = LabelQuery::from_selector(&deployment.spec.selector);
-            !selector.is_everything() && selector.matches(set.labels())
-        });
+        let selecting = deployments
+            .list_in(&set.namespace().unwrap_or_default())
+            .into_iter()
+            .filter(|deployment| {
+                let selector = LabelQuery::from_selector(&deployment.spec.selector);
+                !selector.is_everything() && selector.matches(set.labels())
+            });
         keys.extend(selecting.map(|deployment| ObjectKey::of(&*deployment)));
     }
     keys
 }
 
 /// A Recreate roll-out waits for Pods to end, which no ReplicaSet need report.
-fn wake_for_pod(change: &Change<Pod>, deployments: &Informer<Deployment>, sets: &Informer<ReplicaSet>) -> Vec<ObjectKey> {
+fn wake_for_pod(
+    change: &Change<Pod>,
+    deployments: &Informer<Deployment>,
+    sets: &Informer<ReplicaSet>,
+) -> Vec<ObjectKey> {
     let pod = change.object();
     let ended = matches!(change, Change::Deleted(_)) || pods::is_terminal(pod);
     let namespace = pod.namespace().unwrap_or_default();

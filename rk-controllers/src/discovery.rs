@@ -94,7 +94,10 @@ impl Served {
     fn add(&mut self, list: APIResourceList, group: &str, version: &str) {
         for resource in list.resources.into_iter().filter(|resource| !resource.name.contains('/')) {
             let kind = served_kind(resource, group, version);
-            let better = self.preferred.iter().any(|other| other.group == kind.group && other.plural == kind.plural);
+            let better = self
+                .preferred
+                .iter()
+                .any(|other| other.group == kind.group && other.plural == kind.plural);
             if !better {
                 self.preferred.push(kind.clone());
             }
@@ -105,13 +108,16 @@ impl Served {
     /// Whether `plural` is served in an API version such as `v1` or `apps/v1`.
     pub fn has(&self, api_version: &str, plural: &str) -> bool {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        self.all.iter().any(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+        self.all
+            .iter()
+            .any(|kind| kind.group == group && kind.version == version && kind.plural == plural)
     }
 
     /// A kind as an owner reference names it, in any version that is served.
     pub fn kind(&self, api_version: &str, kind: &str) -> Option<&ServedKind> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let mut found = self.all.iter().filter(|served| served.group == group && served.kind == kind);
+        let mut found =
+            self.all.iter().filter(|served| served.group == group && served.kind == kind);
         let exact = found.clone().find(|served| served.version == version);
         exact.or_else(|| found.next())
     }
@@ -123,7 +129,9 @@ impl Served {
 }
 
 fn served_kind(resource: APIResource, group: &str, version: &str) -> ServedKind {
-    let or = |value: Option<String>, default: &str| value.filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned());
+    let or = |value: Option<String>, default: &str| {
+        value.filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+    };
     ServedKind {
         group: or(resource.group, group),
         version: or(resource.version, version),

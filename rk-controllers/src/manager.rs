@@ -7,7 +7,10 @@ use rk_api::client::{EventRecorder, Informers, LeaderElectionConfig, LeaderElect
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{controller::Controller, discovery::Served, metrics::Metrics, service_account_tokens::TokenSigner};
+use crate::{
+    controller::Controller, discovery::Served, metrics::Metrics,
+    service_account_tokens::TokenSigner,
+};
 
 mod registry;
 
@@ -144,14 +147,19 @@ impl Manager {
     }
 
     async fn run_controllers(self, shutdown: CancellationToken) {
-        let Some(served) = shutdown.run_until_cancelled(Served::discover(&self.context.client)).await else {
+        let Some(served) =
+            shutdown.run_until_cancelled(Served::discover(&self.context.client)).await
+        else {
             return;
         };
         let mut tasks = JoinSet::new();
         for entry in self.enabled {
             let missing = entry.needs.iter().find(|(version, plural)| !served.has(version, plural));
             if let Some((version, plural)) = missing {
-                tracing::warn!(controller = entry.name, "not started: the API server does not serve {plural} of {version}");
+                tracing::warn!(
+                    controller = entry.name,
+                    "not started: the API server does not serve {plural} of {version}"
+                );
                 continue;
             }
             tasks.spawn((entry.start)(entry.name, &self.context, shutdown.clone()));
@@ -259,7 +267,8 @@ impl ManagerBuilder {
     pub fn build(self) -> Result<Manager, ManagerError> {
         let enabled = registry::select(REGISTRY, &self.selection)?;
         let settings = self.settings;
-        let cidr = crate::node_ipam::CidrPool::new(&settings.cluster_cidr, settings.node_cidr_mask_size);
+        let cidr =
+            crate::node_ipam::CidrPool::new(&settings.cluster_cidr, settings.node_cidr_mask_size);
         cidr.map_err(|error| ManagerError::Invalid(error.to_string()))?;
         if settings.node_monitor_period > settings.node_monitor_grace_period {
             return Err(ManagerError::Invalid(format!(
@@ -274,8 +283,12 @@ impl ManagerBuilder {
             config.validate().map_err(ManagerError::Invalid)?;
         }
         let informers = self.informers.unwrap_or_else(|| Informers::new(self.client.clone()));
-        let context =
-            Context { client: self.client, informers, metrics: Metrics::default(), settings: Arc::new(settings) };
+        let context = Context {
+            client: self.client,
+            informers,
+            metrics: Metrics::default(),
+            settings: Arc::new(settings),
+        };
         Ok(Manager { context, enabled, own: self.own, leader_election: self.leader_election })
     }
 }
@@ -288,7 +301,9 @@ impl fmt::Debug for Manager {
 
 impl fmt::Debug for ManagerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ManagerBuilder").field("controllers", &self.selection).finish_non_exhaustive()
+        f.debug_struct("ManagerBuilder")
+            .field("controllers", &self.selection)
+            .finish_non_exhaustive()
     }
 }
 

@@ -26,7 +26,11 @@ const BASE_MAX: usize = 63 - SUFFIX;
 ///
 /// The name is chosen here as the API server would from `generateName`. A name that is known
 /// before the request is sent can be expected in the cache, and makes a repeated request harmless.
-pub fn pod_from_template(template: &PodTemplateSpec, namespace: &str, reference: &OwnerReference) -> Pod {
+pub fn pod_from_template(
+    template: &PodTemplateSpec,
+    namespace: &str,
+    reference: &OwnerReference,
+) -> Pod {
     let prefix = format!("{}-", reference.name);
     let base = &prefix[..prefix.floor_char_boundary(BASE_MAX)];
     let template_meta = template.metadata.clone().unwrap_or_default();
@@ -36,7 +40,9 @@ pub fn pod_from_template(template: &PodTemplateSpec, namespace: &str, reference:
             generate_name: Some(prefix.clone()),
             namespace: Some(namespace.to_owned()),
             labels: template_meta.labels.filter(|labels| !labels.is_empty()),
-            annotations: template_meta.annotations.filter(|annotations: &BTreeMap<_, _>| !annotations.is_empty()),
+            annotations: template_meta
+                .annotations
+                .filter(|annotations: &BTreeMap<_, _>| !annotations.is_empty()),
             finalizers: template_meta.finalizers,
             owner_references: Some(vec![reference.clone()]),
             ..Default::default()
@@ -66,15 +72,25 @@ impl PodControl {
     pub async fn create(&self, pod: &Pod) -> Result<Pod, kube::Error> {
         let name = pod.name_any();
         let result = match self.pods.create(&PostParams::default(), pod).await {
-            Err(unanswered) if error::code(&unanswered) == 0 => match self.pods.get_opt(&name).await {
-                Ok(Some(created)) if created.metadata.owner_references == pod.metadata.owner_references => Ok(created),
-                _ => Err(unanswered),
-            },
+            Err(unanswered) if error::code(&unanswered) == 0 => {
+                match self.pods.get_opt(&name).await {
+                    Ok(Some(created))
+                        if created.metadata.owner_references == pod.metadata.owner_references =>
+                    {
+                        Ok(created)
+                    }
+                    _ => Err(unanswered),
+                }
+            }
             result => result,
         };
         match &result {
             Ok(created) => {
-                self.event(EventType::Normal, "SuccessfulCreate", format!("Created pod: {}", created.name_any()));
+                self.event(
+                    EventType::Normal,
+                    "SuccessfulCreate",
+                    format!("Created pod: {}", created.name_any()),
+                );
             }
             // The whole namespace goes; an event could not be stored either.
             Err(refused) if error::is_namespace_terminating(refused) => {}

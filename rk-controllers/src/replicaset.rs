@@ -10,7 +10,7 @@
 //! - Never two Pods where one was wanted because a cache lags: a set with writes that the cache
 //!   does not show yet only gets its status updated.
 
-use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -21,10 +21,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::NamespaceResourceScope,
-};
+use kube::{Api, Client, Resource, ResourceExt, core::NamespaceResourceScope};
 use rk_api::{
     client::{Change, EventRecorder, Informer, Watchable, object_ref},
     clock,
@@ -61,7 +58,9 @@ const ORPHANS: &str = "orphans/";
 const SIBLINGS: &str = "sibling-uid";
 
 /// A kind that keeps a number of Pods.
-pub(crate) trait Replicated: Watchable + Serialize + Resource<Scope = NamespaceResourceScope> {
+pub(crate) trait Replicated:
+    Watchable + Serialize + Resource<Scope = NamespaceResourceScope>
+{
     /// The object in the form of a ReplicaSet.
     fn as_set(&self) -> Cow<'_, ReplicaSet>;
 
@@ -117,7 +116,9 @@ impl Replicated for ReplicationController {
 }
 
 /// The conditions of the two kinds have the same fields under the same names.
-fn convert_conditions<A: Serialize, B: DeserializeOwned>(conditions: &Option<Vec<A>>) -> Option<Vec<B>> {
+fn convert_conditions<A: Serialize, B: DeserializeOwned>(
+    conditions: &Option<Vec<A>>,
+) -> Option<Vec<B>> {
     serde_json::from_value(serde_json::to_value(conditions.as_ref()?).ok()?).ok()
 }
 
@@ -164,22 +165,32 @@ impl<K: Replicated> Replicator<K> {
         let selector = LabelQuery::from_selector(&set.spec.selector);
         let owned = self.pods.by_index(BY_CONTROLLER, &uid);
         let orphans = self.pods.by_index(BY_CONTROLLER, &format!("{ORPHANS}{namespace}"));
-        let candidates = owned.into_iter().chain(orphans.into_iter().filter(|pod| pods::is_active(pod)));
+        let candidates =
+            owned.into_iter().chain(orphans.into_iter().filter(|pod| pods::is_active(pod)));
 
         let deleting = set.metadata.deletion_timestamp.is_some();
         // A selector that matches everything is refused by validation; should one get here all the
         // same, it must not adopt the namespace.
-        let claims = claims(&uid, deleting, candidates, |labels| !selector.is_everything() && selector.matches(labels));
+        let claims = claims(&uid, deleting, candidates, |labels| {
+            !selector.is_everything() && selector.matches(labels)
+        });
         let api = Api::namespaced(self.client.clone(), &namespace);
         let children = Api::namespaced(self.client.clone(), &namespace);
         owners::claim(object, &api, &children, claims).await
     }
 
     /// Creates and deletes Pods by plan. The failure that the status is to show, if any.
-    async fn manage_pods(&self, key: &ObjectKey, object: &K, set: &ReplicaSet, owned: &[Arc<Pod>]) -> Option<(Failure, Error)> {
+    async fn manage_pods(
+        &self,
+        key: &ObjectKey,
+        object: &K,
+        set: &ReplicaSet,
+        owned: &[Arc<Pod>],
+    ) -> Option<(Failure, Error)> {
         let related = self.related_pods(object, owned);
         let plan = plan::plan(set, owned, &related, clock::now());
-        let control = PodControl::new(self.client.clone(), self.recorder.clone(), reference(object));
+        let control =
+            PodControl::new(self.client.clone(), self.recorder.clone(), reference(object));
         if plan.create > 0 {
             self.create(key, object, set, plan.create, &control).await
         } else {
@@ -187,10 +198,18 @@ impl<K: Replicated> Replicator<K> {
         }
     }
 
-    async fn create(&self, key: &ObjectKey, object: &K, set: &ReplicaSet, count: usize, control: &PodControl) -> Option<(Failure, Error)> {
+    async fn create(
+        &self,
+        key: &ObjectKey,
+        object: &K,
+        set: &ReplicaSet,
+        count: usize,
+        control: &PodControl,
+    ) -> Option<(Failure, Error)> {
         let template = set.spec.template.clone().unwrap_or_default();
         let owner = controller_ref(object);
-        let pods = (0..count).map(|_| pod_from_template(&template, &key.namespace, &owner)).collect();
+        let pods =
+            (0..count).map(|_| pod_from_template(&template, &key.namespace, &owner)).collect();
         let (_, _, error) = slow_start(pods, |pod: Pod| async move {
             let name = pod.name_any();
             self.expectations.expect_creation(key, &name);
@@ -205,7 +224,12 @@ impl<K: Replicated> Replicator<K> {
         Some((Failure { reason: "FailedCreate", message: error::message(&error) }, error.into()))
     }
 
-    async fn delete(&self, key: &ObjectKey, doomed: Vec<Arc<Pod>>, control: &PodControl) -> Option<(Failure, Error)> {
+    async fn delete(
+        &self,
+        key: &ObjectKey,
+        doomed: Vec<Arc<Pod>>,
+        control: &PodControl,
+    ) -> Option<(Failure, Error)> {
         let deletions = doomed.iter().map(|pod| async move {
             let uid = pod.uid().unwrap_or_default();
             self.expectations.expect_deletion(key, &uid);
@@ -234,12 +258,19 @@ impl<K: Replicated> Replicator<K> {
     }
 
     /// Writes the status if it says something new; when it will without any change of a Pod.
-    async fn report(&self, object: &K, set: &ReplicaSet, owned: &[Arc<Pod>], failure: Option<&Failure>) -> Result<Option<Duration>, Error> {
+    async fn report(
+        &self,
+        object: &K,
+        set: &ReplicaSet,
+        owned: &[Arc<Pod>],
+        failure: Option<&Failure>,
+    ) -> Result<Option<Duration>, Error> {
         let (status, look_again) = status::status(set, owned, failure, clock::now());
         if set.status.as_ref().is_some_and(|reported| status::same(&status, reported)) {
             return Ok(look_again);
         }
-        let api = Api::<K>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let api =
+            Api::<K>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
         match write::update(&api, object, &object.with_status(status), Part::Status).await {
             Err(gone) if error::is_not_found(&gone) => Ok(None),
             result => result.map(|_| look_again).map_err(Into::into),
@@ -252,7 +283,11 @@ fn reference<K: Replicated>(object: &K) -> ObjectReference {
 }
 
 /// Which sets a change of a Pod concerns; expectations that it meets are struck out.
-fn wake<K: Replicated>(change: &Change<Pod>, sets: &Informer<K>, expectations: &Expectations<ObjectKey>) -> Vec<ObjectKey> {
+fn wake<K: Replicated>(
+    change: &Change<Pod>,
+    sets: &Informer<K>,
+    expectations: &Expectations<ObjectKey>,
+) -> Vec<ObjectKey> {
     let mut keys = Vec::new();
     let owner = |pod: &Pod| {
         let reference = controller_of(pod).filter(|reference| refers_to::<K>(reference))?;
@@ -273,10 +308,11 @@ fn wake<K: Replicated>(change: &Change<Pod>, sets: &Informer<K>, expectations: &
         keys.push(key);
     } else if controller_of(&**pod).is_none() && !matches!(change, Change::Deleted(_)) {
         // Nobody's: every set that selects it may want it.
-        let selecting = sets.list_in(&pod.namespace().unwrap_or_default()).into_iter().filter(|set| {
-            let selector = LabelQuery::from_selector(&set.as_set().spec.selector);
-            !selector.is_everything() && selector.matches(pod.labels())
-        });
+        let selecting =
+            sets.list_in(&pod.namespace().unwrap_or_default()).into_iter().filter(|set| {
+                let selector = LabelQuery::from_selector(&set.as_set().spec.selector);
+                !selector.is_everything() && selector.matches(pod.labels())
+            });
         keys.extend(selecting.map(|set| ObjectKey::of(&*set)));
     }
     keys

@@ -4,7 +4,10 @@
 //! and name the `resourceVersion` they start from, so a write by somebody else in between is never
 //! lost.
 
-use kube::{Api, Resource, ResourceExt, api::{Patch, PatchParams}};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -42,7 +45,12 @@ pub(crate) enum Part {
 
 /// Brings the object from `before` to `after`. Conflicts if somebody wrote it since `before`;
 /// without a difference nothing is sent, and `before` is what is returned.
-pub(crate) async fn update<K>(api: &Api<K>, before: &K, after: &K, part: Part) -> Result<K, kube::Error>
+pub(crate) async fn update<K>(
+    api: &Api<K>,
+    before: &K,
+    after: &K,
+    part: Part,
+) -> Result<K, kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
 {
@@ -68,7 +76,10 @@ mod tests {
         let before = json!({"metadata": {"name": "a", "labels": {"x": "1", "y": "2"}}, "spec": {"replicas": 1}, "list": [1, 2]});
         let after = json!({"metadata": {"name": "a", "labels": {"x": "1", "z": "3"}}, "spec": {"replicas": 2}, "list": [1]});
         let patch = difference(&before, &after);
-        assert_eq!(patch, json!({"metadata": {"labels": {"y": null, "z": "3"}}, "spec": {"replicas": 2}, "list": [1]}));
+        assert_eq!(
+            patch,
+            json!({"metadata": {"labels": {"y": null, "z": "3"}}, "spec": {"replicas": 2}, "list": [1]})
+        );
         assert_eq!(difference(&before, &before), Value::Null);
     }
 }

@@ -44,7 +44,12 @@ fn check_victim(why: &str, victim: PodBuilder, other: PodBuilder) {
 
 #[test]
 fn missing_pods_are_made_and_ended_ones_replaced() {
-    let observed = pods([running("a"), running("b").phase("Failed"), running("c").phase("Succeeded"), running("d").deleting()]);
+    let observed = pods([
+        running("a"),
+        running("b").phase("Failed"),
+        running("c").phase("Succeeded"),
+        running("d").deleting(),
+    ]);
     assert_eq!(plan(&web(3), &observed, &[], now()), Plan { create: 2, delete: vec![] });
 }
 
@@ -61,12 +66,28 @@ fn a_set_that_is_being_deleted_neither_makes_nor_deletes() {
 
 #[test]
 fn the_least_useful_pod_goes_first() {
-    check_victim("not bound to a node", pod("b").uid("b").phase("Pending"), running("a").phase("Pending"));
+    check_victim(
+        "not bound to a node",
+        pod("b").uid("b").phase("Pending"),
+        running("a").phase("Pending"),
+    );
     check_victim("pending", running("b").phase("Pending"), running("a"));
     check_victim("of unknown state", running("b").phase("Unknown"), running("a"));
-    check_victim("not ready", pod("b").uid("b").node("n").phase("Running").created(1), running("a"));
-    check_victim("cheap", running("b").annotation("controller.kubernetes.io/pod-deletion-cost", "-5"), running("a"));
-    check_victim("dear one stays", running("b"), running("a").annotation("controller.kubernetes.io/pod-deletion-cost", "1"));
+    check_victim(
+        "not ready",
+        pod("b").uid("b").node("n").phase("Running").created(1),
+        running("a"),
+    );
+    check_victim(
+        "cheap",
+        running("b").annotation("controller.kubernetes.io/pod-deletion-cost", "-5"),
+        running("a"),
+    );
+    check_victim(
+        "dear one stays",
+        running("b"),
+        running("a").annotation("controller.kubernetes.io/pod-deletion-cost", "1"),
+    );
     check_victim("ready for a shorter time", ready_since("b", 99_990), running("a"));
     check_victim("younger", running("b").created(99_990), running("a"));
 }
@@ -92,7 +113,10 @@ fn counts_distinguish_going_ready_and_available_pods() {
     ]);
     let (status, look_again) = status(&set, &observed, None, now());
 
-    assert_eq!((status.replicas, status.ready_replicas, status.available_replicas), (3, Some(2), Some(1)));
+    assert_eq!(
+        (status.replicas, status.ready_replicas, status.available_replicas),
+        (3, Some(2), Some(1))
+    );
     assert_eq!((status.terminating_replicas, status.observed_generation), (Some(1), Some(7)));
     assert_eq!(look_again.unwrap().as_secs(), 30, "the ready Pod becomes available then");
 }
@@ -103,7 +127,10 @@ fn a_failure_is_shown_until_it_is_over() {
     let mut set = web(1);
     let (failing, _) = status(&set, &[], Some(&failure), now());
     let condition = &failing.conditions.as_ref().unwrap()[0];
-    assert_eq!((condition.type_.as_deref(), condition.reason.as_deref()), (Some("ReplicaFailure"), Some("FailedCreate")));
+    assert_eq!(
+        (condition.type_.as_deref(), condition.reason.as_deref()),
+        (Some("ReplicaFailure"), Some("FailedCreate"))
+    );
 
     set.status = Some(failing.clone());
     let later = now() + jiff::SignedDuration::from_secs(60);
