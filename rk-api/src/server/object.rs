@@ -72,13 +72,6 @@ impl Stored {
         write_version(revision, after, out);
     }
 
-    /// The object with its version.
-    pub(super) fn to_bytes(&self, revision: u64) -> Bytes {
-        let mut out = Vec::with_capacity(self.len_max());
-        self.write(revision, &mut out);
-        out.into()
-    }
-
     /// The bytes of `metadata` with its version, braces included.
     pub(super) fn metadata(&self, revision: u64) -> Option<Vec<u8>> {
         let from = self.metadata as usize + METADATA.len() - 1;
@@ -275,11 +268,6 @@ impl CachedObject {
             }
         }
     }
-
-    /// The object with its version.
-    pub(super) fn to_bytes(&self) -> Bytes {
-        self.stored.to_bytes(self.revision)
-    }
 }
 
 #[cfg(test)]
@@ -293,7 +281,9 @@ mod tests {
     #[track_caller]
     fn check(json: &'static str, object: &str, item: &str) {
         let stored = stored(json);
-        assert_eq!(stored.to_bytes(7), object.as_bytes());
+        let mut out = Vec::new();
+        stored.write(7, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), object);
         let mut out = Vec::new();
         stored.write_item(7, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), item);
