@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::resources::{Fields, Object};
 
@@ -36,6 +37,7 @@ impl Stored {
         meta.resource_version = None;
         meta.self_link = None;
         meta.managed_fields = None;
+        drop_empty(meta);
         let json = object.encode().map_err(ApiError::internal)?;
         Self::new(json.into()).ok_or_else(|| ApiError::internal("an object has no metadata"))
     }
@@ -85,6 +87,14 @@ impl Stored {
     pub(super) fn len_max(&self) -> usize {
         self.bytes.len() + "\"resourceVersion\":\"\",".len() + 20
     }
+}
+
+/// Takes away lists and maps that hold nothing, as Go's encoder leaves them out.
+fn drop_empty(meta: &mut ObjectMeta) {
+    meta.labels.take_if(|labels| labels.is_empty());
+    meta.annotations.take_if(|annotations| annotations.is_empty());
+    meta.finalizers.take_if(|finalizers| finalizers.is_empty());
+    meta.owner_references.take_if(|owners| owners.is_empty());
 }
 
 /// Revision 0 is that of an object which was never stored: it has no version.
