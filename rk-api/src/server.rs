@@ -214,7 +214,8 @@ impl Builder {
             services: Services::new(cidr, self.node_ports),
         };
         let metrics = Arc::new(Metrics::default());
-        let inner = Arc::new(Inner { resources: self.resources, reader, registry, metrics, shutdown });
+        let inner =
+            Arc::new(Inner { resources: self.resources, reader, registry, metrics, shutdown });
         bootstrap::run(&inner).await?;
         let authenticator = Arc::new(Union(self.authenticators));
         Ok(ApiServer { stack: stack(&inner, authenticator, self.authorizer), inner, _guard: guard })

@@ -53,7 +53,10 @@ impl Reader {
     }
 
     /// All objects of a type that the cache has, decoded.
-    pub(super) fn list<T: BuiltIn + k8s_openapi::Resource>(&self, namespace: Option<&str>) -> Result<Vec<T>> {
+    pub(super) fn list<T: BuiltIn + k8s_openapi::Resource>(
+        &self,
+        namespace: Option<&str>,
+    ) -> Result<Vec<T>> {
         let Some(table) = self.table::<T>() else { return Ok(Vec::new()) };
         let filter = namespace.map(Filter::namespace).unwrap_or_default();
         let page = table.list(&filter, None, 0, 0);
@@ -64,6 +67,7 @@ impl Reader {
 fn decode<T: BuiltIn>(object: &CachedObject) -> Result<T> {
     let mut decoded: T = serde_json::from_slice(object.stored.bytes())
         .map_err(|error| ApiError::internal(format!("{}: {error}", object.key)))?;
-    k8s_openapi::Metadata::metadata_mut(&mut decoded).resource_version = Some(object.revision.to_string());
+    k8s_openapi::Metadata::metadata_mut(&mut decoded).resource_version =
+        Some(object.revision.to_string());
     Ok(decoded)
 }

@@ -73,7 +73,13 @@ pub(super) struct Shaper {
 
 impl Shaper {
     /// One object.
-    pub(super) fn object(&self, object: &CachedObject, revision: u64, headers: bool, out: &mut Vec<u8>) {
+    pub(super) fn object(
+        &self,
+        object: &CachedObject,
+        revision: u64,
+        headers: bool,
+        out: &mut Vec<u8>,
+    ) {
         match self.shape {
             Shape::Object => object.stored.write(revision, out),
             Shape::Metadata(version) => write_partial(object, revision, version, out),

@@ -298,7 +298,11 @@ pub(super) fn success(code: Option<i32>, details: Option<StatusDetails>) -> Stat
 }
 
 /// The details of a successful deletion.
-pub(super) fn deleted_details(resource: &Resource, name: &str, uid: Option<String>) -> StatusDetails {
+pub(super) fn deleted_details(
+    resource: &Resource,
+    name: &str,
+    uid: Option<String>,
+) -> StatusDetails {
     StatusDetails { uid, ..*Subject::plural(resource).details(name) }
 }
 

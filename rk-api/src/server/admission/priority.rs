@@ -28,7 +28,9 @@ impl Priority {
         let Some(table) = self.reader.table::<PriorityClass>() else { return Ok(None) };
         let revision = table.revision();
         let mut known = self.default_class.lock();
-        if let Some((at, class)) = known.as_ref() && *at == revision {
+        if let Some((at, class)) = known.as_ref()
+            && *at == revision
+        {
             return Ok(class.clone());
         }
         let classes = self.reader.list::<PriorityClass>(None)?.into_iter();

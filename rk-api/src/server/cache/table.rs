@@ -125,7 +125,13 @@ impl Table {
 
     /// The objects that `filter` matches after key `after`, at most `limit` (0: all). `applied` is
     /// the revision that the whole cache had reached before this call.
-    pub(crate) fn list(&self, filter: &Filter, after: Option<&str>, limit: usize, applied: u64) -> Page {
+    pub(crate) fn list(
+        &self,
+        filter: &Filter,
+        after: Option<&str>,
+        limit: usize,
+        applied: u64,
+    ) -> Page {
         let state = self.state.read();
         let revision = applied.max(state.revision);
         if let Some(key) = filter.key(&self.resource) {

@@ -40,7 +40,11 @@ pub(crate) struct Deleted {
 
 impl Registry {
     /// Deletes an object, or marks it as being deleted when something must happen first.
-    pub(crate) async fn delete(&self, target: &Target<'_>, options: &DeleteOptions) -> Result<Deleted> {
+    pub(crate) async fn delete(
+        &self,
+        target: &Target<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Deleted> {
         let mut found = self.read(target).await?;
         for _ in 0..UPDATE_TRIES {
             let Some(before) = found.take() else { return Err(target.not_found()) };
