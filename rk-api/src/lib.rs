@@ -5,10 +5,14 @@ pub mod client;
 pub mod clock;
 pub mod discovery;
 pub mod field;
+pub mod io;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod resources;
-pub mod schema;
 pub mod rng;
+pub mod schema;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod testing;
 pub mod types;

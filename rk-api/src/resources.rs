@@ -7,6 +7,7 @@
 mod binding;
 mod builtin;
 mod certificate_signing_request;
+mod check;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -53,7 +54,7 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::{builtin::Resources, typed::Typed};
+pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::field::ErrorList;
 
 /// A kind that the server serves, at one group and version.
@@ -248,6 +249,10 @@ pub enum Part {
     Main,
     /// The `status` subresource: the status alone.
     Status,
+    /// A Pod's `ephemeralcontainers` subresource: its ephemeral containers alone.
+    EphemeralContainers,
+    /// A Pod's `resize` subresource: its resources alone.
+    Resize,
 }
 
 /// Fields that a field selector can name, with their values: `("spec.nodeName", "n1")`.
@@ -267,7 +272,7 @@ pub struct Decoded {
 /// without status or generation.
 ///
 /// Order on create: decode, [`default`](Kind::default), [`prepare_create`](Kind::prepare_create),
-/// [`validate`](Kind::validate). On update: decode, `default`,
+/// [`validate`](Kind::validate), [`validate_create`](Kind::validate_create). On update: decode, `default`,
 /// [`prepare_update`](Kind::prepare_update), `validate`,
 /// [`validate_update`](Kind::validate_update). Metadata that all kinds share is handled by the
 /// server: names, UIDs, timestamps, labels, owner references, finalizers.
@@ -286,6 +291,12 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
 
     /// What is wrong with the object as it stands (metadata excepted).
     fn validate(_object: &Self::Object) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// What is wrong with creating the object, besides what [`validate`](Kind::validate) finds:
+    /// what only an update may set.
+    fn validate_create(_object: &Self::Object) -> ErrorList {
         ErrorList::new()
     }
 
@@ -357,6 +368,10 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, part: Part);
     /// See [`Kind::validate`].
     fn validate(&self, object: &dyn Object) -> ErrorList;
+    /// See [`Kind::validate_create`].
+    fn validate_create(&self, _object: &dyn Object) -> ErrorList {
+        ErrorList::new()
+    }
     /// See [`Kind::validate_update`].
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList;
     /// See [`Kind::validate_name`].

@@ -101,6 +101,8 @@ pub struct Definition {
 pub struct Field {
     /// What it holds.
     pub kind: Type,
+    /// Whether every object has it.
+    pub required: bool,
     /// How it merges.
     pub merge: Merge,
     /// What it is if a client leaves it out, where clients must know.
@@ -139,7 +141,8 @@ pub fn graph() -> &'static Graph {
 // === impl Graph ===
 
 impl Graph {
-    fn build() -> Self {
+    /// Makes the graph anew; [`graph`] keeps one.
+    pub fn build() -> Self {
         let names: Vec<_> = roots::ROOTS.iter().map(|root| (root.name)()).collect();
         let definitions = definitions(names.iter().map(AsRef::as_ref));
         let definitions = definitions
@@ -169,10 +172,12 @@ impl Definition {
         let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
             return Self { plain: Some(Type::of(schema)), ..Self::default() };
         };
+        let required = schema.get("required").and_then(Value::as_array);
         let fields = properties.iter().map(|(field, schema)| {
+            let required = required.is_some_and(|names| names.iter().any(|name| name == field));
             let merge = facts.field(name, field).cloned().unwrap_or_default();
             let default = schema.get("default").cloned();
-            (field.as_str().into(), Field { kind: Type::of(schema), merge, default })
+            (field.as_str().into(), Field { kind: Type::of(schema), required, merge, default })
         });
         Self { fields: fields.collect(), atomic: facts.atomic_types.contains(name), plain: None }
     }

@@ -5,6 +5,8 @@ pub mod conformance;
 #[cfg(target_os = "linux")]
 pub mod images;
 pub mod logs;
+#[cfg(all(target_os = "linux", feature = "native"))]
+pub mod native;
 pub mod runtime;
 pub mod sim;
 pub mod timers;

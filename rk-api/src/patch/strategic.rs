@@ -203,13 +203,13 @@ fn merge_ordered_lists(
         let name = directive[SET_ORDER.len()..]
             .strip_prefix('/')
             .ok_or_else(|| malformed("invalid patch format of setElementOrder list"))?;
-        let current = original.get(name).cloned().map(list).transpose()?;
+        let current = original.remove(name).map(list).transpose()?;
         let patched = patch.remove(name).map(list).transpose()?;
         let (kind, merge) = place.field(name)?;
         let key = merge.and_then(|merge| merge.patch_merge_key.as_deref());
         check_order(patched.as_deref().unwrap_or_default(), &order, key)?;
 
-        let server_order = current.clone().unwrap_or_default();
+        let server_order = positions(current.as_deref().unwrap_or_default(), key);
         let merged = match (current, patched) {
             (Some(current), Some(patched)) => {
                 merge_list(current, patched, merge, place.in_list(kind), false)?
@@ -218,7 +218,7 @@ fn merge_ordered_lists(
             (None, Some(patched)) => patched.into_iter().filter_map(without_directives).collect(),
             (None, None) => continue,
         };
-        let merged = arrange(merged, &order, &server_order, key)?;
+        let merged = arrange(merged, &positions(&order, key), &server_order, key)?;
         original.insert(name.to_owned(), Value::Array(merged));
     }
     Ok(())
@@ -270,8 +270,10 @@ fn merge_list(
         ));
     };
     let (original, patch) = apply_item_directives(original, patch, key)?;
-    let merged = merge_items(original.clone(), patch.clone(), key, items)?;
-    arrange(merged, &patch, &original, Some(key))
+    let order = positions(&patch, Some(key));
+    let server_order = positions(&original, Some(key));
+    let merged = merge_items(original, patch, key, &server_order, items)?;
+    arrange(merged, &order, &server_order, Some(key))
 }
 
 fn merge_scalars(
@@ -279,13 +281,15 @@ fn merge_scalars(
     patch: Vec<Value>,
     deletes: bool,
 ) -> Result<Vec<Value>, PatchError> {
-    let in_patch: HashSet<&Value> = patch.iter().collect();
+    let order = positions(&patch, None);
     if deletes {
-        return Ok(original.into_iter().filter(|item| !in_patch.contains(item)).collect());
+        return Ok(original.into_iter().filter(|item| !order.contains_key(item)).collect());
     }
+    let server_order = positions(&original, None);
     let mut seen = HashSet::new();
-    let merged = original.iter().chain(&patch).filter(|item| seen.insert(*item)).cloned().collect();
-    arrange(merged, &patch, &original, None)
+    let merged =
+        original.into_iter().chain(patch).filter(|item| seen.insert(item.clone())).collect();
+    arrange(merged, &order, &server_order, None)
 }
 
 /// Carries out `$patch` in items of the patch: gives the list to merge into, and what to merge.
@@ -324,24 +328,26 @@ fn apply_item_directives(
     Ok((original.into_iter().filter(kept).collect(), plain))
 }
 
+/// Merges the items of `patch` into those of `original`, which are at `places`, or appends them.
 fn merge_items(
     mut original: Vec<Value>,
     patch: Vec<Value>,
     key: &str,
+    places: &HashMap<Value, usize>,
     items: Place<'_>,
 ) -> Result<Vec<Value>, PatchError> {
-    let mut places = positions(&original, Some(key));
+    let mut new_places = HashMap::new();
     for item in patch {
-        let identity = identity(&item, Some(key))?.clone();
-        match (places.get(&identity), item) {
-            (Some(&at), Value::Object(patch)) => {
-                if let Some(Value::Object(current)) = original.get_mut(at) {
-                    merge_object(current, patch, items)?;
-                }
+        let identity = identity(&item, Some(key))?;
+        let at = places.get(identity).or_else(|| new_places.get(identity)).copied();
+        match (at.and_then(|at| original.get_mut(at)), item) {
+            (Some(Value::Object(current)), Value::Object(patch)) => {
+                merge_object(current, patch, items)?;
             }
             (_, item) => {
+                let identity = self::identity(&item, Some(key))?.clone();
                 if let Some(item) = without_directives(item) {
-                    places.insert(identity, original.len());
+                    new_places.insert(identity, original.len());
                     original.push(item);
                 }
             }
@@ -354,12 +360,10 @@ fn merge_items(
 /// `server_order` has them, as far as possible.
 fn arrange(
     merged: Vec<Value>,
-    order: &[Value],
-    server_order: &[Value],
+    order: &HashMap<Value, usize>,
+    server_order: &HashMap<Value, usize>,
     key: Option<&str>,
 ) -> Result<Vec<Value>, PatchError> {
-    let order = positions(order, key);
-    let server_order = positions(server_order, key);
     let (mut named, mut others) = (Vec::new(), Vec::new());
     for item in merged {
         let identity = identity(&item, key)?;

@@ -57,6 +57,10 @@ impl<K: Kind> Strategy for Typed<K> {
         typed::<K>(object).map(K::validate).unwrap_or_default()
     }
 
+    fn validate_create(&self, object: &dyn Object) -> ErrorList {
+        typed::<K>(object).map(K::validate_create).unwrap_or_default()
+    }
+
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList {
         match (typed::<K>(new), typed::<K>(old)) {
             (Some(new), Some(old)) => K::validate_update(new, old, part),

@@ -64,3 +64,24 @@ fn a_kind_need_not_have_metadata() {
     let pod = &definitions(["io.k8s.api.core.v1.Pod"])["io.k8s.api.core.v1.Pod"];
     assert_eq!(pod.get("required"), None);
 }
+
+#[test]
+fn keys_of_map_lists_can_be_told_apart_when_left_out() {
+    let graph = graph();
+    for (name, field, merge) in facts::facts().all() {
+        let Some(field) = graph.get(name).and_then(|definition| definition.field(field)) else {
+            continue;
+        };
+        let Type::List(item) = &field.kind else { continue };
+        let Type::Named(item) = &**item else { continue };
+        for key in &merge.list_map_keys {
+            let key = graph
+                .get(item)
+                .unwrap()
+                .field(key)
+                .unwrap_or_else(|| panic!("{item} has no {key}"));
+            // A string left out is an empty one.
+            assert!(key.required || key.default.is_some() || key.kind == Type::String, "{item}");
+        }
+    }
+}

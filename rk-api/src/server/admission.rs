@@ -1,10 +1,24 @@
 //! Admission: what a cluster's policy changes about objects, or refuses, before they are stored.
 
+mod namespace_lifecycle;
+mod priority;
+mod service_accounts;
+mod taint_nodes;
+mod tolerations;
+
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{status::Result, user::UserInfo};
+use self::{
+    namespace_lifecycle::NamespaceLifecycle, priority::Priority, service_accounts::ServiceAccounts,
+    taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
+};
+use super::{
+    reader::Reader,
+    status::{ApiError, Result, Subject},
+    user::UserInfo,
+};
 use crate::resources::{Object, Resource};
 
 /// What a request does to an object.
@@ -94,5 +108,35 @@ impl Chain {
             }
         }
         Ok(())
+    }
+}
+
+/// The built-in plug-ins, in kube-apiserver's order.
+pub(super) fn builtin(reader: &Reader, require_service_accounts: bool) -> Vec<Arc<dyn Admission>> {
+    vec![
+        Arc::new(NamespaceLifecycle(reader.clone())),
+        Arc::new(ServiceAccounts { reader: reader.clone(), required: require_service_accounts }),
+        Arc::new(TaintNodesByCondition),
+        Arc::new(Priority::new(reader.clone())),
+        Arc::new(DefaultTolerationSeconds),
+    ]
+}
+
+impl AdmissionRequest<'_> {
+    /// Whether it is about objects of this core resource themselves, and not about a subresource.
+    pub fn is_about(&self, plural: &str) -> bool {
+        self.resource.group.is_empty()
+            && self.resource.plural == plural
+            && self.subresource.is_empty()
+    }
+
+    /// A 403 that says why the object is refused.
+    pub fn forbidden(&self, why: &str) -> ApiError {
+        ApiError::forbidden(&Subject::plural(self.resource), self.name, why)
+    }
+
+    /// The new object, if it is of this type.
+    fn object_as<T: 'static>(&mut self) -> Option<&mut T> {
+        self.object.as_deref_mut()?.as_any_mut().downcast_mut()
     }
 }

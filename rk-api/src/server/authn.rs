@@ -1,6 +1,7 @@
 //! Authentication: who is asking.
 
 mod client_certificate;
+mod service_account;
 mod token_list;
 
 use std::{fmt, sync::Arc};
@@ -8,6 +9,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use http::{header, request::Parts};
 
+pub(super) use self::service_account::ServiceAccountTokens;
 pub use self::{
     client_certificate::{ClientCertificates, PeerCertificate},
     token_list::TokenList,

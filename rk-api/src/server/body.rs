@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The longest request body: 3 MiB, as in kube-apiserver.
-pub const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
+pub(super) const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// Answers longer than this are compressed for clients that accept it. As in kube-apiserver:
 /// below it compressing costs more than it saves.
@@ -29,7 +29,7 @@ const GZIP_ABOVE_BYTES: usize = 128 * 1024;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request's body, whatever carries it.
-pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// An answer's body.
 pub struct ResponseBody(Kind);
@@ -113,7 +113,7 @@ impl Body for ResponseBody {
 }
 
 /// The whole of a request's body, or 413 when it is longer than [`REQUEST_BYTES_MAX`].
-pub async fn read(body: &mut RequestBody) -> Result<Bytes> {
+pub(super) async fn read(body: &mut RequestBody) -> Result<Bytes> {
     let too_large = || ApiError::body_too_large(REQUEST_BYTES_MAX);
     if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
         return Err(too_large());
@@ -142,7 +142,7 @@ pub async fn read(body: &mut RequestBody) -> Result<Bytes> {
 }
 
 /// An answer of these JSON bytes, in the format and compression that the client accepts.
-pub fn answer(
+pub(super) fn answer(
     headers: &HeaderMap,
     status: u16,
     format: Format,
@@ -160,8 +160,7 @@ pub fn answer(
         http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let answer_headers = response.headers_mut();
     answer_headers.insert(header::CONTENT_TYPE, format.content_type());
-    answer_headers
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    answer_headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     if zip {
         answer_headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         answer_headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
@@ -170,7 +169,7 @@ pub fn answer(
 }
 
 /// An answer that is serialised now.
-pub fn answer_value(
+pub(super) fn answer_value(
     headers: &HeaderMap,
     status: u16,
     format: Format,
@@ -182,7 +181,7 @@ pub fn answer_value(
 }
 
 /// The answer that tells of a failure.
-pub fn failure(headers: &HeaderMap, error: &ApiError) -> Response<ResponseBody> {
+pub(super) fn failure(headers: &HeaderMap, error: &ApiError) -> Response<ResponseBody> {
     let format = negotiate::error_format(headers);
     let mut response = answer_value(headers, error.code, format, &error.status());
     let seconds = error.details.as_ref().and_then(|details| details.retry_after_seconds);
@@ -214,11 +213,14 @@ fn to_yaml(json: &[u8]) -> String {
 }
 
 /// YAML as JSON. Numbers such as `0644` are octal and `yes` is true, as kubectl reads them.
-pub fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>> {
-    let text = std::str::from_utf8(yaml)
-        .map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
+pub(super) fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>> {
+    let text = std::str::from_utf8(yaml).map_err(|error| {
+        ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
+    })?;
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
-    let value: serde_json::Value = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
+    let value: serde_json::Value =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
+        })?;
     serde_json::to_vec(&value).map_err(ApiError::internal)
 }

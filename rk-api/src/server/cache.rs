@@ -26,7 +26,7 @@ use rk_store::{Range, Revision, Store, StoreError, Versioned, WatchBatch};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
+pub(super) use self::{
     event::{Change, WatchEvent, frame},
     table::{Page, Start, Table},
     watcher::{Closed, Delivery, Watcher},
@@ -39,7 +39,7 @@ use super::{
 use crate::resources::{Object, Resource, Resources};
 
 /// What all keys of the API begin with.
-pub const ROOT: &str = "/registry/";
+pub(super) const ROOT: &str = "/registry/";
 
 /// How long a read waits for the cache to reach the version it needs, as in kube-apiserver.
 const FRESH_WITHIN: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Cache {
+pub(super) struct Cache {
     store: Arc<dyn Store>,
     /// By prefix of keys.
     tables: HashMap<String, Arc<Table>, RandomState>,
@@ -64,7 +64,7 @@ pub struct Cache {
 
 impl Cache {
     /// Loads all objects and starts to follow the store until `shutdown`.
-    pub async fn start(
+    pub(super) async fn start(
         store: Arc<dyn Store>,
         resources: &Resources,
         shutdown: CancellationToken,
@@ -89,35 +89,35 @@ impl Cache {
     }
 
     /// The table of a resource. Every resource that can be read has one.
-    pub fn table(&self, resource: &Resource) -> Result<&Arc<Table>> {
+    pub(super) fn table(&self, resource: &Resource) -> Result<&Arc<Table>> {
         self.tables
             .get(resource.key_prefix.as_ref())
             .ok_or_else(|| ApiError::internal(format!("{} is not stored", resource.qualified())))
     }
 
     /// All tables, in no order.
-    pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
         self.tables.values()
     }
 
     /// The store behind it.
-    pub fn store(&self) -> &Arc<dyn Store> {
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
     /// Every change up to this revision has been applied.
-    pub fn revision(&self) -> u64 {
+    pub(super) fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
     }
 
     /// Waits until the cache has everything that was acknowledged before this call.
-    pub async fn fresh(&self) -> Result<u64> {
+    pub(super) async fn fresh(&self) -> Result<u64> {
         let latest = self.store.revision().await?;
         self.wait_for(latest.0).await
     }
 
     /// Waits until the cache has reached `revision`.
-    pub async fn wait_for(&self, revision: u64) -> Result<u64> {
+    pub(super) async fn wait_for(&self, revision: u64) -> Result<u64> {
         if self.revision() >= revision {
             return Ok(self.revision());
         }
@@ -138,17 +138,17 @@ impl Cache {
 
     /// Says what a value that is about to be written holds. When the write fails, the announcement
     /// must be [withdrawn](Self::withdraw).
-    pub fn announce(&self, key: &str, value: &Stored, facts: Facts) {
+    pub(super) fn announce(&self, key: &str, value: &Stored, facts: Facts) {
         self.announced.lock().insert(key.to_owned(), (value.bytes().clone(), facts));
     }
 
     /// Takes back an announcement.
-    pub fn withdraw(&self, key: &str) {
+    pub(super) fn withdraw(&self, key: &str) {
         self.announced.lock().remove(key);
     }
 
     /// What selectors look at in `object`.
-    pub fn facts(resource: &Resource, object: &dyn Object) -> Facts {
+    pub(super) fn facts(resource: &Resource, object: &dyn Object) -> Facts {
         Facts {
             labels: Labels::new(object.meta().labels.as_ref()),
             fields: resource.strategy.fields(object),
@@ -156,7 +156,7 @@ impl Cache {
     }
 
     /// An object of the store as the cache would hold it; `None` when the value is no object.
-    pub fn cached(table: &Table, value: &Versioned) -> Option<CachedObject> {
+    pub(super) fn cached(table: &Table, value: &Versioned) -> Option<CachedObject> {
         let stored = Stored::new(value.value.clone())?;
         let decoded = table.resource.strategy.decode(stored.bytes()).ok()?;
         let facts = Self::facts(&table.resource, decoded.object.as_ref());
@@ -164,7 +164,7 @@ impl Cache {
     }
 
     /// Ends all watches.
-    pub fn close_watches(&self) {
+    pub(super) fn close_watches(&self) {
         for table in self.tables.values() {
             table.close_watches(Closed::Shutdown);
         }
@@ -177,8 +177,12 @@ impl Cache {
         for value in &loaded.items {
             let Some(table) = self.table_of(&value.key) else { continue };
             match Self::cached(table, value) {
-                Some(object) => contents.entry(&table.resource.key_prefix).or_default().push(object),
-                None => tracing::error!(key = %value.key, "the store holds something that is no object"),
+                Some(object) => {
+                    contents.entry(&table.resource.key_prefix).or_default().push(object)
+                }
+                None => {
+                    tracing::error!(key = %value.key, "the store holds something that is no object")
+                }
             }
         }
         for table in self.tables.values() {
@@ -270,8 +274,6 @@ impl Cache {
     fn table_of(&self, key: &str) -> Option<&Arc<Table>> {
         let below_root = ROOT.len();
         let slashes = key.as_bytes().iter().enumerate().skip(below_root).rev();
-        slashes
-            .filter(|(_, byte)| **byte == b'/')
-            .find_map(|(at, _)| self.tables.get(&key[..=at]))
+        slashes.filter(|(_, byte)| **byte == b'/').find_map(|(at, _)| self.tables.get(&key[..=at]))
     }
 }

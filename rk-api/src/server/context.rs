@@ -5,21 +5,19 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request};
 use parking_lot::Mutex;
 
-use super::{
-    body::RequestBody, info::RequestInfo, query::Query, status::ApiError, user::UserInfo,
-};
+use super::{body::RequestBody, info::RequestInfo, query::Query, status::ApiError, user::UserInfo};
 
 /// A request's subject; a request extension from the first layer on.
 #[derive(Clone, Debug)]
-pub struct Subject(pub Arc<(RequestInfo, Query)>);
+pub(super) struct Subject(pub Arc<(RequestInfo, Query)>);
 
 /// A request's user; a request extension from authentication on. A request that comes with one, as
 /// in-process clients' do, is not authenticated again: nothing from the network can set it.
 #[derive(Clone, Debug)]
-pub struct Identity(pub Arc<UserInfo>);
+pub(super) struct Identity(pub Arc<UserInfo>);
 
 /// A request as handlers see it.
-pub struct Context {
+pub(super) struct Context {
     /// What it is about.
     pub subject: Arc<(RequestInfo, Query)>,
     /// Who asks.
@@ -34,7 +32,9 @@ pub struct Context {
 
 impl Context {
     /// Takes a request apart; the layers have left what it needs.
-    pub fn new(request: Request<RequestBody>) -> Result<(Self, RequestBody, http::Extensions), ApiError> {
+    pub(super) fn new(
+        request: Request<RequestBody>,
+    ) -> Result<(Self, RequestBody, http::Extensions), ApiError> {
         let (parts, body) = request.into_parts();
         let subject = parts.extensions.get::<Subject>();
         let user = parts.extensions.get::<Identity>();
@@ -52,19 +52,19 @@ impl Context {
     }
 
     /// What it is about.
-    pub fn info(&self) -> &RequestInfo {
+    pub(super) fn info(&self) -> &RequestInfo {
         &self.subject.0
     }
 
     /// The query.
-    pub fn query(&self) -> &Query {
+    pub(super) fn query(&self) -> &Query {
         &self.subject.1
     }
 }
 
 /// Warnings for the client, sent as `Warning` headers, each once.
 #[derive(Debug, Default)]
-pub struct Warnings(Mutex<Vec<String>>);
+pub(super) struct Warnings(Mutex<Vec<String>>);
 
 /// The most that is sent in one header, and in all together; longer ones are cut, as in Kubernetes.
 const WARNING_BYTES_MAX: usize = 256;
@@ -72,7 +72,7 @@ const WARNINGS_BYTES_MAX: usize = 4096;
 
 impl Warnings {
     /// Adds one.
-    pub fn add(&self, text: impl Into<String>) {
+    pub(super) fn add(&self, text: impl Into<String>) {
         let text = text.into();
         let mut all = self.0.lock();
         if !text.is_empty() && !all.contains(&text) {
@@ -81,14 +81,17 @@ impl Warnings {
     }
 
     /// The values of the `Warning` headers (RFC 9110, code 299).
-    pub fn headers(&self) -> Vec<String> {
+    pub(super) fn headers(&self) -> Vec<String> {
         let all = self.0.lock();
         let total: usize = all.iter().map(String::len).sum();
         all.iter()
             .map(|text| {
                 let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
                 if total > WARNINGS_BYTES_MAX {
-                    let cut = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= WARNING_BYTES_MAX);
+                    let cut = text
+                        .char_indices()
+                        .map(|(at, _)| at)
+                        .take_while(|at| *at <= WARNING_BYTES_MAX);
                     text.truncate(cut.last().unwrap_or(0));
                 }
                 format!("299 - \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))

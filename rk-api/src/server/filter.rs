@@ -13,7 +13,7 @@ use super::{
 
 /// A namespace and selectors, all of which must match.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub(super) struct Filter {
     /// The namespace; `None` for all, and for kinds without.
     pub namespace: Option<String>,
     labels: Option<LabelQuery>,
@@ -29,12 +29,12 @@ struct Requirement {
 
 impl Filter {
     /// The objects of one namespace.
-    pub fn namespace(namespace: &str) -> Self {
+    pub(super) fn namespace(namespace: &str) -> Self {
         Self { namespace: Some(namespace.to_owned()), ..Self::default() }
     }
 
     /// What a request selects. `name` restricts it to one object, as old watch paths do.
-    pub fn read(
+    pub(super) fn read(
         resource: &Resource,
         namespace: Option<&str>,
         name: Option<&str>,
@@ -43,7 +43,8 @@ impl Filter {
         let labels = match options.label_selector.as_str() {
             "" => None,
             text => Some(
-                LabelQuery::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?,
+                LabelQuery::parse(text)
+                    .map_err(|error| ApiError::bad_request(error.to_string()))?,
             ),
         };
         let mut fields = Vec::new();
@@ -70,7 +71,7 @@ impl Filter {
     }
 
     /// Whether the object is in the namespace and all selectors match.
-    pub fn matches(&self, object: &CachedObject) -> bool {
+    pub(super) fn matches(&self, object: &CachedObject) -> bool {
         self.namespace.as_deref().is_none_or(|namespace| namespace == object.namespace())
             && self.fields.iter().all(|requirement| {
                 (object.field(&requirement.field) == requirement.value) == requirement.equal
@@ -79,23 +80,23 @@ impl Filter {
     }
 
     /// Whether there is more to it than a namespace.
-    pub fn selects(&self) -> bool {
+    pub(super) fn selects(&self) -> bool {
         self.labels.is_some() || !self.fields.is_empty()
     }
 
     /// The value that a field must have.
-    pub fn field(&self, field: &str) -> Option<&str> {
+    pub(super) fn field(&self, field: &str) -> Option<&str> {
         let found = self.fields.iter().find(|r| r.equal && r.field == field);
         found.map(|requirement| requirement.value.as_str())
     }
 
     /// The name that objects must have.
-    pub fn name(&self) -> Option<&str> {
+    pub(super) fn name(&self) -> Option<&str> {
         self.field("metadata.name")
     }
 
     /// The key of the only object that can match, if it is known.
-    pub fn key(&self, resource: &Resource) -> Option<String> {
+    pub(super) fn key(&self, resource: &Resource) -> Option<String> {
         let name = self.name()?;
         match (&self.namespace, resource.namespaced) {
             (None, true) => None,
@@ -104,7 +105,7 @@ impl Filter {
     }
 
     /// What the keys of all objects that can match begin with.
-    pub fn key_prefix(&self, resource: &Resource) -> String {
+    pub(super) fn key_prefix(&self, resource: &Resource) -> String {
         match &self.namespace {
             Some(namespace) => format!("{}{namespace}/", resource.key_prefix),
             None => resource.key_prefix.clone().into_owned(),

@@ -33,7 +33,12 @@ pub struct RequestInfo {
 impl RequestInfo {
     /// Reads a method and an undecoded path. Whether `watch` is in the query decides between
     /// listing and watching, and a selector for one name is taken as that name.
-    pub fn parse(method: &Method, path: &str, watch: bool, selected_name: Option<&str>) -> Result<Self> {
+    pub fn parse(
+        method: &Method,
+        path: &str,
+        watch: bool,
+        selected_name: Option<&str>,
+    ) -> Result<Self> {
         let path = percent_decode(path)
             .ok_or_else(|| ApiError::bad_request("the path is not valid percent-encoded UTF-8"))?;
         let mut info = Self { verb: method_in_lower_case(method), ..Self::default() };
@@ -125,7 +130,7 @@ fn method_in_lower_case(method: &Method) -> &'static str {
 }
 
 /// `%2F` and the like undone; `None` when that gives no UTF-8 or an escape is malformed.
-pub fn percent_decode(text: &str) -> Option<String> {
+pub(super) fn percent_decode(text: &str) -> Option<String> {
     if !text.contains('%') {
         return Some(text.to_owned());
     }
@@ -161,8 +166,22 @@ mod tests {
         check(Method::GET, "/api/v1/namespaces/a/pods/b", "get", "a", "pods", "b");
         check(Method::GET, "/api/v1/namespaces/a/pods/b/log", "get", "a", "pods/log", "b");
         check(Method::GET, "/api/v1/namespaces/a", "get", "a", "namespaces", "a");
-        check(Method::PUT, "/api/v1/namespaces/a/finalize", "update", "a", "namespaces/finalize", "a");
-        check(Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", "deletecollection", "a", "deployments", "");
+        check(
+            Method::PUT,
+            "/api/v1/namespaces/a/finalize",
+            "update",
+            "a",
+            "namespaces/finalize",
+            "a",
+        );
+        check(
+            Method::DELETE,
+            "/apis/apps/v1/namespaces/a/deployments",
+            "deletecollection",
+            "a",
+            "deployments",
+            "",
+        );
         check(Method::GET, "/api/v1/watch/namespaces/a/pods/b", "watch", "a", "pods", "b");
         check(Method::GET, "/apis/apps/v1", "get", "", "", "");
     }

@@ -10,11 +10,11 @@ static NONE: LazyLock<Labels> = LazyLock::new(|| Labels(Arc::default()));
 
 /// An object's labels. Cloning shares them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Labels(Arc<BTreeMap<String, String>>);
+pub(super) struct Labels(Arc<BTreeMap<String, String>>);
 
 impl Labels {
     /// The labels of an object's metadata.
-    pub fn new(labels: Option<&BTreeMap<String, String>>) -> Self {
+    pub(super) fn new(labels: Option<&BTreeMap<String, String>>) -> Self {
         match labels {
             Some(labels) if !labels.is_empty() => Self(Arc::new(labels.clone())),
             _ => Self::default(),

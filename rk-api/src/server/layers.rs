@@ -1,12 +1,12 @@
 //! The layers that every request passes before its handler, outermost first, in kube-apiserver's
 //! order. Each is a `tower` service around the next.
 
-pub mod authentication;
-pub mod authorization;
-pub mod metrics;
-pub mod panic_guard;
-pub mod request_info;
-pub mod timeout;
+pub(super) mod authentication;
+pub(super) mod authorization;
+pub(super) mod metrics;
+pub(super) mod panic_guard;
+pub(super) mod request_info;
+pub(super) mod timeout;
 
 use std::convert::Infallible;
 
@@ -16,17 +16,17 @@ use http::{Request, Response};
 use super::body::{RequestBody, ResponseBody};
 
 /// What a layer takes.
-pub type Req = Request<RequestBody>;
+pub(super) type Req = Request<RequestBody>;
 
 /// What a layer gives: failures are answers too.
-pub type Res = Result<Response<ResponseBody>, Infallible>;
+pub(super) type Res = Result<Response<ResponseBody>, Infallible>;
 
 /// The future of a layer that awaits something of its own.
-pub type LayerFuture = BoxFuture<'static, Res>;
+pub(super) type LayerFuture = BoxFuture<'static, Res>;
 
 /// A service that a layer wraps.
-pub trait Next:
-    tower::Service<Req, Response = Response<ResponseBody>, Error = Infallible, Future: Send + 'static>
+pub(super) trait Next:
+    tower::Service<Req, Response = Response<ResponseBody>, Error = Infallible, Future = LayerFuture>
     + Clone
     + Send
     + Sync
@@ -39,7 +39,7 @@ impl<S> Next for S where
             Req,
             Response = Response<ResponseBody>,
             Error = Infallible,
-            Future: Send + 'static,
+            Future = LayerFuture,
         > + Clone
         + Send
         + Sync

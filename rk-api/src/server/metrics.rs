@@ -36,7 +36,7 @@ const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 /// What the server counts.
 #[derive(Debug)]
-pub struct Metrics {
+pub(super) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     latency: Family<VerbLabels, Histogram>,
@@ -48,16 +48,25 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let requests = Family::default();
-        let latency = Family::<VerbLabels, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
+        let latency =
+            Family::<VerbLabels, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         let (watches, objects) = (Family::default(), Family::default());
         // The library appends `_total` to counters.
-        registry.register("apiserver_request", "Requests, by what they did and how they ended", requests.clone());
+        registry.register(
+            "apiserver_request",
+            "Requests, by what they did and how they ended",
+            requests.clone(),
+        );
         registry.register(
             "apiserver_request_duration_seconds",
             "Seconds until the answer began",
             latency.clone(),
         );
-        registry.register("apiserver_registered_watchers", "Watches that are open", watches.clone());
+        registry.register(
+            "apiserver_registered_watchers",
+            "Watches that are open",
+            watches.clone(),
+        );
         registry.register("apiserver_storage_objects", "Objects that are stored", objects.clone());
         Self { registry, requests, latency, watches, objects }
     }
@@ -65,7 +74,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts one request.
-    pub fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
+    pub(super) fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
         let verb = match info.verb {
             "create" | "post" => "POST",
             "update" | "put" => "PUT",
@@ -96,7 +105,7 @@ impl Metrics {
     }
 
     /// All metrics as text.
-    pub fn text(&self, cache: &Cache) -> String {
+    pub(super) fn text(&self, cache: &Cache) -> String {
         for table in cache.tables() {
             let labels = ResourceLabels { resource: table.resource.qualified() };
             self.watches.get_or_create(&labels).set(table.watch_count() as i64);

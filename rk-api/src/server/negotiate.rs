@@ -5,11 +5,11 @@ use http::{HeaderMap, HeaderValue, header};
 use super::status::{ApiError, Result};
 
 /// The media types that are served, as error messages list them.
-pub const SERVED: &str = "application/json, application/yaml";
+pub(super) const SERVED: &str = "application/json, application/yaml";
 
 /// A text format of objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// JSON.
     #[default]
     Json,
@@ -19,7 +19,7 @@ pub enum Format {
 
 impl Format {
     /// Its media type.
-    pub fn content_type(self) -> HeaderValue {
+    pub(super) fn content_type(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
@@ -29,7 +29,7 @@ impl Format {
 
 /// The shape in which objects are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shape {
+pub(super) enum Shape {
     /// As they are.
     #[default]
     Object,
@@ -41,7 +41,7 @@ pub enum Shape {
 
 /// A version of the group `meta.k8s.io`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetaVersion {
+pub(super) enum MetaVersion {
     /// `v1`.
     V1,
     /// `v1beta1`.
@@ -50,7 +50,7 @@ pub enum MetaVersion {
 
 impl MetaVersion {
     /// As `apiVersion`.
-    pub fn api_version(self) -> &'static str {
+    pub(super) fn api_version(self) -> &'static str {
         match self {
             MetaVersion::V1 => "meta.k8s.io/v1",
             MetaVersion::V1Beta1 => "meta.k8s.io/v1beta1",
@@ -60,7 +60,7 @@ impl MetaVersion {
 
 /// An answer's form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Output {
+pub(super) struct Output {
     /// The text format.
     pub format: Format,
     /// The shape.
@@ -69,7 +69,7 @@ pub struct Output {
 
 /// One alternative of an `Accept` header.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Clause<'a> {
+pub(super) struct Clause<'a> {
     /// For example `application/json`.
     pub media_type: &'a str,
     /// The parameters but `q`.
@@ -79,7 +79,7 @@ pub struct Clause<'a> {
 
 impl<'a> Clause<'a> {
     /// The value of a parameter.
-    pub fn parameter(&self, key: &str) -> Option<&'a str> {
+    pub(super) fn parameter(&self, key: &str) -> Option<&'a str> {
         self.parameters.iter().find(|(found, _)| *found == key).map(|(_, value)| *value)
     }
 
@@ -109,7 +109,7 @@ impl<'a> Clause<'a> {
 }
 
 /// The alternatives of the `Accept` header, best first; none when there is no header.
-pub fn accepted(headers: &HeaderMap) -> Vec<Clause<'_>> {
+pub(super) fn accepted(headers: &HeaderMap) -> Vec<Clause<'_>> {
     let values = headers.get_all(header::ACCEPT).into_iter();
     let mut clauses: Vec<_> = values
         .filter_map(|value| value.to_str().ok())
@@ -122,7 +122,7 @@ pub fn accepted(headers: &HeaderMap) -> Vec<Clause<'_>> {
 }
 
 /// The form of an answer with objects. `streaming` answers (watches) are JSON only.
-pub fn output(headers: &HeaderMap, streaming: bool) -> Result<Output> {
+pub(super) fn output(headers: &HeaderMap, streaming: bool) -> Result<Output> {
     let clauses = accepted(headers);
     if clauses.is_empty() {
         return Ok(Output::default());
@@ -138,7 +138,7 @@ pub fn output(headers: &HeaderMap, streaming: bool) -> Result<Output> {
 }
 
 /// The form of an answer that has only one shape, such as discovery.
-pub fn plain_format(headers: &HeaderMap) -> Result<Format> {
+pub(super) fn plain_format(headers: &HeaderMap) -> Result<Format> {
     let clauses = accepted(headers);
     if clauses.is_empty() {
         return Ok(Format::Json);
@@ -149,7 +149,7 @@ pub fn plain_format(headers: &HeaderMap) -> Result<Format> {
 }
 
 /// The best format there is for a failure: errors are always told, whatever is acceptable.
-pub fn error_format(headers: &HeaderMap) -> Format {
+pub(super) fn error_format(headers: &HeaderMap) -> Format {
     accepted(headers).iter().find_map(Clause::format).unwrap_or_default()
 }
 
@@ -171,7 +171,7 @@ fn shape(clause: &Clause<'_>) -> Option<Shape> {
 }
 
 /// The format of a request's body.
-pub fn input(headers: &HeaderMap) -> Result<Format> {
+pub(super) fn input(headers: &HeaderMap) -> Result<Format> {
     match content_type(headers) {
         "" | "application/json" => Ok(Format::Json),
         "application/yaml" => Ok(Format::Yaml),
@@ -180,7 +180,7 @@ pub fn input(headers: &HeaderMap) -> Result<Format> {
 }
 
 /// The media type of a request's body without parameters; empty when it says none.
-pub fn content_type(headers: &HeaderMap) -> &str {
+pub(super) fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().split(';').next().unwrap_or_default().trim()
 }
@@ -211,7 +211,10 @@ mod tests {
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
             Some((Format::Json, Shape::Table(MetaVersion::V1))),
         );
-        check("application/json;as=Other;v=v1;g=x,application/json", Some((Format::Json, Shape::Object)));
+        check(
+            "application/json;as=Other;v=v1;g=x,application/json",
+            Some((Format::Json, Shape::Object)),
+        );
         check("application/json;as=Other;v=v1;g=x", None);
     }
 }

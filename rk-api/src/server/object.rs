@@ -21,7 +21,7 @@ const METADATA: &[u8] = b"\"metadata\":{";
 
 /// An object's stored bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub(super) struct Stored {
     /// The JSON, ending in its closing brace.
     bytes: Bytes,
     /// Where `"metadata":{` begins.
@@ -31,7 +31,7 @@ pub struct Stored {
 impl Stored {
     /// Encodes an object. What is never stored is dropped: its version, self link and field
     /// managers.
-    pub fn encode(object: &mut dyn Object) -> Result<Self> {
+    pub(super) fn encode(object: &mut dyn Object) -> Result<Self> {
         let meta = object.meta_mut();
         meta.resource_version = None;
         meta.self_link = None;
@@ -41,7 +41,7 @@ impl Stored {
     }
 
     /// Takes bytes from the store, whoever wrote them. `None` when they are no object.
-    pub fn new(bytes: Bytes) -> Option<Self> {
+    pub(super) fn new(bytes: Bytes) -> Option<Self> {
         // kube-apiserver ends its values with a line feed, which would split a watch's lines.
         let bytes = bytes.slice(..bytes.trim_ascii_end().len());
         if let Some(metadata) = metadata_offset(&bytes) {
@@ -53,19 +53,19 @@ impl Stored {
     }
 
     /// The bytes to store.
-    pub fn bytes(&self) -> &Bytes {
+    pub(super) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     /// Writes the object with its version.
-    pub fn write(&self, revision: u64, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, revision: u64, out: &mut Vec<u8>) {
         let (before, after) = self.bytes.split_at(self.metadata as usize + METADATA.len());
         out.extend_from_slice(before);
         write_version(revision, after, out);
     }
 
     /// Writes the object with its version and without its type, as an item of a list.
-    pub fn write_item(&self, revision: u64, out: &mut Vec<u8>) {
+    pub(super) fn write_item(&self, revision: u64, out: &mut Vec<u8>) {
         let after = &self.bytes[self.metadata as usize + METADATA.len()..];
         out.push(b'{');
         out.extend_from_slice(METADATA);
@@ -73,14 +73,14 @@ impl Stored {
     }
 
     /// The object with its version.
-    pub fn to_bytes(&self, revision: u64) -> Bytes {
+    pub(super) fn to_bytes(&self, revision: u64) -> Bytes {
         let mut out = Vec::with_capacity(self.len_max());
         self.write(revision, &mut out);
         out.into()
     }
 
     /// The bytes of `metadata` with its version, braces included.
-    pub fn metadata(&self, revision: u64) -> Option<Vec<u8>> {
+    pub(super) fn metadata(&self, revision: u64) -> Option<Vec<u8>> {
         let from = self.metadata as usize + METADATA.len() - 1;
         let length = value_length(&self.bytes[from..])?;
         let mut out = vec![b'{'];
@@ -89,7 +89,7 @@ impl Stored {
     }
 
     /// An upper bound of what [`Self::write`] appends.
-    pub fn len_max(&self) -> usize {
+    pub(super) fn len_max(&self) -> usize {
         self.bytes.len() + "\"resourceVersion\":\"\",".len() + 20
     }
 }
@@ -105,7 +105,7 @@ fn write_version(revision: u64, after: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A number in decimal.
-pub fn write_number(number: u64, out: &mut Vec<u8>) {
+pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let (mut at, mut rest) = (digits.len(), number);
     loop {
@@ -226,7 +226,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
 
 /// What selectors look at, taken out of an object once, when it is written.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub(super) struct Facts {
     /// Its labels.
     pub labels: Labels,
     /// Its selectable fields.
@@ -235,7 +235,7 @@ pub struct Facts {
 
 /// An object at one version, as the cache holds it.
 #[derive(Clone, Debug)]
-pub struct CachedObject {
+pub(super) struct CachedObject {
     /// The store's key.
     pub key: Arc<str>,
     /// Its bytes.
@@ -250,19 +250,19 @@ pub struct CachedObject {
 
 impl CachedObject {
     /// The namespace; empty for cluster scope.
-    pub fn namespace(&self) -> &str {
+    pub(super) fn namespace(&self) -> &str {
         let path = &self.key[self.prefix_length as usize..];
         path.split_once('/').map_or("", |(namespace, _)| namespace)
     }
 
     /// The name.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         let path = &self.key[self.prefix_length as usize..];
         path.split_once('/').map_or(path, |(_, name)| name)
     }
 
     /// The value of a selectable field; absent ones are empty, as in Kubernetes.
-    pub fn field(&self, field: &str) -> &str {
+    pub(super) fn field(&self, field: &str) -> &str {
         match field {
             "metadata.name" => self.name(),
             "metadata.namespace" => self.namespace(),
@@ -274,7 +274,7 @@ impl CachedObject {
     }
 
     /// The object with its version.
-    pub fn to_bytes(&self) -> Bytes {
+    pub(super) fn to_bytes(&self) -> Bytes {
         self.stored.to_bytes(self.revision)
     }
 }
@@ -316,14 +316,17 @@ mod tests {
 
     #[test]
     fn metadata_alone_ends_at_its_brace() {
-        let stored = stored(r#"{"kind":"X","apiVersion":"v1","metadata":{"labels":{"a":"}"}},"z":1}"#);
+        let stored =
+            stored(r#"{"kind":"X","apiVersion":"v1","metadata":{"labels":{"a":"}"}},"z":1}"#);
         let metadata = String::from_utf8(stored.metadata(3).unwrap()).unwrap();
         assert_eq!(metadata, r#"{"resourceVersion":"3","labels":{"a":"}"}}"#);
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
-        for json in ["", "[]", "{}", "{\"kind\":\"X\"}", "null", "{\"apiVersion\":\"v1\"", "\"metadata\":{"] {
+        for json in
+            ["", "[]", "{}", "{\"kind\":\"X\"}", "null", "{\"apiVersion\":\"v1\"", "\"metadata\":{"]
+        {
             assert!(Stored::new(Bytes::from_static(json.as_bytes())).is_none(), "{json}");
         }
     }

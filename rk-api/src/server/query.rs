@@ -9,11 +9,11 @@ use super::{
 
 /// The parameters of a query, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Splits a query; malformed escapes drop their parameter, as Go's parser does.
-    pub fn parse(query: Option<&str>) -> Self {
+    pub(super) fn parse(query: Option<&str>) -> Self {
         let decode = |text: &str| percent_decode(&text.replace('+', " "));
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         Self(
@@ -27,28 +27,26 @@ impl Query {
     }
 
     /// The first value of a parameter.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
     /// All values of a parameter.
-    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(super) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
     /// A flag: present, and neither `0` nor `false`.
-    pub fn flag(&self, key: &str) -> bool {
+    pub(super) fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
     /// A number; malformed ones are a 400 in Go's words.
-    pub fn integer(&self, key: &str) -> Result<Option<i64>> {
+    pub(super) fn integer(&self, key: &str) -> Result<Option<i64>> {
         match self.get(key) {
             None | Some("") => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|_| {
-                ApiError::bad_request(format!(
-                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
-                ))
+                ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
             }),
         }
     }
@@ -56,7 +54,7 @@ impl Query {
 
 /// What is listed or watched, and as of when (`ListOptions`).
 #[derive(Clone, Debug, Default)]
-pub struct ListOptions {
+pub(super) struct ListOptions {
     /// The label selector, unparsed.
     pub label_selector: String,
     /// The field selector, unparsed.
@@ -81,7 +79,7 @@ pub struct ListOptions {
 
 impl ListOptions {
     /// Reads and validates the options of a list or watch.
-    pub fn read(query: &Query, watch: bool) -> Result<Self> {
+    pub(super) fn read(query: &Query, watch: bool) -> Result<Self> {
         let text = |key: &str| query.get(key).unwrap_or_default().to_owned();
         let options = Self {
             label_selector: text("labelSelector"),
@@ -114,7 +112,11 @@ impl ListOptions {
         let mut errors = ErrorList::new();
         if self.send_initial_events.is_some() && self.watch {
             if self.resource_version_match != "NotOlderThan" {
-                errors.push(forbid(&matching, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan".into()));
+                errors.push(forbid(
+                    &matching,
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+                        .into(),
+                ));
             }
             return errors;
         }
@@ -125,10 +127,7 @@ impl ListOptions {
             return errors;
         }
         if self.watch {
-            errors.push(forbid(
-                &matching,
-                "resourceVersionMatch is forbidden for watch".into(),
-            ));
+            errors.push(forbid(&matching, "resourceVersionMatch is forbidden for watch".into()));
         }
         if self.resource_version.is_empty() {
             errors.push(forbid(
@@ -159,13 +158,13 @@ impl ListOptions {
     }
 
     /// The version as a number; empty and `0` are 0.
-    pub fn version(&self) -> Result<u64> {
+    pub(super) fn version(&self) -> Result<u64> {
         parse_version(&self.resource_version)
     }
 }
 
 /// A resource version as a number; empty is 0.
-pub fn parse_version(text: &str) -> Result<u64> {
+pub(super) fn parse_version(text: &str) -> Result<u64> {
     if text.is_empty() {
         return Ok(0);
     }
@@ -182,7 +181,7 @@ pub fn parse_version(text: &str) -> Result<u64> {
 
 /// How strictly unknown fields are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
+pub(super) enum FieldValidation {
     /// They are dropped.
     Ignore,
     /// They are dropped, and the client is told.
@@ -194,7 +193,7 @@ pub enum FieldValidation {
 
 /// Options of create, update and patch.
 #[derive(Clone, Debug, Default)]
-pub struct WriteOptions {
+pub(super) struct WriteOptions {
     /// Do everything but store the result.
     pub dry_run: bool,
     /// How unknown fields are taken.
@@ -208,7 +207,7 @@ const FIELD_MANAGER_BYTES_MAX: usize = 128;
 
 impl WriteOptions {
     /// Reads and validates them; `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`.
-    pub fn read(query: &Query, kind: &'static str) -> Result<Self> {
+    pub(super) fn read(query: &Query, kind: &'static str) -> Result<Self> {
         let mut errors = ErrorList::new();
         let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
         if field_manager.len() > FIELD_MANAGER_BYTES_MAX {
@@ -244,7 +243,7 @@ impl WriteOptions {
 }
 
 /// Whether `dryRun` asks for a dry run; values other than `All` are errors.
-pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
+pub(super) fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
     let mut dry = false;
     for value in values {
         match value {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use rk_store::{Expect, Revision, Store, Versioned};
 
-pub use self::{delete::Deleted, update::Updated};
 use super::{
     admission::Chain,
     allocator::Services,
@@ -29,7 +28,7 @@ const UPDATE_TRIES: usize = 8;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Registry {
+pub(super) struct Registry {
     /// Where objects are read.
     pub cache: Arc<Cache>,
     /// The plug-ins that see each write.
@@ -40,7 +39,7 @@ pub struct Registry {
 
 /// What a write is about, and who makes it.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub(super) struct Target<'a> {
     /// The kind.
     pub resource: &'a Arc<Resource>,
     /// The subresource; empty for the object itself.
@@ -57,7 +56,7 @@ pub struct Target<'a> {
 
 /// An object as the store has it.
 #[derive(Debug)]
-pub struct Current {
+pub(super) struct Current {
     /// The object, with its version in its metadata.
     pub object: Box<dyn Object>,
     /// Its bytes.
@@ -68,12 +67,12 @@ pub struct Current {
 
 impl Target<'_> {
     /// The object's key.
-    pub fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         self.resource.key(self.namespace, self.name)
     }
 
     /// How messages name it.
-    pub fn subject(&self) -> Subject {
+    pub(super) fn subject(&self) -> Subject {
         let mut subject = Subject::plural(self.resource);
         if !self.subresource.is_empty() && self.subresource != "status" {
             subject.kind = format!("{}/{}", self.resource.plural, self.subresource).into();
@@ -82,12 +81,12 @@ impl Target<'_> {
     }
 
     /// The 404 for it.
-    pub fn not_found(&self) -> ApiError {
+    pub(super) fn not_found(&self) -> ApiError {
         ApiError::not_found(&Subject::plural(self.resource), self.name)
     }
 
     /// Whether it is this resource of the core group.
-    pub fn is(&self, plural: &str) -> bool {
+    pub(super) fn is(&self, plural: &str) -> bool {
         self.resource.group.is_empty() && self.resource.plural == plural
     }
 }
@@ -98,14 +97,14 @@ impl Registry {
     }
 
     /// The object as the cache has it, not older than any write acknowledged before.
-    pub async fn get(&self, target: &Target<'_>) -> Result<Arc<CachedObject>> {
+    pub(super) async fn get(&self, target: &Target<'_>) -> Result<Arc<CachedObject>> {
         self.cache.fresh().await?;
         let table = self.cache.table(target.resource)?;
         table.get(&target.key()).ok_or_else(|| target.not_found())
     }
 
     /// The object as the store has it.
-    pub async fn read(&self, target: &Target<'_>) -> Result<Option<Current>> {
+    pub(super) async fn read(&self, target: &Target<'_>) -> Result<Option<Current>> {
         let found = self.store().get(&target.key()).await?;
         found.map(|value| current(target, &value)).transpose()
     }
@@ -149,7 +148,8 @@ fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
     let stored = Stored::new(value.value.clone())
         .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
     let decoded = target.resource.strategy.decode(stored.bytes());
-    let mut object = decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
+    let mut object =
+        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
     object.meta_mut().resource_version = Some(value.modified.to_string());
     Ok(Current { object, stored, revision: value.modified })
 }

@@ -16,7 +16,7 @@ use crate::field::{FieldError, Path};
 
 /// What a Table's rows hold besides their cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Include {
+pub(super) enum Include {
     /// Nothing.
     None,
     /// The object's metadata.
@@ -28,7 +28,7 @@ pub enum Include {
 
 impl Include {
     /// The query parameter `includeObject`.
-    pub fn read(query: &Query) -> Result<Self> {
+    pub(super) fn read(query: &Query) -> Result<Self> {
         match query.get("includeObject").unwrap_or_default() {
             "" | "Metadata" => Ok(Include::Metadata),
             "None" => Ok(Include::None),
@@ -39,7 +39,11 @@ impl Include {
                     other,
                     "must be 'Metadata', 'Object', 'None', or empty",
                 );
-                Err(ApiError::invalid(&Subject::of("meta.k8s.io", "TableOptions"), "", &vec![error]))
+                Err(ApiError::invalid(
+                    &Subject::of("meta.k8s.io", "TableOptions"),
+                    "",
+                    &vec![error],
+                ))
             }
         }
     }
@@ -47,7 +51,7 @@ impl Include {
 
 /// The metadata of a list.
 #[derive(Clone, Debug, Default)]
-pub struct ListMeta {
+pub(super) struct ListMeta {
     /// What the list is true for.
     pub revision: u64,
     /// Where the next page begins; empty on the last one.
@@ -58,7 +62,7 @@ pub struct ListMeta {
 
 /// Writes objects of one resource in one shape.
 #[derive(Clone, Debug)]
-pub struct Shaper {
+pub(super) struct Shaper {
     /// The resource.
     pub resource: Arc<Resource>,
     /// The shape.
@@ -69,7 +73,13 @@ pub struct Shaper {
 
 impl Shaper {
     /// One object.
-    pub fn object(&self, object: &CachedObject, revision: u64, headers: bool, out: &mut Vec<u8>) {
+    pub(super) fn object(
+        &self,
+        object: &CachedObject,
+        revision: u64,
+        headers: bool,
+        out: &mut Vec<u8>,
+    ) {
         match self.shape {
             Shape::Object => object.stored.write(revision, out),
             Shape::Metadata(version) => write_partial(object, revision, version, out),
@@ -81,7 +91,7 @@ impl Shaper {
     }
 
     /// A list.
-    pub fn list(&self, items: &[Arc<CachedObject>], meta: &ListMeta) -> Vec<u8> {
+    pub(super) fn list(&self, items: &[Arc<CachedObject>], meta: &ListMeta) -> Vec<u8> {
         let size: usize = items.iter().map(|item| item.stored.len_max()).sum();
         let mut out = Vec::with_capacity(size + 256);
         match self.shape {
@@ -109,7 +119,8 @@ impl Shaper {
                 out.extend_from_slice(b"]}");
             }
             Shape::Table(version) => {
-                let rows: Vec<_> = items.iter().map(|item| (item.as_ref(), item.revision)).collect();
+                let rows: Vec<_> =
+                    items.iter().map(|item| (item.as_ref(), item.revision)).collect();
                 self.table(&rows, meta, version, true, &mut out);
             }
         }
@@ -117,16 +128,14 @@ impl Shaper {
     }
 
     /// The object of a bookmark.
-    pub fn bookmark(&self, revision: u64, initial_events_end: bool, out: &mut Vec<u8>) {
+    pub(super) fn bookmark(&self, revision: u64, initial_events_end: bool, out: &mut Vec<u8>) {
         let mut metadata = json!({ "resourceVersion": revision.to_string() });
         if initial_events_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
         let (kind, api_version) = match self.shape {
             Shape::Object => (self.resource.kind.as_ref(), self.resource.api_version()),
-            Shape::Metadata(version) => {
-                ("PartialObjectMetadata", version.api_version().to_owned())
-            }
+            Shape::Metadata(version) => ("PartialObjectMetadata", version.api_version().to_owned()),
             Shape::Table(version) => ("Table", version.api_version().to_owned()),
         };
         let mut object = json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata });
@@ -214,12 +223,7 @@ fn write_head(kind: &str, api_version: &str, meta: &ListMeta, out: &mut Vec<u8>)
     out.push(b'}');
 }
 
-fn write_partial(
-    object: &CachedObject,
-    revision: u64,
-    version: MetaVersion,
-    out: &mut Vec<u8>,
-) {
+fn write_partial(object: &CachedObject, revision: u64, version: MetaVersion, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
     out.extend_from_slice(version.api_version().as_bytes());
     out.extend_from_slice(b"\",\"metadata\":");

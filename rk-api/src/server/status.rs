@@ -22,7 +22,7 @@ pub struct ApiError {
 }
 
 /// What every handler returns.
-pub type Result<T, E = ApiError> = std::result::Result<T, E>;
+pub(super) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// A kind as messages and details name it: its group and its plural (or kind).
 #[derive(Clone, Debug, Default)]
@@ -205,8 +205,7 @@ impl ApiError {
         let message = format!("{} {name:?} is invalid: {list}", subject.qualified());
         let mut error = Self::new(422, "Invalid", message).about(subject, name);
         for field in errors {
-            error =
-                error.cause(field.reason.as_str(), &field.message(), &field.path.to_string());
+            error = error.cause(field.reason.as_str(), &field.message(), &field.path.to_string());
         }
         error
     }
@@ -219,8 +218,7 @@ impl ApiError {
     /// 500: our fault.
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let message = message.to_string();
-        let error =
-            Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
+        let error = Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
         error.cause("", &message, "")
     }
 
@@ -295,12 +293,16 @@ impl From<StoreError> for ApiError {
 }
 
 /// The answer to a request that succeeded without an object to show.
-pub fn success(code: Option<i32>, details: Option<StatusDetails>) -> Status {
+pub(super) fn success(code: Option<i32>, details: Option<StatusDetails>) -> Status {
     Status { code, details, status: Some("Success".to_owned()), ..Status::default() }
 }
 
 /// The details of a successful deletion.
-pub fn deleted_details(resource: &Resource, name: &str, uid: Option<String>) -> StatusDetails {
+pub(super) fn deleted_details(
+    resource: &Resource,
+    name: &str,
+    uid: Option<String>,
+) -> StatusDetails {
     StatusDetails { uid, ..*Subject::plural(resource).details(name) }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 /// The group of administrators: its members may do everything.
-pub const MASTERS: &str = "system:masters";
+pub(super) const MASTERS: &str = "system:masters";
 
 /// The group of all who proved who they are.
-pub const AUTHENTICATED: &str = "system:authenticated";
+pub(super) const AUTHENTICATED: &str = "system:authenticated";
 
 /// The name of those who did not say who they are.
-pub const ANONYMOUS: &str = "system:anonymous";
+pub(super) const ANONYMOUS: &str = "system:anonymous";
 
 /// A user as authentication found it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -29,7 +29,7 @@ const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 32 * 1024;
 
 /// What a watch is made of.
-pub struct WatchParts {
+pub(super) struct WatchParts {
     /// The cache.
     pub cache: Arc<Cache>,
     /// What is watched.
@@ -49,7 +49,7 @@ pub struct WatchParts {
 }
 
 /// See the module's documentation. Dropping it ends the watch.
-pub struct WatchBody {
+pub(super) struct WatchBody {
     parts: WatchParts,
     initial: VecDeque<Arc<CachedObject>>,
     pending: VecDeque<(Change, Arc<WatchEvent>)>,
@@ -62,7 +62,7 @@ pub struct WatchBody {
 
 impl WatchBody {
     /// A watch that begins now.
-    pub fn new(mut parts: WatchParts) -> Self {
+    pub(super) fn new(mut parts: WatchParts) -> Self {
         let ends_at = Instant::now() + parts.timeout;
         let initial = std::mem::take(&mut parts.initial).into();
         let wake_at = next_wake(parts.bookmarks, ends_at);
@@ -78,7 +78,7 @@ impl WatchBody {
     }
 
     /// The next bytes; `None` at the end.
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -137,7 +137,10 @@ impl WatchBody {
     fn pending_chunk(&mut self) -> Bytes {
         // One event alone is shared with all other watchers, not copied.
         let plain = self.parts.shaper.shape == Shape::Object;
-        if plain && self.pending.len() == 1 && let Some((change, event)) = self.pending.pop_front() {
+        if plain
+            && self.pending.len() == 1
+            && let Some((change, event)) = self.pending.pop_front()
+        {
             return event.frame(change);
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES);
@@ -184,7 +187,7 @@ fn next_wake(bookmarks: bool, ends_at: Instant) -> Instant {
 }
 
 /// The line that tells a watcher that it must start over.
-pub fn error_frame(error: &ApiError) -> Bytes {
+pub(super) fn error_frame(error: &ApiError) -> Bytes {
     let mut out = Vec::new();
     frame("ERROR", &mut out, |out| {
         // Writing into memory cannot fail.

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Digest, ImageConfig, ImageError, source::architecture};
+use super::{Digest, ImageConfig, ImageError, ImageName, source::architecture};
 
 /// Builds an OCI image of one layer from files, links and directories.
 ///
@@ -145,6 +145,7 @@ pub fn write_archive(path: &Path, images: &[ImageBuilder]) -> Result<Vec<Digest>
         Ok(digest)
     };
     for image in images {
+        let name: ImageName = image.name.parse()?;
         let layer = image.layer()?;
         let layer_digest = put(&mut archive, &layer)?;
         let config = json_bytes(&json!({
@@ -173,7 +174,10 @@ pub fn write_archive(path: &Path, images: &[ImageBuilder]) -> Result<Vec<Digest>
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "digest": manifest_digest,
             "size": manifest.len(),
-            "annotations": {"org.opencontainers.image.ref.name": image.name},
+            "annotations": {
+                "io.containerd.image.name": name.to_string(),
+                "org.opencontainers.image.ref.name": name.tag(),
+            },
         }));
         ids.push(id);
     }

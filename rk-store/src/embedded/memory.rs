@@ -65,11 +65,19 @@ pub(super) struct Memory {
 impl Memory {
     /// The state `tree` as of `revision`, without a history before it.
     pub(super) fn new(tree: Tree, revision: u64, limits: Limits) -> Self {
+        let mut expiring = BTreeMap::new();
+        tree.visit_from("", |entry| {
+            if let Some(lease) = &entry.lease {
+                let write = (lease.deadline, entry.item.modified.0);
+                expiring.insert(write, entry.item.key.clone());
+            }
+            ControlFlow::Continue(())
+        });
         let state = State {
             tree,
             history: History::starting_after(revision, limits),
             groups: Groups::default(),
-            expiring: BTreeMap::new(),
+            expiring,
             expirer_runs: false,
         };
         Memory {
@@ -79,6 +87,12 @@ impl Memory {
             closed: AtomicBool::new(false),
             expiry_moved: Notify::new(),
         }
+    }
+
+    /// The state, and as of when.
+    pub(super) fn snapshot(&self) -> (Tree, u64) {
+        let state = self.read();
+        (state.tree.clone(), state.history.last())
     }
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -139,6 +153,40 @@ impl Memory {
         }
     }
 
+    /// Writes, when nothing stands between a write and its being visible.
+    pub(super) fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expect: Expect,
+        ttl: Option<Duration>,
+    ) -> Result<Revision, StoreError> {
+        self.check_open()?;
+        let state = self.write();
+        state.check(key, expect)?;
+        let revision = state.history.last() + 1;
+        let write = Write { key: key.into(), revision, change: Change::Put { value, ttl } };
+        self.commit(state, &[write]);
+        Ok(Revision(revision))
+    }
+
+    /// Deletes, like [`Memory::put`].
+    pub(super) fn delete(
+        &self,
+        key: &str,
+        expect: Expect,
+    ) -> Result<(Revision, Versioned), StoreError> {
+        self.check_open()?;
+        let state = self.write();
+        state.check(key, expect)?;
+        let found = state.tree.get(key).map(|entry| entry.item.clone());
+        let found = found.ok_or_else(|| conflict(key, None))?;
+        let revision = state.history.last() + 1;
+        let write = Write { key: found.key.clone(), revision, change: Change::Delete };
+        self.commit(state, &[write]);
+        Ok((Revision(revision), found))
+    }
+
     /// The answer to a range read.
     pub(super) fn range(&self, range: Range<'_>) -> Result<RangeResponse, StoreError> {
         let (tree, revision, chunks) = {
@@ -176,7 +224,8 @@ impl State {
                     created: found.map_or(Revision(*revision), |found| found.created),
                     modified: Revision(*revision),
                 };
-                let lease = ttl.map(|ttl| Box::new(Lease { ttl, deadline: deadline(ttl) }));
+                let lease =
+                    ttl.map(|ttl| Box::new(Lease { ttl, deadline: deadline(Instant::now(), ttl) }));
                 if let Some(lease) = &lease {
                     self.expiring.insert((lease.deadline, *revision), item.key.clone());
                 }
@@ -212,8 +261,8 @@ impl State {
     }
 }
 
-fn deadline(ttl: Duration) -> Instant {
-    let now = Instant::now();
+/// When a key ends that is to live for `ttl` from `now`.
+pub(super) fn deadline(now: Instant, ttl: Duration) -> Instant {
     // A time to live beyond the clock's end is as good as this.
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     now.checked_add(ttl.min(CENTURY)).unwrap_or(now)

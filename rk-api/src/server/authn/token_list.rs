@@ -44,7 +44,8 @@ impl TokenList {
                 continue;
             }
             let mut fields = line.splitn(4, ',').map(|field| field.trim().trim_matches('"'));
-            let (Some(token), Some(name), Some(uid)) = (fields.next(), fields.next(), fields.next())
+            let (Some(token), Some(name), Some(uid)) =
+                (fields.next(), fields.next(), fields.next())
             else {
                 return Err(format!("line {}: expected token,user,uid[,\"groups\"]", number + 1));
             };
@@ -77,7 +78,8 @@ mod tests {
     async fn a_listed_token_names_its_user_and_others_nobody() {
         let list = TokenList::parse("# people\n\nsecret,ann,7,\"dev,system:masters\"\n").unwrap();
         let with = |token: &str| {
-            let request = http::Request::get("/").header("Authorization", format!("Bearer {token}"));
+            let request =
+                http::Request::get("/").header("Authorization", format!("Bearer {token}"));
             request.body(()).unwrap().into_parts().0
         };
         let user = list.authenticate(&with("secret")).await.unwrap().unwrap();

@@ -8,7 +8,7 @@ use crate::server::{filter::Filter, object::CachedObject};
 
 /// How a change looks to a watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// The object came into view.
     Added,
     /// It changed and stayed in view.
@@ -19,7 +19,7 @@ pub enum Change {
 
 impl Change {
     /// As the wire has it.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Change::Added => "ADDED",
             Change::Modified => "MODIFIED",
@@ -30,7 +30,7 @@ impl Change {
 
 /// One change of one object.
 #[derive(Debug)]
-pub struct WatchEvent {
+pub(crate) struct WatchEvent {
     /// When it happened.
     pub revision: u64,
     /// The object afterwards; `None` when it is gone.
@@ -42,7 +42,7 @@ pub struct WatchEvent {
 
 impl WatchEvent {
     /// A change from `previous` to `object`.
-    pub fn new(
+    pub(crate) fn new(
         revision: u64,
         object: Option<Arc<CachedObject>>,
         previous: Option<Arc<CachedObject>>,
@@ -52,7 +52,7 @@ impl WatchEvent {
 
     /// How the change looks to somebody who only sees what `filter` matches; `None` when it does
     /// not concern them.
-    pub fn change_for(&self, filter: &Filter) -> Option<Change> {
+    pub(crate) fn change_for(&self, filter: &Filter) -> Option<Change> {
         let sees = |object: &Option<Arc<CachedObject>>| {
             object.as_ref().is_some_and(|object| filter.matches(object))
         };
@@ -65,7 +65,7 @@ impl WatchEvent {
     }
 
     /// The object that the change shows: the new one, or the last that was in view.
-    pub fn subject(&self, change: Change) -> Option<&Arc<CachedObject>> {
+    pub(crate) fn subject(&self, change: Change) -> Option<&Arc<CachedObject>> {
         match change {
             Change::Added | Change::Modified => self.object.as_ref(),
             Change::Deleted => self.previous.as_ref(),
@@ -74,7 +74,7 @@ impl WatchEvent {
 
     /// The line that tells a watcher, with its line feed. The object has the event's version, also
     /// when it is the old one.
-    pub fn frame(&self, change: Change) -> Bytes {
+    pub(crate) fn frame(&self, change: Change) -> Bytes {
         self.frames[change as usize]
             .get_or_init(|| match self.subject(change) {
                 Some(object) => {
@@ -88,14 +88,14 @@ impl WatchEvent {
     }
 
     /// How much memory it holds on to, roughly.
-    pub fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         let object = self.object.as_ref().or(self.previous.as_ref());
         256 + object.map_or(0, |object| object.stored.bytes().len())
     }
 }
 
 /// Writes one line of a watch.
-pub fn frame(kind: &str, out: &mut Vec<u8>, object: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn frame(kind: &str, out: &mut Vec<u8>, object: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"object\":");

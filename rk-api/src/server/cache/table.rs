@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 
 use super::{
-    event::{Change, WatchEvent},
+    event::WatchEvent,
     watcher::{Closed, Watcher},
 };
 use crate::{
@@ -30,7 +30,7 @@ const HISTORY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The objects of one resource.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     /// The resource, at the version that is stored.
     pub resource: Arc<Resource>,
     state: RwLock<State>,
@@ -63,7 +63,7 @@ const NODE_NAME: &str = "spec.nodeName";
 
 /// Objects of a list, in key order.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     /// The objects.
     pub items: Vec<Arc<CachedObject>>,
     /// What the list is true for.
@@ -76,7 +76,7 @@ pub struct Page {
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// With the objects there are, as if just added.
     Objects,
     /// With the changes after this revision.
@@ -87,39 +87,51 @@ pub enum Start {
 
 impl Table {
     /// An empty table.
-    pub fn new(resource: Arc<Resource>) -> Self {
+    pub(crate) fn new(resource: Arc<Resource>) -> Self {
         Self { resource, state: RwLock::default() }
     }
 
     /// An object of this table.
-    pub fn object(&self, key: Arc<str>, stored: Stored, revision: u64, facts: Facts) -> CachedObject {
+    pub(crate) fn object(
+        &self,
+        key: Arc<str>,
+        stored: Stored,
+        revision: u64,
+        facts: Facts,
+    ) -> CachedObject {
         let prefix_length = self.resource.key_prefix.len() as u32;
         CachedObject { key, stored, revision, facts, prefix_length }
     }
 
     /// The object at `key`.
-    pub fn get(&self, key: &str) -> Option<Arc<CachedObject>> {
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<CachedObject>> {
         self.state.read().objects.get(key).cloned()
     }
 
     /// How many objects there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state.read().objects.len()
     }
 
     /// How many watches there are.
-    pub fn watch_count(&self) -> usize {
+    pub(crate) fn watch_count(&self) -> usize {
         self.state.read().watchers.count
     }
 
     /// The revision of the last change here.
-    pub fn revision(&self) -> u64 {
+    pub(crate) fn revision(&self) -> u64 {
         self.state.read().revision
     }
 
     /// The objects that `filter` matches after key `after`, at most `limit` (0: all). `applied` is
     /// the revision that the whole cache had reached before this call.
-    pub fn list(&self, filter: &Filter, after: Option<&str>, limit: usize, applied: u64) -> Page {
+    pub(crate) fn list(
+        &self,
+        filter: &Filter,
+        after: Option<&str>,
+        limit: usize,
+        applied: u64,
+    ) -> Page {
         let state = self.state.read();
         let revision = applied.max(state.revision);
         if let Some(key) = filter.key(&self.resource) {
@@ -166,7 +178,7 @@ impl Table {
     ///
     /// # Errors
     /// 410 when changes after the start are no longer kept.
-    pub fn watch(
+    pub(crate) fn watch(
         &self,
         filter: Filter,
         start: Start,
@@ -207,13 +219,13 @@ impl Table {
     }
 
     /// Ends a watch.
-    pub fn unwatch(&self, watcher: &Arc<Watcher>) {
+    pub(crate) fn unwatch(&self, watcher: &Arc<Watcher>) {
         self.state.write().watchers.remove(watcher);
     }
 
     /// The revision up to which `watcher` has been handed everything, or `None` while changes wait
     /// for it. `applied` is the revision that the whole cache had reached before this call.
-    pub fn progress(&self, watcher: &Watcher, applied: u64) -> Option<u64> {
+    pub(crate) fn progress(&self, watcher: &Watcher, applied: u64) -> Option<u64> {
         let state = self.state.read();
         watcher.is_drained().then(|| applied.max(state.revision))
     }
@@ -313,7 +325,8 @@ impl Watchers {
             offer(self.by_name.get(any.name()));
         }
         if !self.by_node.is_empty() {
-            let node = |object: Option<&CachedObject>| object.map(|o| o.field(NODE_NAME).to_owned());
+            let node =
+                |object: Option<&CachedObject>| object.map(|o| o.field(NODE_NAME).to_owned());
             let (new, old) = (node(new), node(old));
             offer(new.as_deref().and_then(|node| self.by_node.get(node)));
             if old != new {
@@ -328,4 +341,3 @@ impl Watchers {
         self.all.iter().chain(indexed).for_each(|watcher| watcher.close(why));
     }
 }
-

@@ -18,7 +18,7 @@ const QUEUE_MAX: usize = 16_384;
 
 /// Why no more changes come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
+pub(crate) enum Closed {
     /// The client did not keep up, or the cache had to start over: it must list again.
     Expired,
     /// The server stops.
@@ -27,7 +27,7 @@ pub enum Closed {
 
 /// What a watcher is handed.
 #[derive(Debug)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// The next changes, at least one.
     Changes(VecDeque<(Change, Arc<WatchEvent>)>),
     /// There will be no more.
@@ -36,7 +36,7 @@ pub enum Delivery {
 
 /// One client's watch.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     /// What the client sees.
     pub filter: Filter,
     queue: Mutex<Queue>,
@@ -51,7 +51,7 @@ struct Queue {
 
 impl Watcher {
     /// A watch that begins with `changes`.
-    pub fn new(filter: Filter, changes: VecDeque<(Change, Arc<WatchEvent>)>) -> Self {
+    pub(crate) fn new(filter: Filter, changes: VecDeque<(Change, Arc<WatchEvent>)>) -> Self {
         Self {
             filter,
             queue: Mutex::new(Queue { changes, closed: None }),
@@ -60,7 +60,7 @@ impl Watcher {
     }
 
     /// Queues a change if the client sees it.
-    pub fn offer(&self, event: &Arc<WatchEvent>) {
+    pub(crate) fn offer(&self, event: &Arc<WatchEvent>) {
         let Some(change) = event.change_for(&self.filter) else { return };
         {
             let mut queue = self.queue.lock();
@@ -78,18 +78,18 @@ impl Watcher {
     }
 
     /// Ends the watch; what is queued is still delivered.
-    pub fn close(&self, why: Closed) {
+    pub(crate) fn close(&self, why: Closed) {
         self.queue.lock().closed.get_or_insert(why);
         self.waker.wake();
     }
 
     /// Whether everything was handed out.
-    pub fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.queue.lock().changes.is_empty()
     }
 
     /// The next changes, as many as there are.
-    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Delivery> {
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Delivery> {
         if let Some(delivery) = self.take() {
             return Poll::Ready(delivery);
         }

@@ -21,7 +21,7 @@ use crate::server::{
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct AuthenticationLayer<S> {
+pub(crate) struct AuthenticationLayer<S> {
     /// The next layer.
     pub inner: S,
     /// Who knows users.
@@ -39,7 +39,7 @@ impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
 
     fn call(&mut self, request: Req) -> Self::Future {
         if request.extensions().get::<Identity>().is_some() {
-            return Box::pin(self.inner.call(request));
+            return self.inner.call(request);
         }
         let authenticator = self.authenticator.clone();
         let mut inner = self.inner.clone();

@@ -18,7 +18,7 @@ use crate::server::{
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct AuthorizationLayer<S> {
+pub(crate) struct AuthorizationLayer<S> {
     /// The next layer.
     pub inner: S,
     /// Who decides.
@@ -46,7 +46,7 @@ impl<S: Next> tower::Service<Req> for AuthorizationLayer<S> {
         };
         // As in kube-apiserver, no authorizer can lock the administrators out.
         if user.is_in(MASTERS) || authz::is_public(&subject.0) {
-            return Box::pin(self.inner.call(request));
+            return self.inner.call(request);
         }
         let authorizer = self.authorizer.clone();
         let mut inner = self.inner.clone();

@@ -14,7 +14,7 @@ use crate::server::{body::ResponseBody, context::Subject, metrics::Metrics};
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct MetricsLayer<S> {
+pub(crate) struct MetricsLayer<S> {
     /// The next layer.
     pub inner: S,
     /// Where it is counted.

@@ -17,7 +17,7 @@ use crate::server::{
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct PanicGuardLayer<S>(pub S);
+pub(crate) struct PanicGuardLayer<S>(pub S);
 
 impl<S: Next> tower::Service<Req> for PanicGuardLayer<S> {
     type Response = Response<ResponseBody>;

@@ -10,7 +10,7 @@ use std::{
 use futures::future::Either;
 use http::Response;
 
-use super::{Next, Req, Res};
+use super::{LayerFuture, Next, Req, Res};
 use crate::server::{
     body::{self, ResponseBody},
     context::Subject,
@@ -20,12 +20,12 @@ use crate::server::{
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct RequestInfoLayer<S>(pub S);
+pub(crate) struct RequestInfoLayer<S>(pub S);
 
 impl<S: Next> tower::Service<Req> for RequestInfoLayer<S> {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Either<Ready<Res>, S::Future>;
+    type Future = Either<Ready<Res>, LayerFuture>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.0.poll_ready(cx)

@@ -17,11 +17,11 @@ use crate::server::{
 };
 
 /// How long a request may take, as in kube-apiserver (`--request-timeout`).
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct TimeoutLayer<S>(pub S);
+pub(crate) struct TimeoutLayer<S>(pub S);
 
 impl<S: Next> tower::Service<Req> for TimeoutLayer<S> {
     type Response = Response<ResponseBody>;
@@ -35,15 +35,14 @@ impl<S: Next> tower::Service<Req> for TimeoutLayer<S> {
     fn call(&mut self, request: Req) -> Self::Future {
         let subject = request.extensions().get::<Subject>();
         if subject.is_some_and(|Subject(subject)| is_long_running(&subject.0)) {
-            return Box::pin(self.0.call(request));
+            return self.0.call(request);
         }
         let headers = request.headers().clone();
         let answer = self.0.call(request);
         Box::pin(async move {
             tokio::time::timeout(REQUEST_TIMEOUT, answer).await.unwrap_or_else(|_| {
-                let error = ApiError::timeout(
-                    "request did not complete within the allotted timeout",
-                );
+                let error =
+                    ApiError::timeout("request did not complete within the allotted timeout");
                 Ok(body::failure(&headers, &error))
             })
         })

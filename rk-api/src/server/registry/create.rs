@@ -28,7 +28,7 @@ const SUFFIX_LENGTH: usize = 5;
 impl Registry {
     /// Creates an object. `target.name` is not looked at: the name is the object's own, or made
     /// from its `generateName`.
-    pub async fn create(
+    pub(crate) async fn create(
         &self,
         target: &Target<'_>,
         mut object: Box<dyn Object>,
@@ -73,7 +73,9 @@ impl Registry {
         let target = &Target { name: &name, ..*target };
         let version = object.meta().resource_version.as_deref().unwrap_or_default();
         if !version.is_empty() && version != "0" {
-            return Err(ApiError::plain("resourceVersion should not be set on objects to be created"));
+            return Err(ApiError::plain(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         fill_metadata(object.as_mut(), target.namespace);
         target.resource.strategy.prepare_create(object.as_mut());

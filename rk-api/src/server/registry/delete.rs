@@ -29,7 +29,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 /// What a deletion did.
 #[derive(Clone, Debug)]
-pub struct Deleted {
+pub(crate) struct Deleted {
     /// The object as it was last.
     pub object: Arc<CachedObject>,
     /// Its UID.
@@ -40,7 +40,11 @@ pub struct Deleted {
 
 impl Registry {
     /// Deletes an object, or marks it as being deleted when something must happen first.
-    pub async fn delete(&self, target: &Target<'_>, options: &DeleteOptions) -> Result<Deleted> {
+    pub(crate) async fn delete(
+        &self,
+        target: &Target<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Deleted> {
         let mut found = self.read(target).await?;
         for _ in 0..UPDATE_TRIES {
             let Some(before) = found.take() else { return Err(target.not_found()) };
@@ -97,47 +101,54 @@ impl Registry {
                 let written = self.put(target, marked.as_mut(), expect).await?;
                 let revision = rk_store::Revision(written.revision);
                 let marked = Current { object: marked, stored: written.stored.clone(), revision };
-                let object = self.remove(target, &marked, before.object.boxed_clone().as_mut()).await?;
+                let object = self.remove(target, &marked, marked.stored.clone()).await?;
                 Ok(Deleted { object, uid, gone: true })
             }
             Plan::Remove => {
-                let object = self.remove(target, before, marked.as_mut()).await?;
+                let object = self.remove(target, before, before.stored.clone()).await?;
                 Ok(Deleted { object, uid, gone: true })
             }
         }
     }
 
-    fn unchanged(&self, target: &Target<'_>, before: &Current) -> Result<Arc<CachedObject>> {
+    pub(super) fn unchanged(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+    ) -> Result<Arc<CachedObject>> {
         let facts = Cache::facts(target.resource, before.object.as_ref());
         let stored = before.stored.clone();
         let table = self.table(target)?;
         Ok(Arc::new(table.object(target.key().into(), stored, before.revision.0, facts)))
     }
 
-    /// Removes the object at the version `before`. `last` is what the answer shows.
+    /// Removes the object at the version `before`; the answer shows `last`.
     pub(super) async fn remove(
         &self,
         target: &Target<'_>,
         before: &Current,
-        last: &mut dyn Object,
+        last: Stored,
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
-        let facts = Cache::facts(target.resource, last);
-        let stored = Stored::encode(last)?;
         let key = target.key();
         let revision = if target.dry_run {
             before.revision
         } else {
             let expect = Expect::Revision(before.revision);
             let (revision, _) = self.store().delete(&key, expect).await?;
-            self.services.release(target, before.object.as_ref());
+            self.services.release(before.object.as_ref());
             revision
         };
+        let facts = Cache::facts(target.resource, before.object.as_ref());
         let table = self.table(target)?;
-        Ok(Arc::new(table.object(key.into(), stored, revision.0, facts)))
+        Ok(Arc::new(table.object(key.into(), last, revision.0, facts)))
     }
 }
 
-fn check_preconditions(target: &Target<'_>, before: &Current, options: &DeleteOptions) -> Result<()> {
+fn check_preconditions(
+    target: &Target<'_>,
+    before: &Current,
+    options: &DeleteOptions,
+) -> Result<()> {
     let Some(preconditions) = &options.preconditions else { return Ok(()) };
     let uid = before.object.meta().uid.clone().unwrap_or_default();
     let version = before.revision.to_string();
@@ -216,13 +227,17 @@ enum Grace {
 
 /// apimachinery's `BeforeDelete`.
 fn mark_graceful(target: &Target<'_>, object: &mut dyn Object, options: &DeleteOptions) -> Grace {
+    let at_least = |seconds: i64| if seconds < 0 { 1 } else { seconds };
+    let strategy = target.resource.strategy.as_ref();
+    let Some(seconds) = strategy.grace_period_seconds(object, options).map(at_least) else {
+        return Grace::None;
+    };
     let now = clock::now_seconds();
-    let asked = options.grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds });
-    let strategy_grace = target.resource.strategy.grace_period_seconds(object, options);
     let meta = object.meta_mut();
     if let Some(Time(deleted_at)) = &meta.deletion_timestamp {
         let Some(current) = meta.deletion_grace_period_seconds else { return Grace::None };
-        return match asked {
+        // Once it is being deleted, its grace period can only be made shorter.
+        return match options.grace_period_seconds.map(at_least) {
             Some(shorter) if shorter < current => {
                 let shift = SignedDuration::from_secs(shorter - current);
                 let deleted_at = deleted_at.saturating_add(shift).unwrap_or(now.0);
@@ -230,14 +245,9 @@ fn mark_graceful(target: &Target<'_>, object: &mut dyn Object, options: &DeleteO
                 meta.deletion_grace_period_seconds = Some(shorter);
                 Grace::Seconds(shorter)
             }
-            // An object that only waits for its finalizers is looked at again below.
-            None if strategy_grace.is_none() => Grace::None,
-            _ if strategy_grace.is_none() => Grace::None,
             _ => Grace::Pending,
         };
     }
-    let Some(seconds) = strategy_grace else { return Grace::None };
-    let seconds = if seconds < 0 { 1 } else { seconds };
     meta.generation = meta.generation.map(|generation| generation + 1);
     let deleted_at = now.0.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now.0);
     meta.deletion_timestamp = Some(Time(deleted_at));
@@ -264,15 +274,16 @@ fn set_finalizers(target: &Target<'_>, object: &mut dyn Object, options: &Delete
     let has = |name: &str| finalizers.iter().any(|found| found == name);
     // Events have no dependents.
     let collected = target.resource.plural != "events";
-    let (orphan, foreground) = match (options.orphan_dependents, options.propagation_policy.as_deref()) {
-        (Some(orphan), _) => (orphan, false),
-        (None, Some("Orphan")) => (true, false),
-        (None, Some("Foreground")) => (false, true),
-        (None, Some(_)) => (false, false),
-        (None, None) if has(ORPHAN) => (true, has(FOREGROUND)),
-        (None, None) if has(FOREGROUND) => (false, true),
-        (None, None) => (target.resource.strategy.orphan_by_default(), false),
-    };
+    let (orphan, foreground) =
+        match (options.orphan_dependents, options.propagation_policy.as_deref()) {
+            (Some(orphan), _) => (orphan, false),
+            (None, Some("Orphan")) => (true, false),
+            (None, Some("Foreground")) => (false, true),
+            (None, Some(_)) => (false, false),
+            (None, None) if has(ORPHAN) => (true, has(FOREGROUND)),
+            (None, None) if has(FOREGROUND) => (false, true),
+            (None, None) => (target.resource.strategy.orphan_by_default(), false),
+        };
     let mut wanted: Vec<String> =
         finalizers.iter().filter(|name| *name != ORPHAN && *name != FOREGROUND).cloned().collect();
     if orphan && collected {

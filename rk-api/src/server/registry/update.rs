@@ -11,7 +11,7 @@ use crate::{
     resources::{Object, Part},
     server::{
         admission::{AdmissionRequest, Operation},
-        object::CachedObject,
+        object::{CachedObject, Stored},
         query::parse_version,
         status::{ApiError, Result, Subject},
     },
@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Namespace;
 
 /// What an update did.
 #[derive(Clone, Debug)]
-pub struct Updated {
+pub(crate) struct Updated {
     /// The object afterwards.
     pub object: Arc<CachedObject>,
     /// Whether it did not exist before.
@@ -32,7 +32,7 @@ impl Registry {
     /// another writer came in between, unless the new object names the version that it replaces.
     ///
     /// `change` is also asked when there is none, for kinds that a PUT may create.
-    pub async fn update(
+    pub(crate) async fn update(
         &self,
         target: &Target<'_>,
         part: Part,
@@ -61,6 +61,49 @@ impl Registry {
         Err(ApiError::modified(&target.subject(), target.name))
     }
 
+    /// Changes an object in place, past its strategy and admission: for subresources, which say
+    /// exactly what they change. Tried again when another writer came in between.
+    pub(in crate::server) async fn modify(
+        &self,
+        target: &Target<'_>,
+        change: impl Fn(&mut dyn Object) -> Result<()> + Send,
+    ) -> Result<Arc<CachedObject>> {
+        let mut found = self.read(target).await?;
+        for _ in 0..UPDATE_TRIES {
+            let Some(before) = found.take() else { return Err(target.not_found()) };
+            let mut new = before.object.boxed_clone();
+            change(new.as_mut())?;
+            match self.write_changed(target, &before, new).await {
+                Ok(object) => return Ok(object),
+                Err(WriteError::Api(error)) => return Err(error),
+                Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
+                    found = latest.map(|value| current(target, &value)).transpose()?;
+                }
+                Err(WriteError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::modified(&target.subject(), target.name))
+    }
+
+    /// Stores what an object has become: nothing when nothing changed, its removal when the last
+    /// thing went that kept it after its deletion.
+    async fn write_changed(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+        mut new: Box<dyn Object>,
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        if is_finished(new.as_ref(), before.object.as_ref()) {
+            let last = Stored::encode(new.as_mut())?;
+            return self.remove(target, before, last).await;
+        }
+        // An update that changes nothing writes nothing, so that nobody is told of it.
+        if Stored::encode(new.as_mut())? == before.stored {
+            return Ok(self.unchanged(target, before)?);
+        }
+        self.put(target, new.as_mut(), Expect::Revision(before.revision)).await
+    }
+
     async fn replace(
         &self,
         target: &Target<'_>,
@@ -86,23 +129,9 @@ impl Registry {
         target.resource.strategy.prepare_update(new.as_mut(), old, part);
         let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
         self.validate_update(target, part, new.as_mut(), old).await?;
-        if is_finished(new.as_ref(), old) {
-            let deleted = self.remove(target, before, new.as_mut()).await?;
-            return Ok(deleted);
-        }
-        let unchanged = {
-            let mut copy = new.boxed_clone();
-            crate::server::object::Stored::encode(copy.as_mut())?.bytes() == before.stored.bytes()
-        };
-        if unchanged {
-            let table = self.table(target)?;
-            let facts = crate::server::cache::Cache::facts(target.resource, old);
-            let key = target.key().into();
-            let stored = before.stored.clone();
-            return Ok(Arc::new(table.object(key, stored, before.revision.0, facts)));
-        }
-        let written = self.put(target, new.as_mut(), Expect::Revision(before.revision)).await?;
-        if !target.dry_run {
+        let finished = is_finished(new.as_ref(), old);
+        let written = self.write_changed(target, before, new).await?;
+        if !target.dry_run && !finished {
             allocation.keep();
         }
         Ok(written)
@@ -188,7 +217,8 @@ fn is_finished(new: &dyn Object, old: &dyn Object) -> bool {
     let (meta, old) = (new.meta(), old.meta());
     let namespace = new.as_any().downcast_ref::<Namespace>();
     let spec = namespace.and_then(|namespace| namespace.spec.as_ref());
-    let kept_by_spec = spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
+    let kept_by_spec =
+        spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
     old.deletion_timestamp.is_some()
         && old.deletion_grace_period_seconds.unwrap_or(0) == 0
         && meta.finalizers.as_ref().is_none_or(Vec::is_empty)

@@ -1,0 +1,160 @@
+//! The [`Runtime`] trait on [`NativeRuntime`]: one line a verb.
+
+use std::{net::SocketAddr, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use rk_net::netns;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{NativeRuntime, pods::fail, pods::image_error, session};
+use crate::runtime::{
+    ContainerConfig, ContainerStatus, ExecOutput, ExecRequest, Image, Io, Runtime, RuntimeError,
+    RuntimeEvent, SandboxConfig, SandboxStatus, Session,
+};
+
+/// How long a connection into a pod or to the node may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl Runtime for NativeRuntime {
+    fn version(&self) -> String {
+        concat!("rk://", env!("CARGO_PKG_VERSION")).to_owned()
+    }
+
+    async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError> {
+        self.inner.run_pod(config).await
+    }
+
+    async fn stop_pod_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.inner.stop_pod(id).await
+    }
+
+    async fn remove_pod_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.inner.remove_pod(id).await
+    }
+
+    async fn list_pod_sandboxes(&self) -> Result<Vec<SandboxStatus>, RuntimeError> {
+        Ok(self.inner.list_pods())
+    }
+
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: ContainerConfig,
+    ) -> Result<String, RuntimeError> {
+        self.inner.create_container(sandbox_id, config).await
+    }
+
+    async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.inner.start_container(id).await
+    }
+
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.inner.stop_container(id, grace).await
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.inner.remove_container(id).await
+    }
+
+    async fn list_containers(&self) -> Result<Vec<ContainerStatus>, RuntimeError> {
+        Ok(self.inner.list_containers())
+    }
+
+    async fn container_status(&self, id: &str) -> Result<ContainerStatus, RuntimeError> {
+        self.inner.container_status(id)
+    }
+
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecOutput, RuntimeError> {
+        let request = ExecRequest { command, stdin: false, tty: false };
+        let run = async { session::collect(session::exec(&self.inner, id, request).await?).await };
+        match timeout.is_zero() {
+            true => run.await,
+            false => tokio::time::timeout(timeout, run)
+                .await
+                .unwrap_or(Err(RuntimeError::Timeout(timeout))),
+        }
+    }
+
+    async fn exec(&self, id: &str, request: ExecRequest) -> Result<Session, RuntimeError> {
+        session::exec(&self.inner, id, request).await
+    }
+
+    async fn attach(&self, id: &str) -> Result<Session, RuntimeError> {
+        session::attach(&self.inner, id).await
+    }
+
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn Io>, RuntimeError> {
+        let netns = self.inner.pod_netns(sandbox_id)?;
+        let at = |address: &str| {
+            let address: std::net::IpAddr = address.parse().unwrap_or([127, 0, 0, 1].into());
+            netns::connect(Some(netns.clone()), SocketAddr::new(address, port), CONNECT_TIMEOUT)
+        };
+        let stream = match at("127.0.0.1").await {
+            Ok(stream) => stream,
+            Err(refused) => match at("::1").await {
+                Ok(stream) => stream,
+                Err(_) => {
+                    return Err(fail(format!("cannot connect to port {port} of the pod"))(refused));
+                }
+            },
+        };
+        Ok(Box::new(stream))
+    }
+
+    async fn dial(&self, address: SocketAddr) -> Result<Box<dyn Io>, RuntimeError> {
+        let stream = netns::connect(self.inner.node_netns.clone(), address, CONNECT_TIMEOUT)
+            .await
+            .map_err(fail(format!("cannot connect to {address}")))?;
+        Ok(Box::new(stream))
+    }
+
+    async fn image_status(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
+        Ok(self.inner.images.find(image).map(|found| found.image))
+    }
+
+    async fn pull_image(&self, image: &str) -> Result<String, RuntimeError> {
+        match self.inner.images.find(image) {
+            Some(found) => Ok(found.image.id),
+            None => Err(RuntimeError::ImagePull {
+                image: image.to_owned(),
+                reason: "it is not on this node, and pulling from registries is not available: \
+                         load it from a file"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    async fn list_images(&self) -> Result<Vec<Image>, RuntimeError> {
+        Ok(self.inner.images.list())
+    }
+
+    async fn remove_image(&self, image: &str) -> Result<(), RuntimeError> {
+        let (inner, image) = (self.inner.clone(), image.to_owned());
+        tokio::task::spawn_blocking(move || inner.images.remove(&image, &inner.layers_in_use()))
+            .await
+            .map_err(|error| fail("the removal died")(std::io::Error::other(error)))?
+            .map_err(image_error)
+    }
+
+    fn events(&self) -> BoxStream<'static, RuntimeEvent> {
+        let receiver = self.inner.events.subscribe();
+        futures::stream::unfold(receiver, |mut receiver| async move {
+            loop {
+                match receiver.recv().await {
+                    Ok(event) => return Some((event, receiver)),
+                    // The newest are still there.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        })
+        .boxed()
+    }
+}
