@@ -16,6 +16,11 @@ impl Path {
         Self(name.to_owned())
     }
 
+    /// The object itself.
+    pub fn root() -> Self {
+        Self(String::new())
+    }
+
     /// The field `name` of this one. `name` may hold dots to go several levels down at once.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
@@ -152,7 +157,27 @@ impl FieldError {
         }
     }
 
-    /// The value has more than `max` characters.
+    /// What the field refers to does not exist.
+    pub fn not_found(path: &Path, value: impl Into<Value>) -> Self {
+        Self {
+            path: path.clone(),
+            reason: Reason::NotFound,
+            value: Some(value.into()),
+            detail: String::new(),
+        }
+    }
+
+    /// A list has more than `max` items.
+    pub fn too_many(path: &Path, found: usize, max: usize) -> Self {
+        Self {
+            path: path.clone(),
+            reason: Reason::TooMany,
+            value: Some(found.into()),
+            detail: format!("must have at most {max} items"),
+        }
+    }
+
+    /// The value has more than `max` bytes.
     pub fn too_long(path: &Path, max: usize) -> Self {
         Self {
             path: path.clone(),

@@ -1,8 +1,18 @@
 //! The Kubernetes API as a library: its types, what the server knows of every kind, the server
 //! itself, and what clients build on.
 
+pub mod client;
 pub mod clock;
+pub mod discovery;
 pub mod field;
+pub mod io;
 pub mod meta;
+pub mod openapi;
+pub mod patch;
 pub mod resources;
+pub mod rng;
+pub mod schema;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod testing;
 pub mod types;

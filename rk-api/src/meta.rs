@@ -1,4 +1,11 @@
-//! What all objects share: names, selectors, quantities, tables.
+//! What all objects share: metadata, names, selectors, quantities, tables.
 
+pub mod conditions;
 pub mod names;
+pub mod object;
+pub mod quantity;
+pub mod selectors;
+pub mod strict;
 pub mod table;
+
+pub use self::object::{validate_metadata, validate_metadata_update};

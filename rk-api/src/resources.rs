@@ -4,7 +4,47 @@
 //! [`Kind`], which says how it is defaulted, validated and updated. The server's handlers are
 //! generic over this table: adding a kind adds no handler.
 
-use std::{any::Any, borrow::Cow, fmt, marker::PhantomData, sync::Arc};
+mod binding;
+mod builtin;
+mod certificate_signing_request;
+mod check;
+mod config_map;
+mod controller_revision;
+mod cron_job;
+mod daemon_set;
+mod decode;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod horizontal_pod_autoscaler;
+mod ingress;
+mod ingress_class;
+mod job;
+mod lease;
+mod limit_range;
+mod namespace;
+mod network_policy;
+mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
+mod pod;
+mod pod_disruption_budget;
+mod pod_template;
+mod priority_class;
+mod rbac;
+mod replica_set;
+mod replication_controller;
+mod resource_quota;
+mod row;
+mod secret;
+mod service;
+mod service_account;
+mod stateful_set;
+mod storage_class;
+mod typed;
+
+use std::{any::Any, borrow::Cow, fmt, sync::Arc};
 
 use k8s_openapi::{
     api::autoscaling::v1::Scale,
@@ -14,6 +54,7 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::field::ErrorList;
 
 /// A kind that the server serves, at one group and version.
@@ -67,6 +108,34 @@ impl Resource {
         } else {
             format!("{}.{}", self.plural, self.group)
         }
+    }
+
+    /// What to answer (400) for a body that [`Strategy::decode`] refuses.
+    pub fn undecodable(&self, error: &serde_json::Error) -> String {
+        let (kind, version) = (&self.kind, &self.version);
+        format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}")
+    }
+
+    /// What to answer (400) for a field selector with a field that is not selectable; `None` when
+    /// it is.
+    pub fn refused_field(&self, field: &str) -> Option<String> {
+        let known = self.strategy.field_names();
+        if field == "metadata.name" || known.contains(&field) {
+            return None;
+        }
+        if field == "metadata.namespace" && (self.namespaced || known.is_empty()) {
+            return None;
+        }
+        Some(match (self.group.as_ref(), self.kind.as_ref()) {
+            _ if known.is_empty() => format!(
+                "\"{field}\" is not a known field selector: only \"metadata.name\", \
+                 \"metadata.namespace\""
+            ),
+            ("batch", kind) => {
+                format!("field label \"{field}\" not supported for batchv1.{kind}")
+            }
+            _ => format!("field label not supported: {field}"),
+        })
     }
 
     /// The key of an object of this kind.
@@ -180,6 +249,10 @@ pub enum Part {
     Main,
     /// The `status` subresource: the status alone.
     Status,
+    /// A Pod's `ephemeralcontainers` subresource: its ephemeral containers alone.
+    EphemeralContainers,
+    /// A Pod's `resize` subresource: its resources alone.
+    Resize,
 }
 
 /// Fields that a field selector can name, with their values: `("spec.nodeName", "n1")`.
@@ -199,7 +272,7 @@ pub struct Decoded {
 /// without status or generation.
 ///
 /// Order on create: decode, [`default`](Kind::default), [`prepare_create`](Kind::prepare_create),
-/// [`validate`](Kind::validate). On update: decode, `default`,
+/// [`validate`](Kind::validate), [`validate_create`](Kind::validate_create). On update: decode, `default`,
 /// [`prepare_update`](Kind::prepare_update), `validate`,
 /// [`validate_update`](Kind::validate_update). Metadata that all kinds share is handled by the
 /// server: names, UIDs, timestamps, labels, owner references, finalizers.
@@ -218,6 +291,12 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
 
     /// What is wrong with the object as it stands (metadata excepted).
     fn validate(_object: &Self::Object) -> ErrorList {
+        ErrorList::new()
+    }
+
+    /// What is wrong with creating the object, besides what [`validate`](Kind::validate) finds:
+    /// what only an update may set.
+    fn validate_create(_object: &Self::Object) -> ErrorList {
         ErrorList::new()
     }
 
@@ -289,6 +368,10 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, part: Part);
     /// See [`Kind::validate`].
     fn validate(&self, object: &dyn Object) -> ErrorList;
+    /// See [`Kind::validate_create`].
+    fn validate_create(&self, _object: &dyn Object) -> ErrorList {
+        ErrorList::new()
+    }
     /// See [`Kind::validate_update`].
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList;
     /// See [`Kind::validate_name`].
@@ -313,110 +396,4 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn create_on_update(&self) -> bool;
     /// See [`Kind::UNCONDITIONAL_UPDATE`].
     fn unconditional_update(&self) -> bool;
-}
-
-/// The [`Strategy`] of a built-in [`Kind`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Typed<K>(PhantomData<K>);
-
-impl<K: Kind> Typed<K> {
-    /// As a table row holds it.
-    pub fn shared() -> Arc<dyn Strategy> {
-        Arc::new(Self(PhantomData))
-    }
-}
-
-fn typed<K: Kind>(object: &dyn Object) -> Option<&K::Object> {
-    object.as_any().downcast_ref()
-}
-
-fn typed_mut<K: Kind>(object: &mut dyn Object) -> Option<&mut K::Object> {
-    object.as_any_mut().downcast_mut()
-}
-
-impl<K: Kind> Strategy for Typed<K> {
-    fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
-        let mut unknown_fields = Vec::new();
-        let mut json = serde_json::Deserializer::from_slice(json);
-        let object: K::Object = serde_ignored::deserialize(&mut json, |path| {
-            unknown_fields.push(path.to_string());
-        })?;
-        json.end()?;
-        Ok(Decoded { object: Box::new(object), unknown_fields })
-    }
-
-    fn default(&self, object: &mut dyn Object) {
-        if let Some(object) = typed_mut::<K>(object) {
-            <K as Kind>::default(object);
-        }
-    }
-
-    fn prepare_create(&self, object: &mut dyn Object) {
-        if let Some(object) = typed_mut::<K>(object) {
-            K::prepare_create(object);
-        }
-    }
-
-    fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, part: Part) {
-        if let (Some(new), Some(old)) = (typed_mut::<K>(new), typed::<K>(old)) {
-            K::prepare_update(new, old, part);
-        }
-    }
-
-    fn validate(&self, object: &dyn Object) -> ErrorList {
-        typed::<K>(object).map(K::validate).unwrap_or_default()
-    }
-
-    fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList {
-        match (typed::<K>(new), typed::<K>(old)) {
-            (Some(new), Some(old)) => K::validate_update(new, old, part),
-            _ => ErrorList::new(),
-        }
-    }
-
-    fn validate_name(&self, name: &str, generate_prefix: bool) -> Vec<String> {
-        K::validate_name(name, generate_prefix)
-    }
-
-    fn fields(&self, object: &dyn Object) -> Fields {
-        typed::<K>(object).map(K::fields).unwrap_or_default()
-    }
-
-    fn field_names(&self) -> &'static [&'static str] {
-        K::FIELDS
-    }
-
-    fn cells(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
-        typed::<K>(object).map(|object| K::cells(object, now)).unwrap_or_default()
-    }
-
-    fn warnings(&self, object: &dyn Object) -> Vec<String> {
-        typed::<K>(object).map(K::warnings).unwrap_or_default()
-    }
-
-    fn grace_period_seconds(&self, object: &dyn Object, options: &DeleteOptions) -> Option<i64> {
-        typed::<K>(object).and_then(|object| K::grace_period_seconds(object, options))
-    }
-
-    fn scale(&self, object: &dyn Object) -> Option<Scale> {
-        typed::<K>(object).and_then(K::scale)
-    }
-
-    fn set_replicas(&self, object: &mut dyn Object, replicas: i32) {
-        if let Some(object) = typed_mut::<K>(object) {
-            K::set_replicas(object, replicas);
-        }
-    }
-
-    fn orphan_by_default(&self) -> bool {
-        K::ORPHAN_BY_DEFAULT
-    }
-
-    fn create_on_update(&self) -> bool {
-        K::CREATE_ON_UPDATE
-    }
-
-    fn unconditional_update(&self) -> bool {
-        K::UNCONDITIONAL_UPDATE
-    }
 }

@@ -12,6 +12,7 @@
 
 pub mod build;
 mod name;
+pub mod samples;
 mod source;
 mod store;
 mod unpack;

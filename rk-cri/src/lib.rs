@@ -1,9 +1,14 @@
 //! Container runtimes and the node agent (kubelet).
 
+pub mod conformance;
 #[cfg(target_os = "linux")]
 pub mod images;
+pub mod logs;
 #[cfg(all(target_os = "linux", feature = "native"))]
 pub mod native;
 pub mod runtime;
+pub mod sim;
+pub mod timers;
 
 pub use runtime::{Runtime, RuntimeError};
+pub use sim::SimRuntime;

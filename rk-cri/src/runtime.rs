@@ -213,6 +213,15 @@ pub struct ContainerStatus {
     pub log_path: PathBuf,
 }
 
+/// All that a runtime knows of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodRuntimeStatus {
+    /// Its sandboxes, in any order.
+    pub sandboxes: Vec<SandboxStatus>,
+    /// The containers in them, in any order.
+    pub containers: Vec<ContainerStatus>,
+}
+
 /// An image on the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -310,6 +319,12 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Name and version, as the node's status shows it: `rk://0.1.0`, `containerd://1.7.0`.
     fn version(&self) -> String;
 
+    /// Whether containers are only simulated. The agent then writes no files for them and asks for
+    /// no tokens, so that many nodes fit in one process.
+    fn simulated(&self) -> bool {
+        false
+    }
+
     /// Makes a sandbox and its network, and returns its id.
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError>;
     /// Kills its containers and takes its network down. The sandbox stays listed, not ready.
@@ -318,6 +333,19 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn remove_pod_sandbox(&self, id: &str) -> Result<(), RuntimeError>;
     /// All sandboxes.
     async fn list_pod_sandboxes(&self) -> Result<Vec<SandboxStatus>, RuntimeError>;
+
+    /// The sandboxes and containers of one pod. To be overridden where that is cheaper than to
+    /// list everything.
+    async fn pod_status(&self, uid: &str) -> Result<PodRuntimeStatus, RuntimeError> {
+        let mut sandboxes = self.list_pod_sandboxes().await?;
+        sandboxes.retain(|sandbox| sandbox.config.pod.uid == uid);
+        let mut containers = Vec::new();
+        if !sandboxes.is_empty() {
+            containers = self.list_containers().await?;
+            containers.retain(|container| sandboxes.iter().any(|s| s.id == container.sandbox_id));
+        }
+        Ok(PodRuntimeStatus { sandboxes, containers })
+    }
 
     /// Makes a container, and returns its id.
     async fn create_container(

@@ -207,6 +207,20 @@ pub enum StoreError {
         detail: String,
     },
 
+    /// Somebody else has the directory open, in this process or another. Nothing was changed.
+    #[error("{directory} is in use by another store: close that one first")]
+    Locked {
+        /// The directory.
+        directory: String,
+    },
+
+    /// A backup can only be restored into an empty directory. Nothing was changed.
+    #[error("{directory} already has a store in it: restore into an empty directory")]
+    NotEmpty {
+        /// The directory.
+        directory: String,
+    },
+
     /// No answer. A write may or may not have happened.
     #[error("the store does not answer ({reason}): retry with back-off, reading before writing")]
     Unavailable {

@@ -1,0 +1,207 @@
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Arc, Weak},
+};
+
+use futures::future::join_all;
+use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
+use tokio::{sync::watch, task::AbortHandle};
+
+mod reflector;
+mod store;
+mod subscription;
+
+use store::Store;
+pub use subscription::{Change, Subscription};
+
+/// What an informer can hold: any statically typed kind.
+pub trait Watchable:
+    kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
+{
+}
+
+impl<K> Watchable for K where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
+{
+}
+
+/// The shared informers of a process: one list and watch for each kind and selector, however many
+/// components ask for it, so that an object is decoded once. Clones share the same informers.
+///
+/// An informer ends when its last [`Informer`] and [`Subscription`] is dropped.
+#[derive(Clone)]
+pub struct Informers(Arc<Factory>);
+
+struct Factory {
+    client: kube::Client,
+    made: Mutex<Made>,
+}
+
+#[derive(Default)]
+struct Made {
+    informers: BTreeMap<(TypeId, Option<String>, Option<String>), Weak<dyn Any + Send + Sync>>,
+    synced: Vec<watch::Receiver<bool>>,
+}
+
+impl Debug for Informers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Informers").field("made", &self.0.made.lock().informers.len()).finish()
+    }
+}
+
+impl Informers {
+    /// Informers that list and watch through `client`.
+    pub fn new(client: kube::Client) -> Self {
+        Self(Arc::new(Factory { client, made: Mutex::default() }))
+    }
+
+    /// The informer of all objects of a kind. The first call starts it, so it must come from
+    /// within a tokio runtime.
+    pub fn of<K: Watchable>(&self) -> Informer<K> {
+        self.selected(None, None)
+    }
+
+    /// The informer of the objects that match a label selector and a field selector.
+    pub fn selected<K: Watchable>(&self, label: Option<&str>, field: Option<&str>) -> Informer<K> {
+        let key = (TypeId::of::<K>(), label.map(str::to_owned), field.map(str::to_owned));
+        let mut made = self.0.made.lock();
+        let existing = made.informers.get(&key).and_then(Weak::upgrade);
+        if let Some(handle) = existing.and_then(|any| any.downcast::<Handle<K>>().ok()) {
+            return Informer(handle);
+        }
+
+        let shared = Arc::new(Shared::<K> {
+            store: RwLock::new(Store::new()),
+            synced: watch::Sender::new(false),
+        });
+        let source = reflector::Source::new::<K>(self.client(), label, field);
+        let task = tokio::spawn(reflector::run(source, shared.clone()));
+        let handle = Arc::new(Handle { shared, task: task.abort_handle() });
+
+        made.synced.retain(|synced| synced.has_changed().is_ok());
+        made.synced.push(handle.shared.synced.subscribe());
+        let weak: Weak<dyn Any + Send + Sync> = Arc::<Handle<K>>::downgrade(&handle);
+        made.informers.retain(|_, informer| informer.strong_count() > 0);
+        made.informers.insert(key, weak);
+        Informer(handle)
+    }
+
+    /// Waits until every informer made so far, and still in use, has listed once.
+    pub async fn synced(&self) {
+        let receivers = self.0.made.lock().synced.clone();
+        join_all(receivers.into_iter().map(|mut receiver| async move {
+            // An error means that the informer ended: nobody needs it synced.
+            let _ = receiver.wait_for(|synced| *synced).await;
+        }))
+        .await;
+    }
+
+    /// The client that the informers use.
+    pub fn client(&self) -> kube::Client {
+        self.0.client.clone()
+    }
+}
+
+/// A cache of all objects of a kind, or of those that a selector matches, kept up to date by a
+/// watch. Clones are handles to the same cache.
+///
+/// Objects come in the order of namespace and name, so what is computed from them does not depend
+/// on chance.
+pub struct Informer<K: Watchable>(Arc<Handle<K>>);
+
+/// Ends the background task with the last handle.
+struct Handle<K: Watchable> {
+    shared: Arc<Shared<K>>,
+    task: AbortHandle,
+}
+
+/// What the background task and the handles share.
+struct Shared<K> {
+    store: RwLock<Store<K>>,
+    synced: watch::Sender<bool>,
+}
+
+impl<K: Watchable> Drop for Handle<K> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<K: Watchable> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Watchable> Debug for Informer<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Informer")
+            .field("kind", &K::kind(&()))
+            .field("len", &self.len())
+            .field("synced", &self.has_synced())
+            .finish()
+    }
+}
+
+impl<K: Watchable> Informer<K> {
+    /// The object of this name; `namespace` is empty for cluster-scoped kinds.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.0.shared.store.read().get(namespace, name)
+    }
+
+    /// All objects, by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.0.shared.store.read().list()
+    }
+
+    /// The objects of a namespace, by name.
+    pub fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.0.shared.store.read().list_in(namespace)
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.0.shared.store.read().len()
+    }
+
+    /// Whether there are no objects.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps an index of the objects by the values that `f` gives for each. The name stands for
+    /// the function: a second call with the same name changes nothing.
+    pub fn add_index(&self, name: &'static str, f: fn(&K) -> Vec<String>) {
+        self.0.shared.store.write().add_index(name, f);
+    }
+
+    /// The objects with `value` in the index `name`, by namespace and name. Without such an index
+    /// there are none.
+    pub fn by_index(&self, name: &'static str, value: &str) -> Vec<Arc<K>> {
+        self.0.shared.store.read().by_index(name, value)
+    }
+
+    /// Changes from now on, after an `Added` for every object that is there.
+    pub fn subscribe(&self) -> Subscription<K> {
+        let queue = self.0.shared.store.write().subscribe();
+        Subscription::new(queue, self.clone())
+    }
+
+    /// Waits until the first list is in.
+    pub async fn synced(&self) {
+        let mut receiver = self.0.shared.synced.subscribe();
+        // The sender lives as long as this handle.
+        let _ = receiver.wait_for(|synced| *synced).await;
+    }
+
+    /// Whether the first list is in.
+    pub fn has_synced(&self) -> bool {
+        *self.0.shared.synced.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! Keeps a [`Store`](super::Store) equal to what the API server has: list, then watch from there.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use http::Request;
+use http_body_util::BodyExt;
+use kube::{client::Body, core::Status};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{Shared, Watchable, store::key_of};
+use crate::{client::Backoff, rng};
+
+/// The longest line of a watch that is accepted, and so the largest object. The store's limit for
+/// a value is far below.
+const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// Where and what to list and watch.
+pub(super) struct Source {
+    client: kube::Client,
+    path: String,
+    /// Selectors as a query, each with a leading `&`.
+    selectors: String,
+}
+
+/// Why a list or a watch ended.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The version is no longer kept: list again.
+    #[error("the resource version is too old")]
+    Expired,
+    #[error("{0}")]
+    Refused(Box<Status>),
+    #[error(transparent)]
+    Client(#[from] kube::Error),
+    #[error("reading the answer: {0}")]
+    Read(#[source] kube::Error),
+    #[error("malformed answer: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("a line of the watch exceeds {LINE_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("building the request: {0}")]
+    Request(#[from] http::Error),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        // Servers say 410 with either reason, and before 1.19 "ResourceExpired" with another code.
+        let expired = ["Expired", "Gone", "ResourceExpired"].contains(&status.reason.as_str());
+        if status.code == 410 || expired {
+            Failure::Expired
+        } else {
+            Failure::Refused(Box::new(status))
+        }
+    }
+}
+
+impl Source {
+    pub(super) fn new<K: Watchable>(
+        client: kube::Client,
+        label: Option<&str>,
+        field: Option<&str>,
+    ) -> Self {
+        let mut selectors = String::new();
+        for (name, value) in [("labelSelector", label), ("fieldSelector", field)] {
+            if let Some(value) = value {
+                selectors.push_str(&format!("&{name}={}", escape(value)));
+            }
+        }
+        Self { client, path: K::url_path(&(), None), selectors }
+    }
+
+    async fn send(&self, query: String) -> Result<Body, Failure> {
+        let request = Request::get(format!("{}?{query}{}", self.path, self.selectors))
+            .header(http::header::ACCEPT, "application/json")
+            // Some servers compress each event of a watch apart, which kube's layer cannot read.
+            .header(http::header::ACCEPT_ENCODING, "identity")
+            .body(Body::empty())?;
+        let response = self.client.send(request).await?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let code = response.status();
+        let body = response.into_body().collect().await.map_err(Failure::Read)?.to_bytes();
+        let status = serde_json::from_slice::<Status>(&body).unwrap_or_else(|_| {
+            Status::failure(&String::from_utf8_lossy(&body), code.as_str()).with_code(code.as_u16())
+        });
+        Err(status.into())
+    }
+}
+
+/// Percent-encodes a query value.
+fn escape(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(byte as char);
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    #[serde(default)]
+    metadata: ListMeta,
+    /// Some servers write an empty list as null.
+    items: Option<Vec<T>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct ListMeta {
+    #[serde(default)]
+    resource_version: String,
+}
+
+/// Lists and watches for ever.
+pub(super) async fn run<K: Watchable>(source: Source, shared: Arc<Shared<K>>) {
+    let kind = K::kind(&());
+    let mut backoff = Backoff::for_watches();
+    // Any version will do at first: the server answers from its cache.
+    let mut at_least = "0".to_owned();
+    loop {
+        let version = match list::<K>(&source, &at_least).await {
+            Ok((items, version)) => {
+                shared.store.write().replace(items);
+                shared.synced.send_replace(true);
+                version
+            }
+            Err(failure) => {
+                if matches!(failure, Failure::Expired) {
+                    at_least.clear();
+                }
+                let pause = backoff.pause();
+                tracing::warn!(%kind, %failure, ?pause, "list failed");
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+        };
+        at_least = watch_until_expired(&source, &shared, version, &mut backoff).await;
+        tracing::debug!(%kind, "the watch fell behind, listing again");
+    }
+}
+
+async fn list<K: Watchable>(source: &Source, at_least: &str) -> Result<(Vec<K>, String), Failure> {
+    let query = match at_least {
+        "" => "limit=0".to_owned(),
+        version => format!("resourceVersion={version}"),
+    };
+    let body = source.send(query).await?.collect().await.map_err(Failure::Read)?.to_bytes();
+    match serde_json::from_slice::<List<K>>(&body) {
+        Ok(list) => Ok((list.items.unwrap_or_default(), list.metadata.resource_version)),
+        // One object that does not fit our types must not hide all others.
+        Err(_) => {
+            let list: List<&RawValue> = serde_json::from_slice(&body)?;
+            let items = list.items.unwrap_or_default();
+            let items = items.iter().filter_map(|raw| decode(raw.get().as_bytes()));
+            Ok((items.collect(), list.metadata.resource_version))
+        }
+    }
+}
+
+fn decode<K: Watchable>(json: &[u8]) -> Option<K> {
+    match serde_json::from_slice(json) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            tracing::error!(kind = %K::kind(&()), %error, "skipping an object of unexpected form");
+            None
+        }
+    }
+}
+
+/// Watches from `version`, again and again, and returns the version to list from when the server
+/// no longer has the history.
+async fn watch_until_expired<K: Watchable>(
+    source: &Source,
+    shared: &Shared<K>,
+    mut version: String,
+    backoff: &mut Backoff,
+) -> String {
+    let mut first = true;
+    loop {
+        let started = Instant::now();
+        let before = version.clone();
+        let result = watch(source, shared, &mut version).await;
+        let failure = match result {
+            // The server ends watches now and then; one that ended at once is a failure.
+            Ok(()) if version != before || started.elapsed() >= Duration::from_secs(1) => {
+                backoff.reset();
+                first = false;
+                continue;
+            }
+            Ok(()) => None,
+            Err(Failure::Expired) => {
+                // A server that calls its own list expired would otherwise be asked in a loop.
+                if first && version == before {
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                return String::new();
+            }
+            Err(failure) => Some(failure),
+        };
+        first = false;
+        let pause = backoff.pause();
+        let kind = K::kind(&());
+        match failure {
+            Some(failure) => tracing::warn!(%kind, %failure, ?pause, "watch failed"),
+            None => tracing::debug!(%kind, ?pause, "the watch ended at once"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn watch<K: Watchable>(
+    source: &Source,
+    shared: &Shared<K>,
+    version: &mut String,
+) -> Result<(), Failure> {
+    // Five to ten minutes, as client-go: many watches of one server do not end together.
+    let timeout = rng::jitter(Duration::from_secs(300), 1.0).as_secs();
+    let query = format!(
+        "watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={timeout}"
+    );
+    let mut frames = source.send(query).await?.into_data_stream();
+    let mut partial = BytesMut::new();
+    while let Some(frame) = frames.next().await {
+        let mut frame: Bytes = frame.map_err(Failure::Read)?;
+        while let Some(end) = frame.iter().position(|byte| *byte == b'\n') {
+            let line = frame.split_to(end + 1);
+            if partial.is_empty() {
+                apply(shared, &line, version)?;
+            } else {
+                partial.extend_from_slice(&line);
+                apply(shared, &partial.split(), version)?;
+            }
+        }
+        if partial.len() + frame.len() > LINE_BYTES_MAX {
+            return Err(Failure::TooLong);
+        }
+        partial.extend_from_slice(&frame);
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct RawEvent<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct OnlyMeta {
+    metadata: ListMeta,
+}
+
+/// Takes in one line of a watch.
+fn apply<K: Watchable>(
+    shared: &Shared<K>,
+    line: &[u8],
+    version: &mut String,
+) -> Result<(), Failure> {
+    if line.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    let event: RawEvent<'_> = serde_json::from_slice(line)?;
+    let json = event.object.get().as_bytes();
+    match event.kind {
+        "ADDED" | "MODIFIED" | "DELETED" => {
+            let Some(object) = decode::<K>(json) else {
+                *version = serde_json::from_slice::<OnlyMeta>(json)?.metadata.resource_version;
+                return Ok(());
+            };
+            if let Some(newer) = &object.meta().resource_version {
+                version.clone_from(newer);
+            }
+            let mut store = shared.store.write();
+            match event.kind {
+                "DELETED" => store.remove(key_of(&object), Some(object)),
+                _ => store.put(object),
+            }
+            Ok(())
+        }
+        "BOOKMARK" => {
+            *version = serde_json::from_slice::<OnlyMeta>(json)?.metadata.resource_version;
+            Ok(())
+        }
+        "ERROR" => Err(serde_json::from_slice::<Status>(json)?.into()),
+        other => {
+            tracing::warn!(kind = other, "unknown watch event");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The Swagger 2.0 document.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    operations::{Answer, Body, Operation, PATCH, PATCH_MEDIA_TYPES},
+    parameters::Parameter,
+    schemas::{Dialect, reference},
+};
+
+/// The document of all group versions.
+pub(super) fn document(operations: &[Operation], definitions: Map<String, Value>) -> Value {
+    let mut paths = Map::new();
+    for operation in operations {
+        let path = paths.entry(&operation.path).or_insert_with(|| path_item(operation));
+        path[operation.method] = describe(operation);
+    }
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "unversioned"},
+        "paths": paths,
+        "definitions": definitions,
+        "security": [{"BearerToken": []}],
+        "securityDefinitions": {
+            "BearerToken": {
+                "type": "apiKey",
+                "name": "authorization",
+                "in": "header",
+                "description": "Bearer token",
+            },
+        },
+    })
+}
+
+fn path_item(operation: &Operation) -> Value {
+    if operation.path_parameters.is_empty() {
+        return json!({});
+    }
+    let in_path = operation.path_parameters.iter().map(|each| parameter(each, "path"));
+    json!({"parameters": in_path.collect::<Vec<_>>()})
+}
+
+fn describe(operation: &Operation) -> Value {
+    let consumes: &[&str] = match operation.body {
+        Body::Patch => PATCH_MEDIA_TYPES,
+        _ => &["*/*"],
+    };
+    let produces: &[&str] = match operation.answer {
+        Answer::Object(_) => &["application/json", "application/yaml"],
+        Answer::List(_) => {
+            &["application/json", "application/yaml", "application/json;stream=watch"]
+        }
+        Answer::Text => &["*/*"],
+    };
+    let mut document = json!({
+        "tags": [operation.tag],
+        "description": operation.description,
+        "operationId": operation.id,
+        "consumes": consumes,
+        "produces": produces,
+        "schemes": ["https"],
+        "responses": responses(operation),
+    });
+    let in_query = operation.query_parameters.iter().map(|each| parameter(each, "query"));
+    let parameters: Vec<_> = body(&operation.body).into_iter().chain(in_query).collect();
+    if !parameters.is_empty() {
+        document["parameters"] = parameters.into();
+    }
+    if !operation.action.is_empty() {
+        let kind = &operation.kind;
+        document["x-kubernetes-action"] = operation.action.into();
+        document["x-kubernetes-group-version-kind"] =
+            json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+    }
+    document
+}
+
+fn parameter(parameter: &Parameter, place: &str) -> Value {
+    let mut document = json!({
+        "name": parameter.name,
+        "in": place,
+        "description": parameter.description,
+        "type": parameter.kind,
+        "uniqueItems": true,
+    });
+    if place == "path" {
+        document["required"] = true.into();
+    }
+    document
+}
+
+fn body(body: &Body) -> Option<Value> {
+    let (name, required): (&str, bool) = match body {
+        Body::Nothing => return None,
+        Body::Object(name) => (name, true),
+        Body::Options(name) => (name, false),
+        Body::Patch => (PATCH, true),
+    };
+    let mut document =
+        json!({"name": "body", "in": "body", "schema": reference(Dialect::V2, name)});
+    if required {
+        document["required"] = true.into();
+    }
+    Some(document)
+}
+
+fn responses(operation: &Operation) -> Value {
+    let schema = match &operation.answer {
+        Answer::Object(name) | Answer::List(name) => reference(Dialect::V2, name),
+        Answer::Text => json!({"type": "string"}),
+    };
+    let mut responses = json!({"401": {"description": "Unauthorized"}});
+    for code in operation.codes {
+        responses[code.to_string()] =
+            json!({"description": super::status_text(*code), "schema": schema});
+    }
+    responses
+}

@@ -1,0 +1,582 @@
+//! Decoding a JSON object as a Go API server does.
+//!
+//! A deserializer around serde_json's knows the path of each value. With it, it
+//! - collects the paths of fields that the kind does not have,
+//! - words type errors as Go's `encoding/json` does,
+//! - canonicalises quantities, and refuses texts that are none,
+//! - reads `null` as the empty string where a map or list holds strings.
+
+use std::{any::type_name, cell::RefCell, fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess,
+        SeqAccess, VariantAccess, Visitor,
+    },
+};
+
+use crate::meta::quantity::Quantity;
+
+/// Decodes a JSON text, and lists the fields that `T` does not have.
+///
+/// # Errors
+/// serde_json's for malformed JSON; for a wrong type or value one whose message is that of
+/// Kubernetes, for example `json: cannot unmarshal string into Go struct field
+/// PodSpec.spec.containers of type []v1.Container`.
+pub(super) fn decode<T: DeserializeOwned>(
+    json: &[u8],
+) -> Result<(T, Vec<String>), serde_json::Error> {
+    let notes = Notes::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let at = Place { notes: &notes, path: Path::Root, owner: "" };
+    let decoded = T::deserialize(Tracked { inner: &mut deserializer, at })
+        .and_then(|object| deserializer.end().map(|()| object));
+    match decoded {
+        Ok(object) => Ok((object, notes.unknown.into_inner())),
+        Err(error) => Err(match notes.wrong.into_inner() {
+            Some(message) if error.is_data() => de::Error::custom(message),
+            _ => error,
+        }),
+    }
+}
+
+/// What is found on the way.
+#[derive(Default)]
+struct Notes {
+    unknown: RefCell<Vec<String>>,
+    /// The message of the innermost error, which is met first.
+    wrong: RefCell<Option<String>>,
+}
+
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Index(&'a Path<'a>, usize),
+}
+
+impl Path<'_> {
+    /// `spec.containers[0].name`, or without indices as Go's error has it.
+    fn write(&self, out: &mut String, indices: bool) {
+        match self {
+            Path::Root => {}
+            Path::Field(parent, name) => {
+                parent.write(out, indices);
+                if !out.is_empty() {
+                    out.push('.');
+                }
+                out.push_str(name);
+            }
+            Path::Index(parent, index) => {
+                parent.write(out, indices);
+                if indices {
+                    out.push_str(&format!("[{index}]"));
+                }
+            }
+        }
+    }
+}
+
+/// Where a value stands: its path, and the struct whose field it is or is in.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    notes: &'a Notes,
+    path: Path<'a>,
+    owner: &'a str,
+}
+
+impl Place<'_> {
+    fn text(&self, indices: bool) -> String {
+        let mut out = String::new();
+        self.path.write(&mut out, indices);
+        out
+    }
+
+    /// Remembers the first error, in Go's words.
+    fn note<T, E: de::Error>(&self, wanted: &str, result: Result<T, E>) -> Result<T, E> {
+        result.inspect_err(|error| {
+            let mut wrong = self.notes.wrong.borrow_mut();
+            if wrong.is_none() {
+                *wrong = Some(self.message(wanted, &error.to_string()));
+            }
+        })
+    }
+
+    fn message(&self, wanted: &str, error: &str) -> String {
+        let Some(found) = found_type(error) else {
+            let error = error.rsplit_once(" at line ").map_or(error, |(error, _)| error);
+            let path = self.text(true);
+            return if path.is_empty() { error.to_owned() } else { format!("{path}: {error}") };
+        };
+        let wanted = go_type(wanted);
+        if self.owner.is_empty() {
+            return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
+        }
+        let (owner, path) = (self.owner, self.text(false));
+        format!(
+            "json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}"
+        )
+    }
+}
+
+/// Go's word for the JSON value that serde found in place of the wanted one.
+fn found_type(error: &str) -> Option<String> {
+    let (invalid_type, found) = match error.strip_prefix("invalid type: ") {
+        Some(found) => (true, found),
+        None => (false, error.strip_prefix("invalid value: ")?),
+    };
+    let word = ["string", "integer", "floating point", "boolean", "map", "sequence", "null"]
+        .into_iter()
+        .find(|word| found.starts_with(word))?;
+    let number = || found.split('`').nth(1).unwrap_or("").to_owned();
+    Some(match word {
+        "string" if !invalid_type => return None,
+        "integer" | "floating point" if !invalid_type => format!("number {}", number()),
+        "integer" => "number".to_owned(),
+        "floating point" => format!("number {}", number()),
+        "boolean" => "bool".to_owned(),
+        "map" => "object".to_owned(),
+        "sequence" => "array".to_owned(),
+        other => other.to_owned(),
+    })
+}
+
+/// Go's name of the type that Rust calls `name`.
+fn go_type(name: &str) -> String {
+    let generic = |name: &str| -> Option<(String, String)> {
+        let (outer, inner) = name.strip_suffix('>')?.split_once('<')?;
+        Some((outer.rsplit("::").next().unwrap_or(outer).to_owned(), inner.to_owned()))
+    };
+    match generic(name) {
+        Some((outer, inner)) if outer == "Vec" => format!("[]{}", go_type(&inner)),
+        Some((outer, inner)) if outer == "Option" || outer == "Box" => go_type(&inner),
+        Some((outer, inner)) if outer == "BTreeMap" => {
+            let value = inner.split_once(", ").map_or("", |(_, value)| value);
+            format!("map[string]{}", go_type(value))
+        }
+        _ => {
+            let parts: Vec<&str> = name.split("::").collect();
+            let last = parts.last().copied().unwrap_or(name);
+            match last {
+                "String" => "string".to_owned(),
+                "i32" => "int32".to_owned(),
+                "i64" => "int64".to_owned(),
+                "f64" => "float64".to_owned(),
+                "u8" | "bool" => last.to_owned(),
+                "ByteString" => "[]uint8".to_owned(),
+                "IntOrString" => "intstr.IntOrString".to_owned(),
+                "Quantity" => "resource.Quantity".to_owned(),
+                _ => match parts.iter().rfind(|part| is_version(part)) {
+                    Some(version) => format!("{version}.{last}"),
+                    None => last.to_owned(),
+                },
+            }
+        }
+    }
+}
+
+fn is_version(part: &str) -> bool {
+    part.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        && !part.contains('_')
+}
+
+/// A deserializer that knows where it is.
+struct Tracked<'a, D> {
+    inner: D,
+    at: Place<'a>,
+}
+
+macro_rules! forward {
+    ($($method:ident($($arg:ident: $type:ty),*))*) => {$(
+        fn $method<V: Visitor<'de>>(self, $($arg: $type,)* visitor: V) -> Result<V::Value, D::Error> {
+            let at = self.at;
+            let result = self.inner.$method($($arg,)* Follow { inner: visitor, at });
+            at.note(type_name::<V::Value>(), result)
+        }
+    )*};
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
+    type Error = D::Error;
+
+    forward! {
+        deserialize_any()
+        deserialize_bool()
+        deserialize_i8()
+        deserialize_i16()
+        deserialize_i32()
+        deserialize_i64()
+        deserialize_u8()
+        deserialize_u16()
+        deserialize_u32()
+        deserialize_u64()
+        deserialize_f32()
+        deserialize_f64()
+        deserialize_char()
+        deserialize_bytes()
+        deserialize_byte_buf()
+        deserialize_option()
+        deserialize_unit()
+        deserialize_unit_struct(name: &'static str)
+        deserialize_seq()
+        deserialize_tuple(len: usize)
+        deserialize_tuple_struct(name: &'static str, len: usize)
+        deserialize_map()
+        deserialize_identifier()
+        deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.deserialize_string(visitor)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let at = self.at;
+        let result = self.inner.deserialize_any(NullIsEmpty(visitor));
+        at.note(type_name::<V::Value>(), result)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let at = self.at;
+        let inside = Place { owner: name, ..at };
+        let result =
+            self.inner.deserialize_struct(name, fields, Follow { inner: visitor, at: inside });
+        at.note(type_name::<V::Value>(), result)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let at = self.at;
+        if name == "Quantity" {
+            let result = self.inner.deserialize_any(CanonicalQuantity).and_then(|text| {
+                visitor.visit_newtype_struct(IntoDeserializer::<D::Error>::into_deserializer(text))
+            });
+            return at.note("Quantity", result);
+        }
+        let result = self.inner.deserialize_newtype_struct(name, Follow { inner: visitor, at });
+        at.note(type_name::<V::Value>(), result)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.at.notes.unknown.borrow_mut().push(self.at.text(true));
+        self.inner.deserialize_ignored_any(visitor)
+    }
+}
+
+/// A visitor that hands its own on to what it holds, with the way there.
+struct Follow<'a, V> {
+    inner: V,
+    at: Place<'a>,
+}
+
+macro_rules! visit {
+    ($($method:ident($type:ty))*) => {$(
+        fn $method<E: de::Error>(self, value: $type) -> Result<V::Value, E> {
+            self.inner.$method(value)
+        }
+    )*};
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Follow<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.expecting(f)
+    }
+
+    visit! {
+        visit_bool(bool)
+        visit_i64(i64)
+        visit_u64(u64)
+        visit_f64(f64)
+        visit_str(&str)
+        visit_borrowed_str(&'de str)
+        visit_string(String)
+        visit_bytes(&[u8])
+        visit_borrowed_bytes(&'de [u8])
+        visit_byte_buf(Vec<u8>)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<V::Value, E> {
+        self.inner.visit_none()
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
+        self.inner.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.inner.visit_some(Tracked { inner, at: self.at })
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.inner.visit_newtype_struct(Tracked { inner, at: self.at })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        self.inner.visit_seq(Elements { inner, at: self.at, index: 0 })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        self.inner.visit_map(Entries { inner, at: self.at, key: String::new() })
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        self.inner.visit_enum(Untracked(inner))
+    }
+}
+
+/// An enum, whose content is not followed: the API has none.
+struct Untracked<A>(A);
+
+impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Untracked<A> {
+    type Error = A::Error;
+    type Variant = UntrackedVariant<A::Variant>;
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Self::Variant), A::Error> {
+        self.0.variant_seed(seed).map(|(value, variant)| (value, UntrackedVariant(variant)))
+    }
+}
+
+struct UntrackedVariant<A>(A);
+
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for UntrackedVariant<A> {
+    type Error = A::Error;
+    fn unit_variant(self) -> Result<(), A::Error> {
+        self.0.unit_variant()
+    }
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
+        self.0.newtype_variant_seed(seed)
+    }
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
+        self.0.tuple_variant(len, visitor)
+    }
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        self.0.struct_variant(fields, visitor)
+    }
+}
+
+struct Elements<'a, A> {
+    inner: A,
+    at: Place<'a>,
+    index: usize,
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        let at = Place { path: Path::Index(&self.at.path, self.index), ..self.at };
+        self.index += 1;
+        self.inner.next_element_seed(TrackedSeed { seed, at, lifetime: PhantomData })
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
+    }
+}
+
+struct Entries<'a, A> {
+    inner: A,
+    at: Place<'a>,
+    key: String,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        self.key.clear();
+        self.inner.next_key_seed(KeySeed { seed, key: &mut self.key })
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        let at = Place { path: Path::Field(&self.at.path, &self.key), ..self.at };
+        self.inner.next_value_seed(TrackedSeed { seed, at, lifetime: PhantomData })
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
+    }
+}
+
+struct TrackedSeed<'a, S> {
+    seed: S,
+    at: Place<'a>,
+    lifetime: PhantomData<&'a ()>,
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for TrackedSeed<'_, S> {
+    type Value = S::Value;
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
+        self.seed.deserialize(Tracked { inner, at: self.at })
+    }
+}
+
+/// Keeps the text of a key for the path, and hands it on.
+struct KeySeed<'k, S> {
+    seed: S,
+    key: &'k mut String,
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<'_, S> {
+    type Value = S::Value;
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
+        *self.key = String::deserialize(inner)?;
+        self.seed.deserialize(self.key.as_str().into_deserializer())
+    }
+}
+
+/// Reads `null` as an empty string: Go leaves a string as it is, which is empty.
+struct NullIsEmpty<V>(V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for NullIsEmpty<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<V::Value, E> {
+        self.0.visit_str("")
+    }
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<V::Value, E> {
+        self.0.visit_str(value)
+    }
+    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<V::Value, E> {
+        self.0.visit_borrowed_str(value)
+    }
+    fn visit_string<E: de::Error>(self, value: String) -> Result<V::Value, E> {
+        self.0.visit_string(value)
+    }
+}
+
+/// A quantity's text in canonical form. It may be a number in the JSON.
+struct CanonicalQuantity;
+
+impl Visitor<'_> for CanonicalQuantity {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a quantity")
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<String, E> {
+        Ok("0".to_owned())
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Quantity::canonical(text.trim()).map_err(E::custom)
+    }
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+        self.visit_str(&number.to_string())
+    }
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+        self.visit_str(&number.to_string())
+    }
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<String, E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(json: &str, message: &str) {
+        let error = decode::<Pod>(json.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn type_errors_are_worded_as_go_does() {
+        check(
+            r#"{"spec":{"containers":"x"}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type \
+             []v1.Container",
+        );
+        check(
+            r#"{"spec":{"containers":[{"name":3}]}}"#,
+            "json: cannot unmarshal number into Go struct field Container.spec.containers.name of \
+             type string",
+        );
+        check(
+            r#"{"metadata":{"labels":{"a":true}}}"#,
+            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels.a of type \
+             string",
+        );
+        check(
+            r#"{"metadata":{"labels":["a"]}}"#,
+            "json: cannot unmarshal array into Go struct field ObjectMeta.metadata.labels of type \
+             map[string]string",
+        );
+        check(
+            r#"{"spec":{"terminationGracePeriodSeconds":"x"}}"#,
+            "json: cannot unmarshal string into Go struct field \
+             PodSpec.spec.terminationGracePeriodSeconds of type int64",
+        );
+        check(
+            r#"{"spec":{"priority":3000000000}}"#,
+            "json: cannot unmarshal number 3000000000 into Go struct field PodSpec.spec.priority \
+             of type int32",
+        );
+        check("[]", "json: cannot unmarshal array into Go value of type v1.Pod");
+        check(
+            r#"{"spec":{"overhead":{"cpu":"x"}}}"#,
+            "spec.overhead.cpu: quantities must match the regular expression \
+             '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_named_with_their_paths() {
+        let json = r#"{"foo":1,"spec":{"containers":[{"name":"c","foo":{"a":[1]}}],"bar":null}}"#;
+        let (_, unknown) = decode::<Pod>(json.as_bytes()).unwrap();
+        assert_eq!(unknown, ["foo", "spec.containers[0].foo", "spec.bar"]);
+    }
+
+    #[test]
+    fn quantities_may_be_numbers_and_become_canonical() {
+        let json = r#"{"spec":{"overhead":{"a":1,"b":0.5,"c":"1024Mi","d":" 1000m ","e":null}}}"#;
+        let (pod, _) = decode::<Pod>(json.as_bytes()).unwrap();
+        let overhead = pod.spec.unwrap().overhead.unwrap();
+        let amounts: Vec<_> = overhead.values().map(|quantity| quantity.0.as_str()).collect();
+        assert_eq!(amounts, ["1", "500m", "1Gi", "1", "0"]);
+    }
+
+    #[test]
+    fn null_is_the_empty_string_in_a_map_of_strings() {
+        let json = r#"{"metadata":{"labels":{"a":null},"name":null},"spec":{"containers":null}}"#;
+        let (pod, _) = decode::<Pod>(json.as_bytes()).unwrap();
+        assert_eq!(pod.metadata.labels.unwrap()["a"], "");
+        assert_eq!(pod.metadata.name, None);
+    }
+
+    #[test]
+    fn malformed_json_keeps_its_own_error() {
+        let error = decode::<Pod>(b"{\"spec\":").unwrap_err();
+        assert!(!error.is_data(), "{error}");
+        assert!(decode::<Pod>(b"{} x").is_err());
+    }
+}

@@ -1,0 +1,312 @@
+//! The API server: Kubernetes' API over a [`Store`].
+//!
+//! [`ApiServer`] is a `tower::Service`: a request goes in, an answer comes out, whatever carries
+//! them. [`ApiServer::client`] is a `kube::Client` that calls it directly.
+//!
+//! # Where to start
+//! - [`layers`](self): what every request passes, in order: request info, panic guard, metrics,
+//!   timeout, authentication, authorization, then the handler.
+//! - `handlers.rs`: from a request to its verb; one file for each verb.
+//! - `registry.rs`: what happens to an object that is created, changed or deleted.
+//! - `cache.rs`: the watch cache, from which everything is read.
+//! - `object.rs`: the bytes that are stored and sent.
+//!
+//! # Invariants
+//! - No state but the store's: any number of servers can run on one store.
+//! - An object is encoded once, when it is written; everybody who reads it shares these bytes.
+
+pub mod admission;
+mod allocator;
+pub mod authn;
+pub mod authz;
+mod body;
+mod bootstrap;
+mod cache;
+mod context;
+mod decode;
+mod filter;
+mod handlers;
+mod health;
+mod in_process;
+mod info;
+mod labels;
+mod layers;
+mod metrics;
+mod negotiate;
+mod object;
+pub mod pki;
+mod query;
+mod reader;
+mod registry;
+mod serve;
+mod shape;
+mod status;
+mod token;
+mod user;
+mod watch;
+
+use std::{
+    convert::Infallible,
+    ops::RangeInclusive,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt;
+use rk_store::{Store, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    admission::Admission,
+    allocator::Services,
+    authn::{Authenticator, ClientCertificates, ServiceAccountTokens, Union},
+    authz::{Authorizer, SimpleRules},
+    cache::Cache,
+    handlers::Handler,
+    layers::{
+        authentication::AuthenticationLayer, authorization::AuthorizationLayer,
+        metrics::MetricsLayer, panic_guard::PanicGuardLayer, request_info::RequestInfoLayer,
+        timeout::TimeoutLayer,
+    },
+    metrics::Metrics,
+    reader::Reader,
+    registry::Registry,
+};
+pub use self::{
+    allocator::Cidr,
+    body::{BoxError, ResponseBody},
+    info::RequestInfo,
+    pki::{Pki, ServerTls},
+    status::{ApiError, Subject},
+    token::{TokenKey, TokenKeyError},
+    user::UserInfo,
+};
+use crate::{openapi::Documents, resources::Resources};
+
+/// The layers around the handler.
+type Stack = RequestInfoLayer<
+    PanicGuardLayer<MetricsLayer<TimeoutLayer<AuthenticationLayer<AuthorizationLayer<Handler>>>>>,
+>;
+
+/// What handlers share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    resources: Resources,
+    reader: Reader,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    documents: Documents,
+    token_key: TokenKey,
+    shutdown: CancellationToken,
+}
+
+/// Kubernetes' API over a store. Cloning it is cheap and gives another handle on the same server.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use k8s_openapi::api::core::v1::Namespace;
+/// use rk_api::server::ApiServer;
+/// use rk_store::EmbeddedStore;
+///
+/// let server = ApiServer::builder(Arc::new(EmbeddedStore::in_memory())).start().await?;
+/// let namespaces: kube::Api<Namespace> = kube::Api::all(server.client());
+/// assert!(namespaces.get_opt("default").await?.is_some());
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ApiServer {
+    stack: Stack,
+    inner: Arc<Inner>,
+    /// Stops the server when the last handle is dropped.
+    _guard: Arc<tokio_util::sync::DropGuard>,
+}
+
+/// An [`ApiServer`] in the making.
+#[derive(Debug)]
+pub struct Builder {
+    store: Arc<dyn Store>,
+    resources: Resources,
+    authenticators: Vec<Arc<dyn Authenticator>>,
+    authorizer: Arc<dyn Authorizer>,
+    admission: Vec<Arc<dyn Admission>>,
+    service_cidr: String,
+    node_ports: RangeInclusive<u16>,
+    require_service_accounts: bool,
+    token_key: Option<TokenKey>,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// The range of Service addresses is not usable.
+    #[error("{0} is no range of IPv4 addresses from /8 to /30")]
+    ServiceCidr(String),
+    /// There is no key for service-account tokens.
+    #[error(transparent)]
+    TokenKey(#[from] TokenKeyError),
+    /// The objects that every cluster has could not be created.
+    #[error("cannot create what every cluster has")]
+    Bootstrap(#[from] ApiError),
+}
+
+impl Builder {
+    /// Serves these kinds instead of the built-in ones.
+    #[must_use]
+    pub fn resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+
+    /// Also asks this authenticator who a user is.
+    #[must_use]
+    pub fn authenticator(mut self, authenticator: Arc<dyn Authenticator>) -> Self {
+        self.authenticators.push(authenticator);
+        self
+    }
+
+    /// Lets this authorizer decide, except about members of `system:masters`, who may do
+    /// everything.
+    #[must_use]
+    pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
+        self.authorizer = authorizer;
+        self
+    }
+
+    /// Adds an admission plug-in after the built-in ones.
+    #[must_use]
+    pub fn admission(mut self, plugin: Arc<dyn Admission>) -> Self {
+        self.admission.push(plugin);
+        self
+    }
+
+    /// The range of Service addresses; `10.96.0.0/16` by default.
+    #[must_use]
+    pub fn service_cidr(mut self, cidr: &str) -> Self {
+        cidr.clone_into(&mut self.service_cidr);
+        self
+    }
+
+    /// The range of node ports; 30000 to 32767 by default.
+    #[must_use]
+    pub fn node_port_range(mut self, ports: RangeInclusive<u16>) -> Self {
+        self.node_ports = ports;
+        self
+    }
+
+    /// Whether a Pod can only be created once its namespace has the service account `default`, as
+    /// in a whole cluster. Off by default: without a controller nobody makes these accounts.
+    #[must_use]
+    pub fn require_service_accounts(mut self, required: bool) -> Self {
+        self.require_service_accounts = required;
+        self
+    }
+
+    /// The key that signs service-account tokens; a new one by default, so that tokens end with
+    /// this server. A lasting one is in a [`Pki`].
+    #[must_use]
+    pub fn token_key(mut self, key: TokenKey) -> Self {
+        self.token_key = Some(key);
+        self
+    }
+
+    /// Loads what the store holds and creates what every cluster has.
+    pub async fn start(self) -> Result<ApiServer, StartError> {
+        let cidr = Cidr::parse(&self.service_cidr)
+            .ok_or_else(|| StartError::ServiceCidr(self.service_cidr.clone()))?;
+        let shutdown = CancellationToken::new();
+        let guard = Arc::new(shutdown.clone().drop_guard());
+        let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
+        let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
+        let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
+        let mut plugins = admission::builtin(&reader, self.require_service_accounts);
+        plugins.extend(self.admission);
+        let registry = Registry {
+            cache,
+            admission: admission::Chain(plugins),
+            services: Services::new(cidr, self.node_ports),
+        };
+        let metrics = Arc::new(Metrics::default());
+        let documents = Documents::new(self.resources.clone());
+        let inner = Arc::new(Inner {
+            resources: self.resources,
+            reader,
+            registry,
+            metrics,
+            documents,
+            token_key: token_key.clone(),
+            shutdown,
+        });
+        bootstrap::run(&inner).await?;
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates)];
+        authenticators.extend(self.authenticators);
+        let reader = inner.reader.clone();
+        authenticators.push(Arc::new(ServiceAccountTokens { key: token_key, reader }));
+        let authenticator = Arc::new(Union(authenticators));
+        Ok(ApiServer { stack: stack(&inner, authenticator, self.authorizer), inner, _guard: guard })
+    }
+}
+
+fn stack(
+    inner: &Arc<Inner>,
+    authenticator: Arc<dyn Authenticator>,
+    authorizer: Arc<dyn Authorizer>,
+) -> Stack {
+    let handler = Handler(inner.clone());
+    let authorization = AuthorizationLayer { inner: handler, authorizer };
+    let authentication = AuthenticationLayer { inner: authorization, authenticator };
+    let timeout = TimeoutLayer(authentication);
+    let metrics = MetricsLayer { inner: timeout, metrics: inner.metrics.clone() };
+    RequestInfoLayer(PanicGuardLayer(metrics))
+}
+
+impl ApiServer {
+    /// A server over `store` with the built-in kinds.
+    pub fn builder(store: Arc<dyn Store>) -> Builder {
+        Builder {
+            store,
+            resources: Resources::builtin(),
+            authenticators: Vec::new(),
+            authorizer: Arc::new(SimpleRules),
+            admission: Vec::new(),
+            service_cidr: "10.96.0.0/16".to_owned(),
+            node_ports: 30000..=32767,
+            require_service_accounts: false,
+            token_key: None,
+        }
+    }
+
+    /// Ends all watches and stops following the store. Requests are still answered, from what the
+    /// cache holds then.
+    pub async fn shutdown(&self) {
+        self.inner.shutdown.cancel();
+        self.inner.registry.cache.close_watches();
+    }
+}
+
+impl<B> tower::Service<Request<B>> for ApiServer
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        tower::Service::call(&mut self.stack, request).boxed()
+    }
+}

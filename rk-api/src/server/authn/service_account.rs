@@ -1,0 +1,105 @@
+//! Service-account tokens that this cluster issued.
+
+use async_trait::async_trait;
+use http::request::Parts;
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
+
+use super::{AuthenticationError, Authenticator, bearer_token};
+use crate::{
+    clock,
+    resources::BuiltIn,
+    server::{
+        reader::Reader,
+        token::{Bound, Claims, TokenKey},
+        user::{AUTHENTICATED, UserInfo},
+    },
+};
+
+/// Seconds by which clocks may differ.
+const LEEWAY: i64 = 10;
+
+/// Takes users from tokens, as long as the account and whatever else a token is bound to exist.
+#[derive(Debug)]
+pub(in crate::server) struct ServiceAccountTokens {
+    pub(in crate::server) key: TokenKey,
+    pub(in crate::server) reader: Reader,
+}
+
+#[async_trait]
+impl Authenticator for ServiceAccountTokens {
+    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthenticationError> {
+        let Some(token) = bearer_token(request) else { return Ok(None) };
+        // Other tokens are no JWTs: they are somebody else's.
+        if token.matches('.').count() != 2 {
+            return Ok(None);
+        }
+        let claims = self.key.verify(&token).map_err(AuthenticationError)?;
+        self.check(&claims).await.map_err(AuthenticationError)?;
+        Ok(Some(user(claims)))
+    }
+}
+
+impl ServiceAccountTokens {
+    async fn check(&self, claims: &Claims) -> Result<(), String> {
+        let now = clock::now().as_second();
+        if claims.expires + LEEWAY < now || claims.not_before - LEEWAY > now {
+            return Err("the token is not valid at this time".to_owned());
+        }
+        if !claims.audiences.iter().any(|audience| audience == self.key.issuer()) {
+            return Err("the token is for another audience".to_owned());
+        }
+        let bound = &claims.kubernetes;
+        let namespace = Some(bound.namespace.as_str());
+        self.exists::<ServiceAccount>(namespace, &bound.serviceaccount).await?;
+        if let Some(pod) = &bound.pod {
+            self.exists::<Pod>(namespace, pod).await?;
+        } else if let Some(secret) = &bound.secret {
+            self.exists::<Secret>(namespace, secret).await?;
+        } else if let Some(node) = &bound.node {
+            self.exists::<Node>(None, node).await?;
+        }
+        Ok(())
+    }
+
+    async fn exists<T: BuiltIn + k8s_openapi::Resource>(
+        &self,
+        namespace: Option<&str>,
+        bound: &Bound,
+    ) -> Result<(), String> {
+        let found = self.reader.get::<T>(namespace, &bound.name).await;
+        let found = found.map_err(|error| error.message)?;
+        let uid = found.and_then(|found| k8s_openapi::Metadata::metadata(&found).uid.clone());
+        if uid.as_ref() == Some(&bound.uid) {
+            Ok(())
+        } else {
+            Err(format!("the {} {:?} is gone", T::KIND, bound.name))
+        }
+    }
+}
+
+fn user(claims: Claims) -> UserInfo {
+    let bound = claims.kubernetes;
+    let mut user = UserInfo {
+        name: claims.subject,
+        uid: bound.serviceaccount.uid,
+        groups: vec![
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{}", bound.namespace),
+            AUTHENTICATED.to_owned(),
+        ],
+        ..UserInfo::default()
+    };
+    let mut extra = |key: &str, value: String| {
+        user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
+    };
+    extra("credential-id", format!("JTI={}", claims.id));
+    if let Some(pod) = bound.pod {
+        extra("pod-name", pod.name);
+        extra("pod-uid", pod.uid);
+    }
+    if let Some(node) = bound.node {
+        extra("node-name", node.name);
+        extra("node-uid", node.uid);
+    }
+    user
+}

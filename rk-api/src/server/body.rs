@@ -1,0 +1,226 @@
+//! Bodies of requests and answers.
+
+use std::{
+    io::Write,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+
+use super::{
+    negotiate::{self, Format},
+    status::{ApiError, Result},
+    watch::WatchBody,
+};
+
+/// The longest request body: 3 MiB, as in kube-apiserver.
+pub(super) const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// Answers longer than this are compressed for clients that accept it. As in kube-apiserver:
+/// below it compressing costs more than it saves.
+const GZIP_ABOVE_BYTES: usize = 128 * 1024;
+
+/// Any failure while a body is streamed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body, whatever carries it.
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// An answer's body.
+pub struct ResponseBody(Kind);
+
+enum Kind {
+    Full(Option<Bytes>),
+    Watch(Box<WatchBody>),
+    Stream(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+impl std::fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Full(_) => "ResponseBody::Full",
+            Kind::Watch(_) => "ResponseBody::Watch",
+            Kind::Stream(_) => "ResponseBody::Stream",
+        })
+    }
+}
+
+impl ResponseBody {
+    /// A body of known bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self(Kind::Full(Some(bytes.into())))
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self(Kind::Full(None))
+    }
+
+    /// A watch's events.
+    pub(super) fn watch(body: WatchBody) -> Self {
+        Self(Kind::Watch(Box::new(body)))
+    }
+
+    /// Somebody else's body, passed on.
+    pub fn stream<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self(Kind::Stream(body.map_err(Into::into).boxed_unsync()))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Watch(watch) => {
+                watch.poll_chunk(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Kind::Stream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Kind::Watch(_) => false,
+            Kind::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Kind::Watch(_) => SizeHint::default(),
+            Kind::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The whole of a request's body, or 413 when it is longer than [`REQUEST_BYTES_MAX`].
+pub(super) async fn read(body: &mut RequestBody) -> Result<Bytes> {
+    let too_large = || ApiError::body_too_large(REQUEST_BYTES_MAX);
+    if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| ApiError::bad_request(format!("cannot read the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > REQUEST_BYTES_MAX {
+            return Err(too_large());
+        }
+        // One frame is the usual case and is not copied.
+        if first.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+                first = Bytes::new();
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// An answer of these JSON bytes, in the format and compression that the client accepts.
+pub(super) fn answer(
+    headers: &HeaderMap,
+    status: u16,
+    format: Format,
+    json: impl Into<Bytes>,
+) -> Response<ResponseBody> {
+    let json: Bytes = json.into();
+    let body = match format {
+        Format::Json => json,
+        Format::Yaml => Bytes::from(to_yaml(&json)),
+    };
+    let zip = body.len() > GZIP_ABOVE_BYTES && accepts_gzip(headers);
+    let body = if zip { gzip(&body).map_or(body, Bytes::from) } else { body };
+    let mut response = Response::new(ResponseBody::full(body));
+    *response.status_mut() =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let answer_headers = response.headers_mut();
+    answer_headers.insert(header::CONTENT_TYPE, format.content_type());
+    answer_headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if zip {
+        answer_headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer_headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    response
+}
+
+/// An answer that is serialised now.
+pub(super) fn answer_value(
+    headers: &HeaderMap,
+    status: u16,
+    format: Format,
+    value: &impl serde::Serialize,
+) -> Response<ResponseBody> {
+    // Only maps with keys that are no strings cannot become JSON, and the API has none.
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    answer(headers, status, format, json)
+}
+
+/// The answer that tells of a failure.
+pub(super) fn failure(headers: &HeaderMap, error: &ApiError) -> Response<ResponseBody> {
+    let format = negotiate::error_format(headers);
+    let mut response = answer_value(headers, error.code, format, &error.status());
+    let seconds = error.details.as_ref().and_then(|details| details.retry_after_seconds);
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).into_iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.split(';').next().unwrap_or_default().trim() == "gzip")
+}
+
+fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
+    // kube-apiserver's level: it costs little and does nearly all there is to do on JSON.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 6), Compression::new(1));
+    encoder.write_all(bytes).ok()?;
+    encoder.finish().ok()
+}
+
+/// JSON as YAML.
+fn to_yaml(json: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    serde_saphyr::to_string(&value).unwrap_or_default()
+}
+
+/// YAML as JSON. Numbers such as `0644` are octal and `yes` is true, as kubectl reads them.
+pub(super) fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>> {
+    let text = std::str::from_utf8(yaml).map_err(|error| {
+        ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
+    })?;
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let value: serde_json::Value =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
+        })?;
+    serde_json::to_vec(&value).map_err(ApiError::internal)
+}

@@ -1,0 +1,111 @@
+//! What every cluster has from the start: its namespaces, the API server's Service, the two
+//! priority classes of system components.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{
+    Inner,
+    registry::Target,
+    status::{ApiError, Result},
+    user::UserInfo,
+};
+use k8s_openapi::api::core::v1::Service;
+
+/// Creates what is missing.
+pub(super) async fn run(server: &Arc<Inner>) -> Result<()> {
+    observe_services(server).await?;
+    for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        ensure(server, "", "v1", "namespaces", None, json!({ "metadata": { "name": namespace } }))
+            .await?;
+    }
+    ensure(server, "", "v1", "services", Some("default"), kubernetes_service(server)).await?;
+    for class in priority_classes() {
+        ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
+    }
+    Ok(())
+}
+
+/// Notes the addresses and ports of the Services that are there already.
+async fn observe_services(server: &Inner) -> Result<()> {
+    let Some(resource) = server.resources.get("", "v1", "services") else { return Ok(()) };
+    let cache = &server.registry.cache;
+    let page = cache.table(resource)?.list(&Default::default(), None, 0, 0);
+    for item in page.items {
+        let decoded = resource.strategy.decode(item.stored.bytes());
+        let decoded =
+            decoded.map_err(|error| ApiError::internal(format!("{}: {error}", item.key)))?;
+        if let Some(service) = decoded.object.as_any().downcast_ref::<Service>() {
+            server.registry.services.observe(service);
+        }
+    }
+    Ok(())
+}
+
+async fn ensure(
+    server: &Inner,
+    group: &str,
+    version: &str,
+    plural: &str,
+    namespace: Option<&str>,
+    object: Value,
+) -> Result<()> {
+    // A server of a subset of the kinds has nothing to create for the others.
+    let Some(resource) = server.resources.get(group, version, plural) else { return Ok(()) };
+    let json = serde_json::to_vec(&object).map_err(ApiError::internal)?;
+    let mut object = resource.strategy.decode(&json).map_err(ApiError::internal)?.object;
+    resource.strategy.default(object.as_mut());
+    let name = object.meta().name.clone().unwrap_or_default();
+    let user = UserInfo::new("system:apiserver", ["system:masters"]);
+    let target =
+        Target { resource, subresource: "", namespace, name: &name, user: &user, dry_run: false };
+    if server.registry.read(&target).await?.is_some() {
+        return Ok(());
+    }
+    match server.registry.create(&target, object).await {
+        // Another server of the same store was faster.
+        Err(error) if error.reason == "AlreadyExists" => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+fn kubernetes_service(server: &Inner) -> Value {
+    let address = server.registry.services.kubernetes_address().to_string();
+    json!({
+        "metadata": {
+            "name": "kubernetes",
+            "labels": { "component": "apiserver", "provider": "kubernetes" },
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "clusterIPs": [address],
+            "sessionAffinity": "None",
+            "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": 6443 }],
+        },
+    })
+}
+
+fn priority_classes() -> [Value; 2] {
+    let class = |name: &str, value: i32, description: &str| {
+        json!({
+            "metadata": { "name": name },
+            "value": value,
+            "description": description,
+            "preemptionPolicy": "PreemptLowerPriority",
+        })
+    };
+    [
+        class(
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        class(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+    ]
+}

@@ -1,0 +1,279 @@
+//! The watch cache: what the store holds, in memory, ready to be read, listed and watched.
+//!
+//! One task follows the store's history and applies it in order to one [`Table`] for each prefix of
+//! keys. Reads are served from the tables. A read that must be consistent first asks the store how
+//! far its history goes and waits until the cache is there; for the embedded store this is one
+//! atomic load and rarely a wait.
+
+mod event;
+mod table;
+mod watcher;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use rk_store::{Range, Revision, Store, StoreError, Versioned, WatchBatch};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+pub(super) use self::{
+    event::{Change, WatchEvent, frame},
+    table::{Page, Start, Table},
+    watcher::{Closed, Delivery, Watcher},
+};
+use super::{
+    labels::Labels,
+    object::{CachedObject, Facts, Stored},
+    status::{ApiError, Result},
+};
+use crate::resources::{Object, Resource, Resources};
+
+/// What all keys of the API begin with.
+pub(super) const ROOT: &str = "/registry/";
+
+/// How long a read waits for the cache to reach the version it needs, as in kube-apiserver.
+const FRESH_WITHIN: Duration = Duration::from_secs(3);
+
+/// Pause before the store is asked again after it failed.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Cache {
+    store: Arc<dyn Store>,
+    /// By prefix of keys.
+    tables: HashMap<String, Arc<Table>, RandomState>,
+    /// Every change up to here has been applied.
+    revision: AtomicU64,
+    /// Wakes those who wait for `revision` to move.
+    moved: Notify,
+    /// What writers know about values that the cache will see next, by key. It spares the cache
+    /// from decoding what a writer of this process has just encoded.
+    announced: Mutex<HashMap<String, (Bytes, Facts), RandomState>>,
+}
+
+impl Cache {
+    /// Loads all objects and starts to follow the store until `shutdown`.
+    pub(super) async fn start(
+        store: Arc<dyn Store>,
+        resources: &Resources,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
+        let mut tables: HashMap<_, _, RandomState> = HashMap::default();
+        for resource in resources.iter().filter(|row| row.verbs.iter().any(|verb| verb == "get")) {
+            // Several versions of a kind share a prefix; the first is the one that is stored.
+            tables
+                .entry(resource.key_prefix.clone().into_owned())
+                .or_insert_with(|| Arc::new(Table::new(resource.clone())));
+        }
+        let cache = Arc::new(Self {
+            store,
+            tables,
+            revision: AtomicU64::new(0),
+            moved: Notify::new(),
+            announced: Mutex::default(),
+        });
+        let loaded = cache.load().await?;
+        tokio::spawn(cache.clone().follow(loaded, shutdown));
+        Ok(cache)
+    }
+
+    /// The table of a resource. Every resource that can be read has one.
+    pub(super) fn table(&self, resource: &Resource) -> Result<&Arc<Table>> {
+        self.tables
+            .get(resource.key_prefix.as_ref())
+            .ok_or_else(|| ApiError::internal(format!("{} is not stored", resource.qualified())))
+    }
+
+    /// All tables, in no order.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.tables.values()
+    }
+
+    /// The store behind it.
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Every change up to this revision has been applied.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Waits until the cache has everything that was acknowledged before this call.
+    pub(super) async fn fresh(&self) -> Result<u64> {
+        let latest = self.store.revision().await?;
+        self.wait_for(latest.0).await
+    }
+
+    /// Waits until the cache has reached `revision`.
+    pub(super) async fn wait_for(&self, revision: u64) -> Result<u64> {
+        if self.revision() >= revision {
+            return Ok(self.revision());
+        }
+        let reached = async {
+            loop {
+                let moved = self.moved.notified();
+                let current = self.revision();
+                if current >= revision {
+                    return current;
+                }
+                moved.await;
+            }
+        };
+        tokio::time::timeout(FRESH_WITHIN, reached)
+            .await
+            .map_err(|_| ApiError::version_ahead(revision, self.revision()))
+    }
+
+    /// Says what a value that is about to be written holds. When the write fails, the announcement
+    /// must be [withdrawn](Self::withdraw).
+    pub(super) fn announce(&self, key: &str, value: &Stored, facts: Facts) {
+        self.announced.lock().insert(key.to_owned(), (value.bytes().clone(), facts));
+    }
+
+    /// Takes back an announcement.
+    pub(super) fn withdraw(&self, key: &str) {
+        self.announced.lock().remove(key);
+    }
+
+    /// What selectors look at in `object`.
+    pub(super) fn facts(resource: &Resource, object: &dyn Object) -> Facts {
+        Facts {
+            labels: Labels::new(object.meta().labels.as_ref()),
+            fields: resource.strategy.fields(object),
+        }
+    }
+
+    /// An object of the store as the cache would hold it; `None` when the value is no object.
+    pub(super) fn cached(table: &Table, value: &Versioned) -> Option<CachedObject> {
+        let stored = Stored::new(value.value.clone())?;
+        let decoded = table.resource.strategy.decode(stored.bytes()).ok()?;
+        let facts = Self::facts(&table.resource, decoded.object.as_ref());
+        Some(table.object(value.key.clone(), stored, value.modified.0, facts))
+    }
+
+    /// Ends all watches.
+    pub(super) fn close_watches(&self) {
+        for table in self.tables.values() {
+            table.close_watches(Closed::Shutdown);
+        }
+    }
+
+    async fn load(&self) -> Result<Revision, StoreError> {
+        let range = Range { prefix: ROOT, ..Range::default() };
+        let loaded = self.store.range(range).await?;
+        let mut contents: HashMap<&str, Vec<CachedObject>, RandomState> = HashMap::default();
+        for value in &loaded.items {
+            let Some(table) = self.table_of(&value.key) else { continue };
+            match Self::cached(table, value) {
+                Some(object) => {
+                    contents.entry(&table.resource.key_prefix).or_default().push(object)
+                }
+                None => {
+                    tracing::error!(key = %value.key, "the store holds something that is no object")
+                }
+            }
+        }
+        for table in self.tables.values() {
+            let objects = contents.remove(table.resource.key_prefix.as_ref()).unwrap_or_default();
+            table.replace(objects, loaded.revision.0);
+        }
+        self.advance(loaded.revision);
+        Ok(loaded.revision)
+    }
+
+    /// Applies the store's history as it grows; loads everything again when it has a gap.
+    async fn follow(self: Arc<Self>, mut from: Revision, shutdown: CancellationToken) {
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                ended = self.follow_from(&mut from) => ended,
+            };
+            tracing::warn!(%from, error = ?ended.as_ref().err(), "the store's watch ended");
+            if let Err(StoreError::Compacted { .. }) = ended {
+                match self.load().await {
+                    Ok(loaded) => from = loaded,
+                    Err(error) => tracing::warn!(%error, "cannot load the store's objects"),
+                }
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+        }
+        self.close_watches();
+    }
+
+    async fn follow_from(&self, from: &mut Revision) -> Result<(), StoreError> {
+        let mut batches = self.store.watch(ROOT, *from).await?;
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            let reached = batch.revision;
+            self.apply(batch);
+            *from = reached.max(*from);
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: WatchBatch) {
+        for event in batch.events {
+            let Some(table) = self.table_of(&event.key) else { continue };
+            let object = event.value.and_then(|value| {
+                let facts = self.announced_facts(&event.key, &value);
+                let versioned = Versioned {
+                    key: event.key.clone(),
+                    value,
+                    created: event.created,
+                    modified: event.revision,
+                };
+                let object = match facts {
+                    Some(facts) => Stored::new(versioned.value.clone())
+                        .map(|stored| table.object(event.key.clone(), stored, event.revision.0, facts)),
+                    None => Self::cached(table, &versioned),
+                };
+                if object.is_none() {
+                    tracing::error!(key = %event.key, "the store holds something that is no object");
+                }
+                object
+            });
+            table.apply(&event.key, event.revision.0, object);
+        }
+        self.advance(batch.revision);
+    }
+
+    /// What the writer of this very value said about it.
+    fn announced_facts(&self, key: &str, value: &Bytes) -> Option<Facts> {
+        let mut announced = self.announced.lock();
+        let (bytes, _) = announced.get(key)?;
+        // Usually the same allocation. If not, another writer came in between.
+        if bytes.as_ptr() != value.as_ptr() && bytes != value {
+            return None;
+        }
+        announced.remove(key).map(|(_, facts)| facts)
+    }
+
+    fn advance(&self, revision: Revision) {
+        self.revision.fetch_max(revision.0, Ordering::AcqRel);
+        self.moved.notify_waiters();
+    }
+
+    /// The table with the longest prefix of `key`.
+    fn table_of(&self, key: &str) -> Option<&Arc<Table>> {
+        let below_root = ROOT.len();
+        let slashes = key.as_bytes().iter().enumerate().skip(below_root).rev();
+        slashes.filter(|(_, byte)| **byte == b'/').find_map(|(at, _)| self.tables.get(&key[..=at]))
+    }
+}

@@ -1,0 +1,121 @@
+//! Request bodies as objects.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    body,
+    context::Warnings,
+    negotiate::{self, Format},
+    query::FieldValidation,
+    status::{ApiError, Result},
+};
+use crate::resources::{Object, Resource};
+
+/// A body as JSON, whatever it came as.
+pub(super) fn json(headers: &HeaderMap, body: Bytes) -> Result<Bytes> {
+    match negotiate::input(headers)? {
+        Format::Json => Ok(body),
+        Format::Yaml => body::yaml_to_json(&body).map(Bytes::from),
+    }
+}
+
+/// A type as an object names it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TypeMeta<'a> {
+    /// Group and version.
+    #[serde(rename = "apiVersion", borrow)]
+    pub api_version: Cow<'a, str>,
+    /// The kind.
+    #[serde(borrow)]
+    pub kind: Cow<'a, str>,
+}
+
+/// Decodes an object of a resource. What the kind does not have is refused, told or ignored.
+pub(super) fn object(
+    resource: &Resource,
+    json: &[u8],
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Box<dyn Object>> {
+    let decoded = match resource.strategy.decode(json) {
+        Ok(decoded) => decoded,
+        Err(error) => return Err(undecodable(resource, json, &error)),
+    };
+    let unknown = decoded.unknown_fields.iter().map(|path| format!("unknown field {path:?}"));
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => unknown.for_each(|text| warnings.add(text)),
+        FieldValidation::Strict => {
+            let unknown: Vec<_> = unknown.collect();
+            if !unknown.is_empty() {
+                let why = format!("strict decoding error: {}", unknown.join(", "));
+                return Err(not_handled(resource, &why));
+            }
+        }
+    }
+    Ok(decoded.object)
+}
+
+/// Why a body did not decode, in Kubernetes' words.
+fn undecodable(resource: &Resource, json: &[u8], error: &serde_json::Error) -> ApiError {
+    let malformed = |error: &serde_json::Error| {
+        let kind = &resource.kind;
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): couldn't get \
+             version/kind; json parse error: {error} ({})",
+            summary(json)
+        ))
+    };
+    let found: TypeMeta<'_> = match serde_json::from_slice(json) {
+        Ok(found) => found,
+        Err(error) => return malformed(&error),
+    };
+    let expected = (resource.api_version(), resource.kind.as_ref());
+    if !found.kind.is_empty() && found.kind != expected.1 {
+        let version = found.api_version.rsplit('/').next().unwrap_or_default();
+        return ApiError::bad_request(format!(
+            "{} in version {version:?} cannot be handled as a {}: no kind {:?} is registered for \
+             the resource {:?}",
+            found.kind, expected.1, found.kind, resource.plural,
+        ));
+    }
+    if !found.api_version.is_empty() && found.api_version != expected.0 {
+        return ApiError::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({})",
+            found.api_version, expected.0
+        ));
+    }
+    if let Err(error) = serde_json::from_slice::<Value>(json) {
+        return malformed(&error);
+    }
+    not_handled(resource, &format!("json: {error}"))
+}
+
+fn not_handled(resource: &Resource, why: &str) -> ApiError {
+    let (kind, version) = (&resource.kind, &resource.version);
+    ApiError::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+    ))
+}
+
+/// The beginning of a body, as hexadecimal unless it is short text.
+fn summary(body: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 30;
+    match body.len() {
+        0 => "<empty>".to_owned(),
+        _ => {
+            let shown = &body[..body.len().min(SHOWN_BYTES)];
+            let more = if body.len() > SHOWN_BYTES { " ..." } else { "" };
+            match std::str::from_utf8(shown) {
+                Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}{more}"),
+                _ => shown.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + more,
+            }
+        }
+    }
+}

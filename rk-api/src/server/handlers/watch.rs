@@ -1,0 +1,74 @@
+//! Watching objects.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Response, header};
+
+use super::Call;
+use crate::{
+    resources::Resource,
+    rng,
+    server::{
+        body::ResponseBody,
+        cache::Start,
+        filter::Filter,
+        query::ListOptions,
+        status::Result,
+        watch::{WatchBody, WatchParts, error_frame},
+    },
+};
+
+/// How long a watch lasts that does not say: between this and twice it, so that clients that
+/// connected at the same time do not come back at the same time.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+
+impl<'a> Call<'a> {
+    pub(super) async fn watch(self, resource: &'a Arc<Resource>) -> Result<Response<ResponseBody>> {
+        let output = self.output(true)?;
+        let shaper = self.shaper(resource, output)?;
+        let options = ListOptions::read(self.context.query(), true)?;
+        let name = Some(self.context.info().name.as_str()).filter(|name| !name.is_empty());
+        let filter = Filter::read(resource, self.namespace(resource), name, &options)?;
+        let cache = &self.server.registry.cache;
+        let table = self.table(resource)?;
+        let version = options.version()?;
+        let start = match (options.send_initial_events, version) {
+            (Some(true), _) | (None, 0) => Start::Objects,
+            (Some(false), 0) => Start::Now,
+            (_, version) => Start::After(version),
+        };
+        let applied = match (options.resource_version.as_str(), options.send_initial_events) {
+            ("", _) => cache.fresh().await?,
+            (_, Some(true)) => cache.wait_for(version).await?,
+            _ => cache.revision(),
+        };
+        let body = match table.watch(filter, start, applied) {
+            Ok((watcher, initial, revision)) => {
+                let seconds = options.timeout_seconds.filter(|seconds| *seconds > 0);
+                let timeout = seconds.map_or_else(
+                    || rng::jitter(DEFAULT_TIMEOUT, 1.0),
+                    |seconds| Duration::from_secs(seconds.unsigned_abs()),
+                );
+                let streams_list = options.send_initial_events == Some(true);
+                ResponseBody::watch(WatchBody::new(WatchParts {
+                    cache: cache.clone(),
+                    table: table.clone(),
+                    watcher,
+                    initial,
+                    initial_end: (streams_list && options.allow_watch_bookmarks)
+                        .then_some(revision),
+                    shaper,
+                    bookmarks: options.allow_watch_bookmarks,
+                    timeout,
+                }))
+            }
+            // That the start is too old is told by an event, as kube-apiserver does.
+            Err(error) => ResponseBody::full(error_frame(&error)),
+        };
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        Ok(response)
+    }
+}

@@ -1,0 +1,78 @@
+//! Finds out who is asking. A request without credentials, or with wrong ones, gets a 401, except
+//! for the paths that are open to everybody.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, Request, Response, header};
+
+use super::{LayerFuture, Next, Req};
+use crate::server::{
+    authn::Authenticator,
+    authz,
+    body::{self, ResponseBody},
+    context::{Identity, Subject},
+    status::ApiError,
+    user::{ANONYMOUS, UserInfo},
+};
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub(crate) struct AuthenticationLayer<S> {
+    /// The next layer.
+    pub inner: S,
+    /// Who knows users.
+    pub authenticator: Arc<dyn Authenticator>,
+}
+
+impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = LayerFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        if request.extensions().get::<Identity>().is_some() {
+            return self.inner.call(request);
+        }
+        let authenticator = self.authenticator.clone();
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            let (mut parts, body) = request.into_parts();
+            let public = parts
+                .extensions
+                .get::<Subject>()
+                .is_some_and(|Subject(subject)| authz::is_public(&subject.0));
+            let user = match authenticator.authenticate(&parts).await {
+                Ok(Some(user)) => user,
+                Ok(None) if public => UserInfo {
+                    name: ANONYMOUS.to_owned(),
+                    groups: vec!["system:unauthenticated".to_owned()],
+                    ..UserInfo::default()
+                },
+                Ok(None) => return Ok(unauthorized(&parts.headers)),
+                Err(error) => {
+                    tracing::info!(%error, "authentication failed");
+                    return Ok(unauthorized(&parts.headers));
+                }
+            };
+            // Handlers must not pass the client's credentials on to nodes.
+            parts.headers.remove(header::AUTHORIZATION);
+            parts.extensions.insert(Identity(Arc::new(user)));
+            inner.call(Request::from_parts(parts, body)).await
+        })
+    }
+}
+
+fn unauthorized(headers: &http::HeaderMap) -> Response<ResponseBody> {
+    let mut response = body::failure(headers, &ApiError::unauthorized());
+    let challenge = HeaderValue::from_static("Bearer realm=\"kubernetes\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
+}

@@ -1,0 +1,174 @@
+//! Objects in the store: creating, changing and deleting them, each as kube-apiserver's generic
+//! registry does it. Handlers decode and encode; what happens to an object is here.
+
+mod create;
+mod delete;
+mod update;
+
+use std::sync::Arc;
+
+use rk_store::{Expect, Revision, Store, Versioned};
+
+use super::{
+    admission::Chain,
+    allocator::Services,
+    cache::{Cache, Table},
+    object::{CachedObject, Stored},
+    status::{ApiError, Result, Subject},
+    user::UserInfo,
+};
+use crate::resources::{Object, Resource};
+
+/// How long an Event is kept, as in kube-apiserver (`--event-ttl`).
+const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Tries of an update before its conflict is the client's: other writers must win so often in a
+/// row.
+const UPDATE_TRIES: usize = 8;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Registry {
+    /// Where objects are read.
+    pub cache: Arc<Cache>,
+    /// The plug-ins that see each write.
+    pub admission: Chain,
+    /// Addresses and ports of Services.
+    pub services: Services,
+}
+
+/// What a write is about, and who makes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    /// The kind.
+    pub resource: &'a Arc<Resource>,
+    /// The subresource; empty for the object itself.
+    pub subresource: &'a str,
+    /// The namespace; `None` for cluster scope.
+    pub namespace: Option<&'a str>,
+    /// The name; empty while it is to be generated.
+    pub name: &'a str,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// Whether to stop short of storing.
+    pub dry_run: bool,
+}
+
+/// An object as the store has it.
+#[derive(Debug)]
+pub(super) struct Current {
+    /// The object, with its version in its metadata.
+    pub object: Box<dyn Object>,
+    /// Its bytes.
+    pub stored: Stored,
+    /// Its version.
+    pub revision: Revision,
+}
+
+impl Target<'_> {
+    /// The object's key.
+    pub(super) fn key(&self) -> String {
+        self.resource.key(self.namespace, self.name)
+    }
+
+    /// How messages name it.
+    pub(super) fn subject(&self) -> Subject {
+        let mut subject = Subject::plural(self.resource);
+        if !self.subresource.is_empty() && self.subresource != "status" {
+            subject.kind = format!("{}/{}", self.resource.plural, self.subresource).into();
+        }
+        subject
+    }
+
+    /// The 404 for it.
+    pub(super) fn not_found(&self) -> ApiError {
+        ApiError::not_found(&Subject::plural(self.resource), self.name)
+    }
+
+    /// Whether it is this resource of the core group.
+    pub(super) fn is(&self, plural: &str) -> bool {
+        self.resource.group.is_empty() && self.resource.plural == plural
+    }
+}
+
+impl Registry {
+    fn store(&self) -> &Arc<dyn Store> {
+        self.cache.store()
+    }
+
+    /// The object as the cache has it, not older than any write acknowledged before.
+    pub(super) async fn get(&self, target: &Target<'_>) -> Result<Arc<CachedObject>> {
+        self.cache.fresh().await?;
+        let table = self.cache.table(target.resource)?;
+        table.get(&target.key()).ok_or_else(|| target.not_found())
+    }
+
+    /// The object as the store has it.
+    pub(super) async fn read(&self, target: &Target<'_>) -> Result<Option<Current>> {
+        let found = self.store().get(&target.key()).await?;
+        found.map(|value| current(target, &value)).transpose()
+    }
+
+    /// Writes an object, and returns it as it is then.
+    async fn put(
+        &self,
+        target: &Target<'_>,
+        object: &mut dyn Object,
+        expect: Expect,
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        let table = self.cache.table(target.resource)?;
+        let key = target.key();
+        let stored = Stored::encode(object)?;
+        let facts = Cache::facts(target.resource, object);
+        if target.dry_run {
+            let revision = match expect {
+                Expect::Revision(revision) => revision.0,
+                Expect::Absent | Expect::Any => 0,
+            };
+            return Ok(Arc::new(table.object(key.into(), stored, revision, facts)));
+        }
+        let ttl = (target.resource.plural == "events").then_some(EVENT_TTL);
+        self.cache.announce(&key, &stored, facts.clone());
+        match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
+            Ok(revision) => Ok(Arc::new(table.object(key.into(), stored, revision.0, facts))),
+            Err(error) => {
+                self.cache.withdraw(&key);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn table(&self, target: &Target<'_>) -> Result<&Arc<Table>> {
+        self.cache.table(target.resource)
+    }
+}
+
+/// Decodes what the store has.
+fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
+    let stored = Stored::new(value.value.clone())
+        .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
+    let decoded = target.resource.strategy.decode(stored.bytes());
+    let mut object =
+        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
+    object.meta_mut().resource_version = Some(value.modified.to_string());
+    Ok(Current { object, stored, revision: value.modified })
+}
+
+/// Why a write failed: at the store, whose conflicts are tried again, or before.
+#[derive(Debug)]
+enum WriteError {
+    Store(rk_store::StoreError),
+    Api(ApiError),
+}
+
+impl From<rk_store::StoreError> for WriteError {
+    fn from(error: rk_store::StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ApiError> for WriteError {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
+    }
+}

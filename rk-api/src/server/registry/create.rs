@@ -1,0 +1,144 @@
+//! Creating an object.
+
+use std::sync::Arc;
+
+use rk_store::{Expect, StoreError};
+
+use super::{Registry, Target, WriteError};
+use crate::{
+    clock,
+    field::Path,
+    meta::validate_metadata,
+    resources::Object,
+    rng,
+    server::{
+        admission::{AdmissionRequest, Operation},
+        object::CachedObject,
+        status::{ApiError, Result, Subject},
+    },
+};
+
+/// How many names are tried for an object with `generateName` (KEP-4420).
+const NAME_TRIES: usize = 8;
+
+/// The longest generated name, and how much of it is random.
+const GENERATED_NAME_MAX: usize = 63;
+const SUFFIX_LENGTH: usize = 5;
+
+impl Registry {
+    /// Creates an object. `target.name` is not looked at: the name is the object's own, or made
+    /// from its `generateName`.
+    pub(crate) async fn create(
+        &self,
+        target: &Target<'_>,
+        mut object: Box<dyn Object>,
+    ) -> Result<Arc<CachedObject>> {
+        let given = object.meta().name.clone().unwrap_or_default();
+        let mut admission = AdmissionRequest {
+            operation: Operation::Create,
+            resource: target.resource,
+            subresource: target.subresource,
+            namespace: target.namespace,
+            name: &given,
+            object: Some(object.as_mut()),
+            old: None,
+            user: target.user,
+            dry_run: target.dry_run,
+        };
+        self.admission.mutate(&mut admission).await?;
+        let prefix = object.meta().generate_name.clone().filter(|prefix| !prefix.is_empty());
+        match prefix.filter(|_| given.is_empty()) {
+            None => self.create_named(target, object).await,
+            Some(prefix) => {
+                let mut tries = 0;
+                loop {
+                    tries += 1;
+                    let mut named = object.boxed_clone();
+                    named.meta_mut().name = Some(generated_name(&prefix));
+                    match self.create_named(target, named).await {
+                        Err(error) if error.reason == "AlreadyExists" && tries < NAME_TRIES => {}
+                        result => return result,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn create_named(
+        &self,
+        target: &Target<'_>,
+        mut object: Box<dyn Object>,
+    ) -> Result<Arc<CachedObject>> {
+        let name = object.meta().name.clone().unwrap_or_default();
+        let target = &Target { name: &name, ..*target };
+        let version = object.meta().resource_version.as_deref().unwrap_or_default();
+        if !version.is_empty() && version != "0" {
+            return Err(ApiError::plain(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        fill_metadata(object.as_mut(), target.namespace);
+        target.resource.strategy.prepare_create(object.as_mut());
+        // What is allocated is given back unless the object is stored in the end.
+        let allocation = self.services.allocate(target, object.as_mut(), None)?;
+        self.validate_create(target, object.as_mut()).await?;
+        match self.put(target, object.as_mut(), Expect::Absent).await {
+            Ok(created) => {
+                if !target.dry_run {
+                    allocation.keep();
+                }
+                Ok(created)
+            }
+            Err(WriteError::Api(error)) => Err(error),
+            Err(WriteError::Store(StoreError::Conflict { .. })) => {
+                Err(ApiError::already_exists(&Subject::plural(target.resource), &name))
+            }
+            Err(WriteError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    async fn validate_create(&self, target: &Target<'_>, object: &mut dyn Object) -> Result<()> {
+        let strategy = target.resource.strategy.as_ref();
+        let namespaced = target.resource.namespaced;
+        let path = Path::new("metadata");
+        let mut errors = validate_metadata(object.meta(), namespaced, strategy, &path);
+        errors.extend(strategy.validate(object));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
+        }
+        let admission = AdmissionRequest {
+            operation: Operation::Create,
+            resource: target.resource,
+            subresource: target.subresource,
+            namespace: target.namespace,
+            name: target.name,
+            object: Some(object),
+            old: None,
+            user: target.user,
+            dry_run: target.dry_run,
+        };
+        self.admission.validate(&admission).await
+    }
+}
+
+/// Sets what the server alone decides (apimachinery's `FillObjectMetaSystemFields`).
+fn fill_metadata(object: &mut dyn Object, namespace: Option<&str>) {
+    let meta = object.meta_mut();
+    meta.namespace = namespace.map(ToOwned::to_owned);
+    meta.uid = Some(rng::uuid());
+    meta.creation_timestamp = Some(clock::now_seconds());
+    meta.deletion_timestamp = None;
+    meta.deletion_grace_period_seconds = None;
+    meta.resource_version = None;
+    meta.self_link = None;
+    meta.managed_fields = None;
+    meta.generation = None;
+}
+
+fn generated_name(prefix: &str) -> String {
+    let mut end = prefix.len().min(GENERATED_NAME_MAX - SUFFIX_LENGTH);
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{}", &prefix[..end], rng::suffix(SUFFIX_LENGTH))
+}

@@ -1,0 +1,226 @@
+//! Changing an object.
+
+use std::sync::Arc;
+
+use rk_store::{Expect, StoreError};
+
+use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
+use crate::{
+    field::{FieldError, Path},
+    meta::{validate_metadata, validate_metadata_update},
+    resources::{Object, Part},
+    server::{
+        admission::{AdmissionRequest, Operation},
+        object::{CachedObject, Stored},
+        query::parse_version,
+        status::{ApiError, Result, Subject},
+    },
+};
+use k8s_openapi::api::core::v1::Namespace;
+
+/// What an update did.
+#[derive(Clone, Debug)]
+pub(crate) struct Updated {
+    /// The object afterwards.
+    pub object: Arc<CachedObject>,
+    /// Whether it did not exist before.
+    pub created: bool,
+}
+
+impl Registry {
+    /// Changes an object: `change` makes the new one from the one there is. It is called again when
+    /// another writer came in between, unless the new object names the version that it replaces.
+    ///
+    /// `change` is also asked when there is none, for kinds that a PUT may create.
+    pub(crate) async fn update(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        mut change: impl FnMut(Option<&Current>) -> Result<Box<dyn Object>> + Send,
+    ) -> Result<Updated> {
+        let mut found = self.read(target).await?;
+        for _ in 0..UPDATE_TRIES {
+            let Some(before) = found else {
+                let new = change(None)?;
+                let object = self.create(target, new).await?;
+                return Ok(Updated { object, created: true });
+            };
+            let new = change(Some(&before))?;
+            match self.replace(target, part, &before, new).await {
+                Ok(object) => return Ok(Updated { object, created: false }),
+                Err(WriteError::Api(error)) => return Err(error),
+                Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
+                    found = latest.map(|value| current(target, &value)).transpose()?;
+                    if found.is_none() {
+                        return Err(target.not_found());
+                    }
+                }
+                Err(WriteError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::modified(&target.subject(), target.name))
+    }
+
+    /// Changes an object in place, past its strategy and admission: for subresources, which say
+    /// exactly what they change. Tried again when another writer came in between.
+    pub(in crate::server) async fn modify(
+        &self,
+        target: &Target<'_>,
+        change: impl Fn(&mut dyn Object) -> Result<()> + Send,
+    ) -> Result<Arc<CachedObject>> {
+        let mut found = self.read(target).await?;
+        for _ in 0..UPDATE_TRIES {
+            let Some(before) = found.take() else { return Err(target.not_found()) };
+            let mut new = before.object.boxed_clone();
+            change(new.as_mut())?;
+            match self.write_changed(target, &before, new).await {
+                Ok(object) => return Ok(object),
+                Err(WriteError::Api(error)) => return Err(error),
+                Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
+                    found = latest.map(|value| current(target, &value)).transpose()?;
+                }
+                Err(WriteError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::modified(&target.subject(), target.name))
+    }
+
+    /// Stores what an object has become: nothing when nothing changed, its removal when the last
+    /// thing went that kept it after its deletion.
+    async fn write_changed(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+        mut new: Box<dyn Object>,
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        if is_finished(new.as_ref(), before.object.as_ref()) {
+            let last = Stored::encode(new.as_mut())?;
+            return self.remove(target, before, last).await;
+        }
+        // An update that changes nothing writes nothing, so that nobody is told of it.
+        if Stored::encode(new.as_mut())? == before.stored {
+            return Ok(self.unchanged(target, before)?);
+        }
+        self.put(target, new.as_mut(), Expect::Revision(before.revision)).await
+    }
+
+    async fn replace(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        before: &Current,
+        mut new: Box<dyn Object>,
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        let old = before.object.as_ref();
+        check_identity(target, new.as_ref(), before)?;
+        keep_system_fields(new.as_mut(), old);
+        let mut admission = AdmissionRequest {
+            operation: Operation::Update,
+            resource: target.resource,
+            subresource: target.subresource,
+            namespace: target.namespace,
+            name: target.name,
+            object: Some(new.as_mut()),
+            old: Some(old),
+            user: target.user,
+            dry_run: target.dry_run,
+        };
+        self.admission.mutate(&mut admission).await?;
+        target.resource.strategy.prepare_update(new.as_mut(), old, part);
+        let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
+        self.validate_update(target, part, new.as_mut(), old).await?;
+        let finished = is_finished(new.as_ref(), old);
+        let written = self.write_changed(target, before, new).await?;
+        if !target.dry_run && !finished {
+            allocation.keep();
+        }
+        Ok(written)
+    }
+
+    async fn validate_update(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        new: &mut dyn Object,
+        old: &dyn Object,
+    ) -> Result<()> {
+        let strategy = target.resource.strategy.as_ref();
+        let path = Path::new("metadata");
+        let mut errors = validate_metadata(new.meta(), target.resource.namespaced, strategy, &path);
+        errors.extend(validate_metadata_update(new.meta(), old.meta(), &path));
+        errors.extend(strategy.validate_update(new, old, part));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
+        }
+        let admission = AdmissionRequest {
+            operation: Operation::Update,
+            resource: target.resource,
+            subresource: target.subresource,
+            namespace: target.namespace,
+            name: target.name,
+            object: Some(new),
+            old: Some(old),
+            user: target.user,
+            dry_run: target.dry_run,
+        };
+        self.admission.validate(&admission).await
+    }
+}
+
+/// Refuses a new object that means another one, or another version, than there is.
+fn check_identity(target: &Target<'_>, new: &dyn Object, before: &Current) -> Result<()> {
+    let (meta, old) = (new.meta(), before.object.meta());
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (uid, old_uid) = (text(&meta.uid), text(&old.uid));
+    if !uid.is_empty() && uid != old_uid {
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, \
+             AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object \
+             meta: {old_uid}",
+            target.key()
+        );
+        return Err(ApiError::conflict(&target.subject(), target.name, &why));
+    }
+    let version = parse_version(meta.resource_version.as_deref().unwrap_or_default())?;
+    if version == 0 && !target.resource.strategy.unconditional_update() {
+        let path = Path::new("metadata.resourceVersion");
+        let error = FieldError::invalid(&path, 0, "must be specified for an update");
+        return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &vec![error]));
+    }
+    if version != 0 && version != before.revision.0 {
+        return Err(ApiError::modified(&target.subject(), target.name));
+    }
+    Ok(())
+}
+
+/// Puts back what no client may change (apimachinery's `BeforeUpdate`).
+fn keep_system_fields(new: &mut dyn Object, old: &dyn Object) {
+    let old = old.meta();
+    let meta = new.meta_mut();
+    meta.generation = old.generation;
+    meta.self_link = None;
+    meta.managed_fields = None;
+    meta.creation_timestamp = old.creation_timestamp.clone().or(meta.creation_timestamp.take());
+    if meta.uid.as_deref().unwrap_or_default().is_empty() {
+        meta.uid.clone_from(&old.uid);
+    }
+    if old.deletion_timestamp.is_some() {
+        meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    }
+    if meta.deletion_grace_period_seconds.is_none() {
+        meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
+    }
+}
+
+/// Whether the update took the last thing away that kept a deleted object.
+fn is_finished(new: &dyn Object, old: &dyn Object) -> bool {
+    let (meta, old) = (new.meta(), old.meta());
+    let namespace = new.as_any().downcast_ref::<Namespace>();
+    let spec = namespace.and_then(|namespace| namespace.spec.as_ref());
+    let kept_by_spec =
+        spec.and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| !f.is_empty());
+    old.deletion_timestamp.is_some()
+        && old.deletion_grace_period_seconds.unwrap_or(0) == 0
+        && meta.finalizers.as_ref().is_none_or(Vec::is_empty)
+        && !kept_by_spec
+}

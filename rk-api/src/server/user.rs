@@ -1,0 +1,46 @@
+//! Who makes a request.
+
+use std::collections::BTreeMap;
+
+/// The group of administrators: its members may do everything.
+pub(super) const MASTERS: &str = "system:masters";
+
+/// The group of all who proved who they are.
+pub(super) const AUTHENTICATED: &str = "system:authenticated";
+
+/// The name of those who did not say who they are.
+pub(super) const ANONYMOUS: &str = "system:anonymous";
+
+/// A user as authentication found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserInfo {
+    /// The name, for example `system:serviceaccount:default:builder`.
+    pub name: String,
+    /// A lasting identifier; empty when there is none.
+    pub uid: String,
+    /// The groups.
+    pub groups: Vec<String>,
+    /// What else is known.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl UserInfo {
+    /// A user in some groups, and in [`AUTHENTICATED`].
+    pub fn new<'a>(name: &str, groups: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut groups: Vec<_> = groups.into_iter().map(ToOwned::to_owned).collect();
+        if !groups.iter().any(|group| group == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
+        }
+        Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
+    /// The administrator as which in-process clients act.
+    pub fn admin() -> Self {
+        Self::new("system:admin", [MASTERS])
+    }
+
+    /// Whether the user is in a group.
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|found| found == group)
+    }
+}

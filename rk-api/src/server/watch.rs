@@ -1,0 +1,197 @@
+//! The body of a watch: lines of events until the client, its time limit or the server ends it.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    cache::{Cache, Change, Closed, Delivery, Table, WatchEvent, Watcher, frame},
+    negotiate::Shape,
+    object::CachedObject,
+    shape::Shaper,
+    status::ApiError,
+};
+
+/// How often a watch that allows it is sent a bookmark.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+
+/// How long before its end a watch is sent its last bookmark.
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
+
+/// Events are gathered into chunks of about this size while more of them wait.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// What a watch is made of.
+pub(super) struct WatchParts {
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// What is watched.
+    pub table: Arc<Table>,
+    /// The queue of changes.
+    pub watcher: Arc<Watcher>,
+    /// The objects that the watch begins with.
+    pub initial: Vec<Arc<CachedObject>>,
+    /// The revision of a bookmark after these objects.
+    pub initial_end: Option<u64>,
+    /// The form of the events.
+    pub shaper: Shaper,
+    /// Whether to send bookmarks.
+    pub bookmarks: bool,
+    /// How long the watch lasts.
+    pub timeout: Duration,
+}
+
+/// See the module's documentation. Dropping it ends the watch.
+pub(super) struct WatchBody {
+    parts: WatchParts,
+    initial: VecDeque<Arc<CachedObject>>,
+    pending: VecDeque<(Change, Arc<WatchEvent>)>,
+    ends_at: Instant,
+    timer: Pin<Box<Sleep>>,
+    ended: bool,
+    /// Whether a Table's columns were sent.
+    headed: bool,
+}
+
+impl WatchBody {
+    /// A watch that begins now.
+    pub(super) fn new(mut parts: WatchParts) -> Self {
+        let ends_at = Instant::now() + parts.timeout;
+        let initial = std::mem::take(&mut parts.initial).into();
+        let wake_at = next_wake(parts.bookmarks, ends_at);
+        Self {
+            parts,
+            initial,
+            pending: VecDeque::new(),
+            ends_at,
+            timer: Box::pin(tokio::time::sleep_until(wake_at)),
+            ended: false,
+            headed: false,
+        }
+    }
+
+    /// The next bytes; `None` at the end.
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if !self.initial.is_empty() {
+            return Poll::Ready(Some(self.initial_chunk()));
+        }
+        if let Some(revision) = self.parts.initial_end.take() {
+            return Poll::Ready(Some(self.bookmark(revision, true)));
+        }
+        if !self.pending.is_empty() {
+            return Poll::Ready(Some(self.pending_chunk()));
+        }
+        match self.parts.watcher.poll_next(cx) {
+            Poll::Ready(Delivery::Changes(changes)) => {
+                self.pending = changes;
+                return Poll::Ready(Some(self.pending_chunk()));
+            }
+            Poll::Ready(Delivery::Closed(why)) => {
+                self.ended = true;
+                return Poll::Ready(match why {
+                    Closed::Shutdown => None,
+                    Closed::Expired => Some(error_frame(&ApiError::expired(
+                        "too old resource version: the watch fell behind; list again",
+                    ))),
+                });
+            }
+            Poll::Pending => {}
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if Instant::now() >= self.ends_at {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            let wake_at = next_wake(self.parts.bookmarks, self.ends_at);
+            self.timer.as_mut().reset(wake_at);
+            // A bookmark promises that everything before it was delivered: nothing may wait.
+            let applied = self.parts.cache.revision();
+            if let Some(revision) = self.parts.table.progress(&self.parts.watcher, applied) {
+                return Poll::Ready(Some(self.bookmark(revision, false)));
+            }
+        }
+    }
+
+    fn initial_chunk(&mut self) -> Bytes {
+        let mut out = Vec::with_capacity(CHUNK_BYTES);
+        while let Some(object) = self.initial.pop_front() {
+            self.write(Change::Added, &object, object.revision, &mut out);
+            if out.len() >= CHUNK_BYTES {
+                break;
+            }
+        }
+        out.into()
+    }
+
+    fn pending_chunk(&mut self) -> Bytes {
+        // One event alone is shared with all other watchers, not copied.
+        let plain = self.parts.shaper.shape == Shape::Object;
+        if plain
+            && self.pending.len() == 1
+            && let Some((change, event)) = self.pending.pop_front()
+        {
+            return event.frame(change);
+        }
+        let mut out = Vec::with_capacity(CHUNK_BYTES);
+        while let Some((change, event)) = self.pending.pop_front() {
+            if plain {
+                out.extend_from_slice(&event.frame(change));
+            } else if let Some(object) = event.subject(change) {
+                self.write(change, object, event.revision, &mut out);
+            }
+            if out.len() >= CHUNK_BYTES {
+                break;
+            }
+        }
+        out.into()
+    }
+
+    fn write(&mut self, change: Change, object: &CachedObject, revision: u64, out: &mut Vec<u8>) {
+        let headers = !std::mem::replace(&mut self.headed, true);
+        let shaper = &self.parts.shaper;
+        frame(change.as_str(), out, |out| shaper.object(object, revision, headers, out));
+    }
+
+    fn bookmark(&self, revision: u64, initial_events_end: bool) -> Bytes {
+        let mut out = Vec::new();
+        let shaper = &self.parts.shaper;
+        frame("BOOKMARK", &mut out, |out| shaper.bookmark(revision, initial_events_end, out));
+        out.into()
+    }
+}
+
+impl Drop for WatchBody {
+    fn drop(&mut self) {
+        self.parts.table.unwatch(&self.parts.watcher);
+    }
+}
+
+fn next_wake(bookmarks: bool, ends_at: Instant) -> Instant {
+    let now = Instant::now();
+    let last = ends_at - BOOKMARK_BEFORE_END.min(ends_at.saturating_duration_since(now));
+    match () {
+        () if !bookmarks || last <= now => ends_at,
+        () => last.min(now + BOOKMARK_EVERY),
+    }
+}
+
+/// The line that tells a watcher that it must start over.
+pub(super) fn error_frame(error: &ApiError) -> Bytes {
+    let mut out = Vec::new();
+    frame("ERROR", &mut out, |out| {
+        // Writing into memory cannot fail.
+        let _ = serde_json::to_writer(out, &error.status());
+    });
+    out.into()
+}

@@ -1,0 +1,314 @@
+//! All controllers of a process: which of them run, and what they share.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use kube::Client;
+use rk_api::client::{EventRecorder, Informers, LeaderElectionConfig, LeaderElector};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::Controller, discovery::Served, metrics::Metrics,
+    service_account_tokens::TokenSigner,
+};
+
+mod registry;
+
+use registry::{Entry, REGISTRY};
+
+/// Runs controllers until told to stop.
+///
+/// Controllers have the names that kube-controller-manager gives them, old short names included.
+/// Those whose kinds the API server does not serve are left out with a warning.
+///
+/// ```no_run
+/// # async fn example(client: kube::Client) -> Result<(), rk_controllers::ManagerError> {
+/// use rk_controllers::Manager;
+/// use tokio_util::sync::CancellationToken;
+///
+/// let manager = Manager::builder(client).controllers("*,-nodeipam").leader_elect(true).build()?;
+/// manager.run(CancellationToken::new()).await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Manager {
+    context: Context,
+    enabled: Vec<&'static Entry>,
+    own: Vec<Make>,
+    leader_election: Option<LeaderElectionConfig>,
+}
+
+/// Why a [`Manager`] cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManagerError {
+    /// No controller has this name.
+    #[error("there is no controller {name:?}; known are {known}")]
+    UnknownController {
+        /// As given.
+        name: String,
+        /// All names, comma separated.
+        known: String,
+    },
+
+    /// A setting is out of its range or contradicts another.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What the controllers of a manager share.
+#[derive(Clone)]
+pub struct Context {
+    /// How they talk to the API server.
+    pub client: Client,
+    /// Shared caches: a kind is listed and decoded once for all controllers.
+    pub informers: Informers,
+    /// Counters by controller.
+    pub metrics: Metrics,
+    pub(crate) settings: Arc<Settings>,
+}
+
+impl Context {
+    /// A recorder of events in the name of a controller.
+    pub fn recorder(&self, controller: &str) -> EventRecorder {
+        EventRecorder::new(self.client.clone(), controller)
+    }
+}
+
+/// What can be set from outside; see the builder's methods.
+pub(crate) struct Settings {
+    pub workers: usize,
+    pub node_monitor_grace_period: Duration,
+    pub node_monitor_period: Duration,
+    pub cluster_cidr: String,
+    pub node_cidr_mask_size: u8,
+    pub terminated_pod_threshold: usize,
+    pub root_ca: Option<String>,
+    pub token_signer: Option<Arc<dyn TokenSigner>>,
+    pub legacy_token_secrets: bool,
+}
+
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Make = Box<dyn FnOnce(&Context) -> Controller + Send>;
+
+/// Sets up a [`Manager`].
+pub struct ManagerBuilder {
+    client: Client,
+    informers: Option<Informers>,
+    selection: String,
+    own: Vec<Make>,
+    leader_election: Option<LeaderElectionConfig>,
+    settings: Settings,
+}
+
+impl Manager {
+    /// All default controllers, no leader election, default settings.
+    pub fn builder(client: Client) -> ManagerBuilder {
+        ManagerBuilder {
+            client,
+            informers: None,
+            selection: "*".into(),
+            own: Vec::new(),
+            leader_election: None,
+            settings: Settings {
+                workers: 5,
+                node_monitor_grace_period: Duration::from_secs(40),
+                node_monitor_period: Duration::from_secs(5),
+                cluster_cidr: "10.244.0.0/16".into(),
+                node_cidr_mask_size: 24,
+                terminated_pod_threshold: 12_500,
+                root_ca: None,
+                token_signer: None,
+                legacy_token_secrets: false,
+            },
+        }
+    }
+
+    /// The counters of all controllers.
+    pub fn metrics(&self) -> Metrics {
+        self.context.metrics.clone()
+    }
+
+    /// The names of the controllers that will run, if the API server serves their kinds.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.enabled.iter().map(|entry| entry.name).collect()
+    }
+
+    /// Works until `shutdown`, or with leader election until leadership is lost: the caller then
+    /// builds another manager or ends the process.
+    pub async fn run(self, shutdown: CancellationToken) {
+        match self.leader_election.clone() {
+            None => self.run_controllers(shutdown).await,
+            Some(config) => {
+                let elector = LeaderElector::new(self.context.client.clone(), config);
+                elector.run(shutdown, |leading| self.run_controllers(leading)).await;
+            }
+        }
+    }
+
+    async fn run_controllers(self, shutdown: CancellationToken) {
+        let Some(served) =
+            shutdown.run_until_cancelled(Served::discover(&self.context.client)).await
+        else {
+            return;
+        };
+        let mut tasks = JoinSet::new();
+        for entry in self.enabled {
+            let missing = entry.needs.iter().find(|(version, plural)| !served.has(version, plural));
+            if let Some((version, plural)) = missing {
+                tracing::warn!(
+                    controller = entry.name,
+                    "not started: the API server does not serve {plural} of {version}"
+                );
+                continue;
+            }
+            tasks.spawn((entry.start)(entry.name, &self.context, shutdown.clone()));
+        }
+        for make in self.own {
+            let controller = make(&self.context).metrics(&self.context.metrics);
+            tasks.spawn(controller.run(shutdown.clone()));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a controller ended unexpectedly");
+            }
+        }
+        shutdown.cancelled().await;
+    }
+}
+
+impl ManagerBuilder {
+    /// Which controllers run, as kube-controller-manager's `--controllers` takes it: a comma
+    /// separated list of `*` (all that are on by default), `name` and `-name`. Default `*`.
+    pub fn controllers(mut self, selection: &str) -> Self {
+        self.selection = selection.to_owned();
+        self
+    }
+
+    /// Caches to share with other components of the process.
+    pub fn informers(mut self, informers: Informers) -> Self {
+        self.informers = Some(informers);
+        self
+    }
+
+    /// Adds a controller of your own, made when the manager starts it.
+    pub fn with(mut self, make: impl FnOnce(&Context) -> Controller + Send + 'static) -> Self {
+        self.own.push(Box::new(make));
+        self
+    }
+
+    /// Whether to work only while holding the Lease kube-system/kube-controller-manager. Off by
+    /// default.
+    pub fn leader_elect(mut self, elect: bool) -> Self {
+        self.leader_election = elect.then(|| LeaderElectionConfig::new("kube-controller-manager"));
+        self
+    }
+
+    /// Leader election with another Lease or other timings.
+    pub fn leader_election(mut self, config: LeaderElectionConfig) -> Self {
+        self.leader_election = Some(config);
+        self
+    }
+
+    /// How many objects of a kind each controller works on at the same time. Default 5.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.settings.workers = workers;
+        self
+    }
+
+    /// How long a node may be silent before it counts as unreachable. Default 40 s.
+    pub fn node_monitor_grace_period(mut self, period: Duration) -> Self {
+        self.settings.node_monitor_grace_period = period;
+        self
+    }
+
+    /// How often the signs of life of nodes are checked. Default 5 s.
+    pub fn node_monitor_period(mut self, period: Duration) -> Self {
+        self.settings.node_monitor_period = period;
+        self
+    }
+
+    /// The range from which nodes get their Pod ranges, and the size of each. Default
+    /// 10.244.0.0/16 and 24.
+    pub fn cluster_cidr(mut self, cidr: &str, node_mask_size: u8) -> Self {
+        self.settings.cluster_cidr = cidr.to_owned();
+        self.settings.node_cidr_mask_size = node_mask_size;
+        self
+    }
+
+    /// How many ended Pods may stay before the oldest are deleted; 0 for no limit. Default 12500.
+    pub fn terminated_pod_gc_threshold(mut self, threshold: usize) -> Self {
+        self.settings.terminated_pod_threshold = threshold;
+        self
+    }
+
+    /// The certificate authority of the API server, in PEM: published to each namespace as ConfigMap
+    /// `kube-root-ca.crt`, and put into token Secrets.
+    pub fn root_ca(mut self, pem: impl Into<String>) -> Self {
+        self.settings.root_ca = Some(pem.into());
+        self
+    }
+
+    /// Who signs the tokens of Secrets of type `kubernetes.io/service-account-token`. Without one
+    /// such Secrets stay empty.
+    pub fn token_signer(mut self, signer: Arc<dyn TokenSigner>) -> Self {
+        self.settings.token_signer = Some(signer);
+        self
+    }
+
+    /// Whether each ServiceAccount gets a token Secret `<name>-token-xxxxx`, as Kubernetes did up
+    /// to 1.23. Off by default; needs a token signer.
+    pub fn legacy_token_secrets(mut self, create: bool) -> Self {
+        self.settings.legacy_token_secrets = create;
+        self
+    }
+
+    /// Checks the settings. Call it within a tokio runtime.
+    pub fn build(self) -> Result<Manager, ManagerError> {
+        let enabled = registry::select(REGISTRY, &self.selection)?;
+        let settings = self.settings;
+        let cidr =
+            crate::node_ipam::CidrPool::new(&settings.cluster_cidr, settings.node_cidr_mask_size);
+        cidr.map_err(|error| ManagerError::Invalid(error.to_string()))?;
+        if settings.node_monitor_period > settings.node_monitor_grace_period {
+            return Err(ManagerError::Invalid(format!(
+                "node_monitor_period ({:?}) must not be longer than node_monitor_grace_period ({:?})",
+                settings.node_monitor_period, settings.node_monitor_grace_period
+            )));
+        }
+        if settings.legacy_token_secrets && settings.token_signer.is_none() {
+            return Err(ManagerError::Invalid("legacy_token_secrets needs a token_signer".into()));
+        }
+        if let Some(config) = &self.leader_election {
+            config.validate().map_err(ManagerError::Invalid)?;
+        }
+        let informers = self.informers.unwrap_or_else(|| Informers::new(self.client.clone()));
+        let context = Context {
+            client: self.client,
+            informers,
+            metrics: Metrics::default(),
+            settings: Arc::new(settings),
+        };
+        Ok(Manager { context, enabled, own: self.own, leader_election: self.leader_election })
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").field("controllers", &self.names()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ManagerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManagerBuilder")
+            .field("controllers", &self.selection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("informers", &self.informers).finish_non_exhaustive()
+    }
+}

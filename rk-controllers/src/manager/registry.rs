@@ -1,0 +1,181 @@
+//! The built-in controllers by name.
+
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, ManagerError, Task};
+use crate::{
+    controller::Controller, deployment, endpoints, endpointslice, endpointslice_mirroring,
+    garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca,
+    service_account, service_account_tokens, taint_eviction,
+};
+
+/// A controller that a manager can start.
+pub(super) struct Entry {
+    pub name: &'static str,
+    /// Its name in the flags of Kubernetes up to 1.28, still accepted.
+    pub short_name: &'static str,
+    /// Kinds it cannot do without: API version and plural.
+    pub needs: &'static [(&'static str, &'static str)],
+    pub start: fn(&'static str, &Context, CancellationToken) -> Task,
+}
+
+/// Alphabetical by name.
+pub(super) const REGISTRY: &[Entry] = &[
+    entry(
+        "deployment-controller",
+        "deployment",
+        &[("apps/v1", "deployments"), ("apps/v1", "replicasets")],
+        |name, context, token| run(deployment::controller(name, context), context, token),
+    ),
+    entry("endpoints-controller", "endpoint", &[("v1", "endpoints")], |name, context, token| {
+        run(endpoints::controller(name, context), context, token)
+    }),
+    entry(
+        "endpointslice-controller",
+        "endpointslice",
+        &[("discovery.k8s.io/v1", "endpointslices")],
+        |name, context, token| run(endpointslice::controller(name, context), context, token),
+    ),
+    entry(
+        "endpointslice-mirroring-controller",
+        "endpointslicemirroring",
+        &[("discovery.k8s.io/v1", "endpointslices"), ("v1", "endpoints")],
+        |name, context, token| {
+            run(endpointslice_mirroring::controller(name, context), context, token)
+        },
+    ),
+    entry("garbage-collector-controller", "garbagecollector", &[], |name, context, token| {
+        Box::pin(garbage_collector::run(name, context.clone(), token))
+    }),
+    entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
+        run(namespace::controller(name, context), context, token)
+    }),
+    entry("node-ipam-controller", "nodeipam", &[("v1", "nodes")], |name, context, token| {
+        run(node_ipam::controller(name, context), context, token)
+    }),
+    entry(
+        "node-lifecycle-controller",
+        "nodelifecycle",
+        &[("v1", "nodes"), ("coordination.k8s.io/v1", "leases")],
+        |name, context, token| Box::pin(node_lifecycle::run(name, context.clone(), token)),
+    ),
+    entry(
+        "pod-garbage-collector-controller",
+        "podgc",
+        &[("v1", "pods"), ("v1", "nodes")],
+        |_, context, token| Box::pin(pod_gc::run(context.clone(), token)),
+    ),
+    entry(
+        "replicaset-controller",
+        "replicaset",
+        &[("apps/v1", "replicasets")],
+        |name, context, token| {
+            run(replicaset::controller::<ReplicaSet>(name, context), context, token)
+        },
+    ),
+    entry(
+        "replicationcontroller-controller",
+        "replicationcontroller",
+        &[("v1", "replicationcontrollers")],
+        |name, context, token| {
+            run(replicaset::controller::<ReplicationController>(name, context), context, token)
+        },
+    ),
+    entry(
+        "root-ca-certificate-publisher-controller",
+        "root-ca-cert-publisher",
+        &[("v1", "configmaps")],
+        |name, context, token| match root_ca::controller(name, context) {
+            Some(controller) => run(controller, context, token),
+            None => Box::pin(async {}),
+        },
+    ),
+    entry(
+        "serviceaccount-controller",
+        "serviceaccount",
+        &[("v1", "serviceaccounts")],
+        |name, context, token| run(service_account::controller(name, context), context, token),
+    ),
+    entry(
+        "serviceaccount-token-controller",
+        "serviceaccount-token",
+        &[("v1", "secrets"), ("v1", "serviceaccounts")],
+        |name, context, token| match service_account_tokens::controller(name, context) {
+            Some(controller) => run(controller, context, token),
+            None => Box::pin(async {}),
+        },
+    ),
+    entry(
+        "taint-eviction-controller",
+        "taint-eviction",
+        &[("v1", "nodes"), ("v1", "pods")],
+        |name, context, token| run(taint_eviction::controller(name, context), context, token),
+    ),
+];
+
+const fn entry(
+    name: &'static str,
+    short_name: &'static str,
+    needs: &'static [(&'static str, &'static str)],
+    start: fn(&'static str, &Context, CancellationToken) -> Task,
+) -> Entry {
+    Entry { name, short_name, needs, start }
+}
+
+fn run(controller: Controller, context: &Context, shutdown: CancellationToken) -> Task {
+    Box::pin(controller.metrics(&context.metrics).run(shutdown))
+}
+
+/// The entries that a list of `*`, `name` and `-name` chooses. A name wins over `*`, and `-name`
+/// over `name`. A name that nobody has is an error: a typo must not leave a controller running.
+pub(super) fn select<'a>(
+    registry: &'a [Entry],
+    selection: &str,
+) -> Result<Vec<&'a Entry>, ManagerError> {
+    let words: Vec<&str> =
+        selection.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    let named = |entry: &Entry, word: &str| word == entry.name || word == entry.short_name;
+    for word in &words {
+        let name = word.strip_prefix('-').unwrap_or(word);
+        if name != "*" && !registry.iter().any(|entry| named(entry, name)) {
+            let known: Vec<&str> = registry.iter().map(|entry| entry.name).collect();
+            return Err(ManagerError::UnknownController {
+                name: name.to_owned(),
+                known: known.join(", "),
+            });
+        }
+    }
+    let enabled = |entry: &&Entry| {
+        let off =
+            words.iter().any(|word| word.strip_prefix('-').is_some_and(|name| named(entry, name)));
+        !off && words.iter().any(|word| *word == "*" || named(entry, word))
+    };
+    Ok(registry.iter().filter(enabled).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(selection: &str) -> Vec<&'static str> {
+        select(REGISTRY, selection).unwrap().iter().map(|entry| entry.short_name).collect()
+    }
+
+    #[test]
+    fn a_selection_reads_like_the_flag_of_kube_controller_manager() {
+        assert_eq!(names("*").len(), REGISTRY.len());
+        assert_eq!(names("deployment, replicaset-controller"), ["deployment", "replicaset"]);
+        assert_eq!(names("*,-nodeipam").len(), REGISTRY.len() - 1);
+        assert_eq!(names("-namespace,namespace,podgc"), ["podgc"]);
+        assert!(names("").is_empty());
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused() {
+        let error = select(REGISTRY, "*,-deploymnet").err().unwrap();
+        assert!(error.to_string().starts_with(
+            "there is no controller \"deploymnet\"; known are deployment-controller, "
+        ));
+    }
+}

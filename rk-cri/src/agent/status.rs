@@ -1,0 +1,500 @@
+//! The pod's status as the API is to show it: pure functions of the spec, the runtime's view, what
+//! the agent remembers, and the time.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+        ContainerStateWaiting, ContainerStatus as ApiContainerStatus, HostIP, Pod, PodCondition, PodIP,
+        PodSpec, PodStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    observed::Observed,
+    plan::{Remembered, initialized, is_sidecar, restart_policy},
+};
+use crate::runtime::{ContainerState, ContainerStatus};
+
+/// Why a container does not run: reason and message of its `waiting` state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) reason: String,
+    pub(crate) message: Option<String>,
+}
+
+/// What a status is made from, besides the pod and the runtime's view.
+pub(crate) struct Inputs<'a> {
+    pub(crate) memory: &'a dyn Remembered,
+    /// Why containers wait, by name.
+    pub(crate) waiting: &'a BTreeMap<String, Waiting>,
+    /// The pod was ended from outside: reason and message.
+    pub(crate) ended: Option<&'a (String, String)>,
+    /// Nothing of the pod runs or will run.
+    pub(crate) terminal: bool,
+    /// The node's addresses, the primary one first.
+    pub(crate) host_ips: &'a [IpAddr],
+    /// The scheme of container ids, for example `rk`.
+    pub(crate) scheme: &'a str,
+    pub(crate) now: Timestamp,
+}
+
+/// Computes a pod's status. What only others write (scheduling, gates, QoS) is kept.
+pub(crate) fn pod_status(pod: &Pod, observed: &Observed, inputs: &Inputs<'_>) -> PodStatus {
+    let default = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&default);
+    let old = pod.status.clone().unwrap_or_default();
+    let mut status = old.clone();
+    let has_init = spec.init_containers.as_ref().is_some_and(|list| !list.is_empty());
+    let initialized = initialized(spec, observed, inputs.memory);
+    let waits_for = if has_init && !initialized { "PodInitializing" } else { "ContainerCreating" };
+    let statuses = |containers: &[Container], old: &Option<Vec<ApiContainerStatus>>, init: bool| {
+        let old = old.as_deref().unwrap_or_default();
+        let wanted = containers.iter().map(|container| {
+            let old = old.iter().find(|status| status.name == container.name);
+            container_status(container, old, observed, inputs, waits_for, init)
+        });
+        Some(wanted.collect::<Vec<_>>()).filter(|list| !list.is_empty())
+    };
+    status.container_statuses = statuses(&spec.containers, &old.container_statuses, false);
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    status.init_container_statuses = statuses(init, &old.init_container_statuses, true);
+
+    let phase = match &old.phase {
+        Some(phase) if is_terminal(phase) => phase.clone(),
+        _ if inputs.ended.is_some() => "Failed".into(),
+        _ => phase(spec, &status, initialized, inputs.terminal).to_string(),
+    };
+    if let Some((reason, message)) = inputs.ended {
+        status.reason = Some(reason.clone());
+        status.message = Some(message.clone());
+    }
+    status.phase = Some(phase);
+    status.start_time.get_or_insert_with(|| seconds(inputs.now));
+    status.observed_generation = pod.metadata.generation;
+    addresses(spec, observed, inputs, &mut status);
+    conditions(pod, spec, observed, initialized, inputs, &mut status);
+    status
+}
+
+/// Succeeded and Failed are for ever.
+pub(crate) fn is_terminal(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
+}
+
+fn seconds(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
+fn addresses(spec: &PodSpec, observed: &Observed, inputs: &Inputs<'_>, status: &mut PodStatus) {
+    if let Some(first) = inputs.host_ips.first() {
+        status.host_ip = Some(first.to_string());
+        status.host_ips =
+            Some(inputs.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect());
+    }
+    // A pod that ended keeps the address it had.
+    let Some(sandbox) = observed.sandbox() else { return };
+    let ips = if spec.host_network == Some(true) { inputs.host_ips } else { &sandbox.ips[..] };
+    if let Some(first) = ips.first() {
+        status.pod_ip = Some(first.to_string());
+        status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect());
+    }
+}
+
+// === containers ===
+
+fn container_status(
+    container: &Container,
+    old: Option<&ApiContainerStatus>,
+    observed: &Observed,
+    inputs: &Inputs<'_>,
+    waits_for: &str,
+    init: bool,
+) -> ApiContainerStatus {
+    let attempts = observed.attempts(&container.name);
+    let waiting = inputs.waiting.get(&container.name);
+    let Some(latest) = attempts.first() else {
+        return status_without_container(container, old, inputs, waiting, waits_for);
+    };
+    let mut state = state_of(latest, inputs.scheme, waits_for);
+    let mut last_state = match attempts.get(1) {
+        Some(previous) if previous.state == ContainerState::Exited => {
+            Some(state_of(previous, inputs.scheme, waits_for))
+        }
+        _ => old.filter(|old| old.restart_count == latest.config.attempt as i32).and_then(|old| old.last_state.clone()),
+    };
+    let running = latest.state == ContainerState::Running;
+    if let (Some(waiting), false, false) = (waiting, running, inputs.terminal) {
+        if state.terminated.is_some() {
+            last_state = Some(state);
+        }
+        state = waiting_state(&waiting.reason, waiting.message.clone());
+    }
+    let health = inputs.memory.health(latest);
+    let done = latest.state == ContainerState::Exited && latest.exit_code == Some(0);
+    let ready = match (init && !is_sidecar(container), running) {
+        (true, _) => done,
+        (false, running) => running && health.ready && health.started,
+    };
+    ApiContainerStatus {
+        name: container.name.clone(),
+        image: if latest.config.image.is_empty() {
+            container.image.clone().unwrap_or_default()
+        } else {
+            latest.config.image.clone()
+        },
+        image_id: latest.image_id.clone(),
+        container_id: Some(format!("{}://{}", inputs.scheme, latest.id)),
+        ready,
+        started: Some(running && health.started),
+        restart_count: latest.config.attempt as i32,
+        state: Some(state),
+        last_state: last_state.or_else(|| Some(ApiState::default())),
+        ..Default::default()
+    }
+}
+
+/// Of a container that the runtime does not know: not made yet, or lost.
+fn status_without_container(
+    container: &Container,
+    old: Option<&ApiContainerStatus>,
+    inputs: &Inputs<'_>,
+    waiting: Option<&Waiting>,
+    waits_for: &str,
+) -> ApiContainerStatus {
+    let mut status = ApiContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        last_state: Some(ApiState::default()),
+        ..Default::default()
+    };
+    if let Some(old) = old {
+        status.restart_count = old.restart_count;
+        let known = old.state.as_ref();
+        // What was seen to end, or to run, stays so when nothing will replace it.
+        if known.is_some_and(|state| state.terminated.is_some()) {
+            return ApiContainerStatus { ready: false, ..old.clone() };
+        }
+        if inputs.terminal && known.is_some_and(|state| state.running.is_some()) {
+            status.container_id = old.container_id.clone();
+            status.state = Some(ApiState {
+                terminated: Some(ContainerStateTerminated {
+                    exit_code: 137,
+                    reason: Some("ContainerStatusUnknown".into()),
+                    message: Some(
+                        "The container could not be located when the pod was terminated".into(),
+                    ),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            });
+            return status;
+        }
+        if let Some(last) = &old.last_state {
+            status.last_state = Some(last.clone());
+        }
+    }
+    status.state = Some(match waiting {
+        Some(waiting) => waiting_state(&waiting.reason, waiting.message.clone()),
+        None => waiting_state(waits_for, None),
+    });
+    status
+}
+
+fn waiting_state(reason: &str, message: Option<String>) -> ApiState {
+    let waiting = ContainerStateWaiting { reason: Some(reason.to_string()), message };
+    ApiState { waiting: Some(waiting), ..Default::default() }
+}
+
+fn state_of(container: &ContainerStatus, scheme: &str, waits_for: &str) -> ApiState {
+    match container.state {
+        ContainerState::Running => ApiState {
+            running: Some(ContainerStateRunning { started_at: container.started_at.map(seconds) }),
+            ..Default::default()
+        },
+        ContainerState::Created => waiting_state(waits_for, None),
+        ContainerState::Exited | ContainerState::Unknown => {
+            let lost = container.state == ContainerState::Unknown;
+            let reason = if lost { "ContainerStatusUnknown" } else { &container.reason };
+            ApiState {
+                terminated: Some(ContainerStateTerminated {
+                    exit_code: container.exit_code.unwrap_or(137),
+                    reason: Some(reason.to_string()).filter(|reason| !reason.is_empty()),
+                    message: Some(container.message.clone()).filter(|message| !message.is_empty()),
+                    // The API wants a time here; a container that never started began when it ended.
+                    started_at: container.started_at.or(container.finished_at).map(seconds),
+                    finished_at: container.finished_at.map(seconds),
+                    container_id: Some(format!("{scheme}://{}", container.id)),
+                    signal: None,
+                }),
+                ..Default::default()
+            }
+        }
+    }
+}
+
+// === phase ===
+
+fn exit_code(state: Option<&ApiState>) -> Option<i32> {
+    state?.terminated.as_ref().map(|terminated| terminated.exit_code)
+}
+
+fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) -> &'static str {
+    let policy = restart_policy(spec);
+    let find = |list: &'_ Option<Vec<ApiContainerStatus>>, name: &str| {
+        list.iter().flatten().find(|status| status.name == name).cloned()
+    };
+    let (mut init_pending, mut init_failed) = (0, 0);
+    for container in spec.init_containers.iter().flatten() {
+        let found = find(&status.init_container_statuses, &container.name);
+        let state = found.as_ref().and_then(|status| status.state.as_ref());
+        let last = found.as_ref().and_then(|status| status.last_state.as_ref());
+        if is_sidecar(container) {
+            let started = found.as_ref().and_then(|status| status.started) == Some(true);
+            init_pending += i32::from(!started && exit_code(state).is_none());
+            continue;
+        }
+        match exit_code(state).or_else(|| exit_code(last)) {
+            Some(0) if exit_code(state).is_some() => {}
+            Some(code) if code != 0 => init_failed += 1,
+            _ => init_pending += 1,
+        }
+    }
+    let (mut unknown, mut running, mut waiting, mut stopped, mut failed) = (0, 0, 0, 0, 0);
+    for container in &spec.containers {
+        let found = find(&status.container_statuses, &container.name);
+        let state = found.as_ref().and_then(|status| status.state.as_ref());
+        let last = found.as_ref().and_then(|status| status.last_state.as_ref());
+        match state {
+            Some(state) if state.running.is_some() => running += 1,
+            Some(state) if state.terminated.is_some() => {
+                stopped += 1;
+                failed += i32::from(exit_code(Some(state)) != Some(0));
+            }
+            Some(state) if state.waiting.is_some() => match exit_code(last) {
+                Some(_) => {
+                    stopped += 1;
+                    failed += 1;
+                }
+                None => waiting += 1,
+            },
+            _ => unknown += 1,
+        }
+    }
+    if init_failed > 0 && policy == "Never" {
+        return "Failed";
+    }
+    if terminal && running == 0 {
+        let all_done = init_pending + init_failed + unknown + waiting + failed == 0;
+        return if all_done { "Succeeded" } else { "Failed" };
+    }
+    if (init_pending > 0 || init_failed > 0) && !initialized || waiting > 0 {
+        return "Pending";
+    }
+    if running > 0 && unknown == 0 {
+        return "Running";
+    }
+    if running == 0 && stopped > 0 && unknown == 0 {
+        return match policy {
+            "Always" => "Running",
+            _ if failed == 0 => "Succeeded",
+            "Never" => "Failed",
+            _ => "Running",
+        };
+    }
+    "Pending"
+}
+
+// === conditions ===
+
+struct Verdict {
+    holds: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Verdict {
+    const TRUE: Verdict = Verdict { holds: true, reason: None, message: None };
+
+    fn no(reason: &'static str, message: Option<String>) -> Self {
+        Verdict { holds: false, reason: Some(reason), message }
+    }
+}
+
+fn conditions(
+    pod: &Pod,
+    spec: &PodSpec,
+    observed: &Observed,
+    initialized: bool,
+    inputs: &Inputs<'_>,
+    status: &mut PodStatus,
+) {
+    let phase = status.phase.clone().unwrap_or_default();
+    let has_network = spec.host_network == Some(true)
+        || observed.sandbox().is_some_and(|sandbox| !sandbox.ips.is_empty());
+    let sandbox = observed.sandbox().is_some() && has_network;
+    let sandbox = if sandbox { Verdict::TRUE } else { Verdict { holds: false, reason: None, message: None } };
+    let containers = containers_ready(spec, status, &phase);
+    let mut kept = status.conditions.take().unwrap_or_default();
+    let ready = gates_open(spec, &kept, &containers);
+    let verdicts = [
+        ("PodReadyToStartContainers", sandbox),
+        ("Initialized", initialized_verdict(spec, status, &phase, initialized)),
+        ("Ready", ready),
+        ("ContainersReady", containers),
+        ("PodScheduled", Verdict::TRUE),
+    ];
+    for (kind, verdict) in verdicts {
+        // A pod that was bound by hand has no such condition yet; a scheduler's own one stays.
+        let old = kept.iter().position(|condition| condition.type_ == kind);
+        let value = if verdict.holds { "True" } else { "False" };
+        let mut condition = PodCondition {
+            type_: kind.to_string(),
+            status: value.to_string(),
+            reason: verdict.reason.map(str::to_string),
+            message: verdict.message,
+            last_transition_time: Some(seconds(inputs.now)),
+            observed_generation: pod.metadata.generation,
+            ..Default::default()
+        };
+        match old {
+            Some(at) => {
+                if kept[at].status == condition.status {
+                    condition.last_transition_time = kept[at].last_transition_time.clone();
+                }
+                kept[at] = condition;
+            }
+            None => kept.push(condition),
+        }
+    }
+    status.conditions = Some(kept);
+}
+
+fn initialized_verdict(spec: &PodSpec, status: &PodStatus, phase: &str, initialized: bool) -> Verdict {
+    if initialized {
+        let reason = (phase == "Succeeded").then_some("PodCompleted");
+        return Verdict { reason, ..Verdict::TRUE };
+    }
+    if phase == "Succeeded" {
+        return Verdict { reason: Some("PodCompleted"), ..Verdict::TRUE };
+    }
+    let incomplete: Vec<&str> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| {
+            let statuses = status.init_container_statuses.iter().flatten();
+            let found = statuses.into_iter().find(|status| status.name == container.name);
+            !found.is_some_and(|status| status.ready || (is_sidecar(container) && status.started == Some(true)))
+        })
+        .map(|container| container.name.as_str())
+        .collect();
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    Verdict::no("ContainersNotInitialized", Some(message))
+}
+
+fn containers_ready(spec: &PodSpec, status: &PodStatus, phase: &str) -> Verdict {
+    match phase {
+        "Succeeded" => return Verdict::no("PodCompleted", None),
+        "Failed" => return Verdict::no("PodFailed", None),
+        _ => {}
+    }
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let all: Vec<&ApiContainerStatus> = all.collect();
+    let unready: Vec<&str> = sidecars
+        .chain(&spec.containers)
+        .map(|container| container.name.as_str())
+        .filter(|name| !all.iter().any(|status| status.name == **name && status.ready))
+        .collect();
+    if unready.is_empty() {
+        return Verdict::TRUE;
+    }
+    let message = format!("containers with unready status: [{}]", unready.join(" "));
+    Verdict::no("ContainersNotReady", Some(message))
+}
+
+/// A pod is ready when its containers are and the conditions named as readiness gates hold.
+fn gates_open(spec: &PodSpec, conditions: &[PodCondition], containers: &Verdict) -> Verdict {
+    if !containers.holds {
+        return Verdict::no(containers.reason.unwrap_or("ContainersNotReady"), containers.message.clone());
+    }
+    let mut messages = Vec::new();
+    for gate in spec.readiness_gates.iter().flatten() {
+        let kind = &gate.condition_type;
+        match conditions.iter().find(|condition| condition.type_ == *kind) {
+            None => messages.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            Some(condition) if condition.status != "True" => messages.push(format!(
+                "the status of pod readiness gate {kind:?} is not \"True\", but {}",
+                condition.status
+            )),
+            Some(_) => {}
+        }
+    }
+    if messages.is_empty() {
+        return Verdict::TRUE;
+    }
+    Verdict::no("ReadinessGatesNotReady", Some(messages.join(", ")))
+}
+
+// === the patch ===
+
+/// The strategic merge patch that takes a pod's status from `old` to `new`; `None` if they are equal.
+pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
+        (serde_json::to_value(old), serde_json::to_value(new))
+    else {
+        return None;
+    };
+    let mut status = Map::new();
+    for (key, value) in &new {
+        if old.get(key) == Some(value) {
+            continue;
+        }
+        let change = match key.as_str() {
+            // Merged by type, so only those that changed; others may have written theirs meanwhile.
+            "conditions" => changed_items(old.get(key), value),
+            // Merged by address, where an address that is gone has to be named; so replace the list.
+            "podIPs" | "hostIPs" => {
+                let mut list = value.as_array().cloned().unwrap_or_default();
+                if old.contains_key(key) {
+                    list.push(json!({"$patch": "replace"}));
+                }
+                Value::Array(list)
+            }
+            _ => value.clone(),
+        };
+        status.insert(key.clone(), change);
+    }
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        status.insert(key.clone(), Value::Null);
+    }
+    (!status.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": status}))
+}
+
+fn changed_items(old: Option<&Value>, new: &Value) -> Value {
+    let empty = Vec::new();
+    let old = old.and_then(Value::as_array).unwrap_or(&empty);
+    let items = new.as_array().unwrap_or(&empty).iter();
+    let changed = items.filter(|item| !old.contains(item)).map(|item| {
+        let before = old.iter().find(|before| before["type"] == item["type"]);
+        let mut item = item.clone();
+        // A field that is no longer there has to be removed by name.
+        if let (Some(Value::Object(before)), Value::Object(now)) = (before, &mut item) {
+            for key in before.keys() {
+                now.entry(key.clone()).or_insert(Value::Null);
+            }
+        }
+        item
+    });
+    Value::Array(changed.collect())
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what the tests need and is missing, then runs every test.
+#
+#   tests/run.sh          everything
+#   tests/run.sh --fast   only what needs neither root nor kubectl
+#
+# As root on Debian or Ubuntu it installs packages. Elsewhere it says what is missing, and the tests
+# that need it are skipped by name. RK_REQUIRE=all turns every such skip into a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fast=false
+case "${1:-}" in
+  '') ;;
+  --fast) fast=true ;;
+  *) echo "tests/run.sh: unknown argument '$1' (try --fast)" >&2; exit 2 ;;
+esac
+
+step() { printf '\n== %s\n' "$*"; }
+
+# command, or file, and the packages that bring it, the preferred one first
+needs='
+kubectl:kubectl kubernetes-client
+/bin/busybox:busybox-static
+nft:nftables
+ip:iproute2
+script:bsdutils util-linux
+openssl:openssl
+curl:curl
+'
+
+present() { case "$1" in /*) [ -x "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
+
+install_missing() {
+  local updated=false line thing package
+  while IFS= read -r line; do
+    [ -n "$line" ] || continue
+    thing=${line%%:*}
+    present "$thing" && continue
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+      echo "missing: $thing (Debian: ${line#*:}); what needs it is skipped"
+      continue
+    fi
+    $updated || { apt-get update -qq; updated=true; }
+    for package in ${line#*:}; do
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null 2>&1 || true
+      present "$thing" && { echo "installed: $package"; break; }
+    done
+    present "$thing" || echo "missing: $thing could not be installed; what needs it is skipped"
+  done <<< "$needs"
+}
+
+if ! $fast; then
+  step 'what the tests need'
+  install_missing
+fi
+
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+step 'unit tests, conformance kits, doc examples'
+if $fast; then
+  cargo test --workspace --locked --lib --bins
+  cargo test --workspace --locked --doc
+  exit
+fi
+cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$output"
+
+step 'summary'
+awk '
+  /^test result:/ { passed += $4; failed += $6; skipped += $8 }
+  /^scenarios: /  { scenarios = $0 }
+  /^SKIP /        { print }
+  END {
+    if (scenarios) print scenarios
+    printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+  }
+' "$output"

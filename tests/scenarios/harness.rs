@@ -1,0 +1,350 @@
+//! The clusters that the scenarios run on, and the shell that they type into.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Mutex, OnceLock},
+    time::{Duration, Instant},
+};
+
+use rk::{Cluster, NativeNode};
+use tokio::runtime::Runtime;
+
+/// What a scenario runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Simulated nodes do.
+    Sim,
+    /// It looks into a container.
+    Real,
+}
+
+/// A test of a scenario.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    /// The function's name; it begins with the scenario's id when it shows the whole of it.
+    pub(crate) name: &'static str,
+    /// What it runs on.
+    pub(crate) needs: Needs,
+    /// The test.
+    pub(crate) run: fn(&Shell),
+}
+
+impl Scenario {
+    /// The id of the scenario that this test shows, for example `s65`.
+    pub(crate) fn id(&self) -> Option<&'static str> {
+        let id = self.name.split('_').next()?;
+        let digits = id.strip_prefix('s')?;
+        (digits.len() >= 2 && digits.bytes().all(|b| b.is_ascii_digit())).then_some(id)
+    }
+}
+
+/// Lists tests by the functions that they are.
+macro_rules! scenarios {
+    ($($needs:ident: $($name:ident),+ $(,)?;)+) => {
+        /// The tests of this file.
+        pub(crate) fn all() -> Vec<$crate::harness::Scenario> {
+            vec![$($($crate::harness::Scenario {
+                name: stringify!($name),
+                needs: $crate::harness::Needs::$needs,
+                run: $name,
+            }),+),+]
+        }
+    };
+}
+pub(crate) use scenarios;
+
+/// How a test went.
+pub(crate) enum Outcome {
+    /// As it should.
+    Passed,
+    /// What differed, and what was typed until then.
+    Failed(String),
+}
+
+/// The clusters of this run.
+pub(crate) struct Clusters {
+    runtime: Runtime,
+    sim: Running,
+    real: Result<Running, String>,
+    passed: Mutex<Vec<String>>,
+    directory: tempfile::TempDir,
+}
+
+struct Running {
+    cluster: Cluster,
+    kubeconfig: PathBuf,
+}
+
+impl Clusters {
+    /// Starts both.
+    pub(crate) fn start() -> Result<Self, String> {
+        let runtime = Runtime::new().map_err(|error| error.to_string())?;
+        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let path = directory.path();
+        let (sim, real) = runtime.block_on(async {
+            let sim = start(Cluster::builder().nodes(3), path.join("sim")).await;
+            (sim, start_real(path).await)
+        });
+        Ok(Self { runtime, sim: sim?, real, passed: Mutex::default(), directory })
+    }
+
+    /// Why a test cannot run here.
+    pub(crate) fn lacks(&self, needs: Needs) -> Option<String> {
+        if !has_kubectl() {
+            return Some("kubectl is not on the PATH".into());
+        }
+        match (needs, &self.real) {
+            (Needs::Real, Err(reason)) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
+    /// Runs one test in a namespace of its own.
+    pub(crate) fn run(&self, scenario: &Scenario) -> Outcome {
+        let running = match (scenario.needs, &self.real) {
+            (Needs::Sim, _) => &self.sim,
+            (Needs::Real, Ok(real)) => real,
+            (Needs::Real, Err(reason)) => return Outcome::Failed(reason.clone()),
+        };
+        let id = scenario.name.split('_').next().unwrap_or(scenario.name);
+        let directory = self.directory.path().join(scenario.name);
+        let shell = match Shell::new(running, directory, &format!("test-{id}"), scenario.name) {
+            Ok(shell) => shell,
+            Err(reason) => return Outcome::Failed(reason),
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&shell)));
+        shell.close();
+        match result {
+            Ok(()) => {
+                if let Some(id) = scenario.id() {
+                    lock(&self.passed).push(id.to_owned());
+                }
+                Outcome::Passed
+            }
+            Err(panic) => {
+                Outcome::Failed(format!("{}\n\n{}", message(&*panic), shell.transcript()))
+            }
+        }
+    }
+
+    /// The ids of the scenarios whose tests passed, once per test.
+    pub(crate) fn outcomes(&self) -> Vec<String> {
+        lock(&self.passed).clone()
+    }
+
+    /// Tears both down, with everything that their containers hold.
+    pub(crate) fn stop(&self) {
+        self.runtime.block_on(async {
+            self.sim.cluster.shutdown().await;
+            if let Ok(real) = &self.real {
+                real.cluster.shutdown().await;
+            }
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "panicked".to_owned())
+}
+
+async fn start(builder: rk::ClusterBuilder, kubeconfig: PathBuf) -> Result<Running, String> {
+    let cluster =
+        builder.listen(([127, 0, 0, 1], 0)).start().await.map_err(|error| error.to_string())?;
+    let text = cluster.kubeconfig().ok_or("the cluster does not listen")?;
+    std::fs::write(&kubeconfig, text).map_err(|error| error.to_string())?;
+    Ok(Running { cluster, kubeconfig })
+}
+
+async fn start_real(directory: &Path) -> Result<Running, String> {
+    let busybox = Path::new("/bin/busybox");
+    if !busybox.exists() {
+        return Err("the static busybox is not at /bin/busybox (busybox-static)".into());
+    }
+    let images = directory.join("images");
+    std::fs::create_dir_all(&images).map_err(|error| error.to_string())?;
+    let archives =
+        rk::cri::images::samples::write(busybox, &images).map_err(|error| error.to_string())?;
+    let node = NativeNode::new().root(directory.join("node")).name("server3").load(archives);
+    start(Cluster::builder().native(node), directory.join("real")).await
+}
+
+fn has_kubectl() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        Command::new("kubectl")
+            .args(["version", "--client"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    })
+}
+
+/// What a command printed, and how it ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    /// Standard output.
+    pub(crate) stdout: String,
+    /// Standard error.
+    pub(crate) stderr: String,
+    /// The exit code; -1 when a signal ended it.
+    pub(crate) code: i32,
+}
+
+/// A shell whose kubectl talks to the cluster, in a folder and a namespace of its own.
+pub(crate) struct Shell {
+    directory: PathBuf,
+    kubeconfig: PathBuf,
+    namespace: String,
+    transcript: Mutex<String>,
+}
+
+/// How long a command may take, and how long to wait for something to become so.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Shell {
+    fn new(
+        running: &Running,
+        directory: PathBuf,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Self, String> {
+        std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
+        let kubeconfig = directory.join("kubeconfig");
+        std::fs::copy(&running.kubeconfig, &kubeconfig).map_err(|error| error.to_string())?;
+        // Several tests may show one scenario: the hash keeps their namespaces apart.
+        let hash = name.bytes().fold(5381_u32, |hash, b| hash.wrapping_mul(33) ^ u32::from(b));
+        let namespace = format!("{namespace}-{hash:08x}");
+        let shell = Self { directory, kubeconfig, namespace, transcript: Mutex::default() };
+        let made = shell.sh(&format!(
+            "kubectl create namespace {0} && kubectl config set-context --current --namespace={0}",
+            shell.namespace
+        ));
+        if made.code != 0 {
+            return Err(shell.transcript());
+        }
+        // A Pod needs the namespace's service account.
+        shell.eventually("kubectl get serviceaccount default -o name", "serviceaccount/default");
+        Ok(shell)
+    }
+
+    fn close(&self) {
+        self.sh(&format!("kubectl delete namespace {} --wait=false", self.namespace));
+    }
+
+    /// The namespace that kubectl works in unless told otherwise.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The folder that commands run in.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes a file into the folder that commands run in.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.directory.join(name), text).expect("the test's folder takes files");
+    }
+
+    /// Copies a manifest of the scenarios into the folder that commands run in.
+    pub(crate) fn manifest(&self, name: &str) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/manifests");
+        std::fs::copy(from.join(name), self.directory.join(name)).expect("the manifest is there");
+    }
+
+    /// Runs a line of shell, whatever comes of it.
+    pub(crate) fn sh(&self, line: &str) -> Output {
+        self.sh_with_input(line, "")
+    }
+
+    /// Runs a line of shell with this standard input.
+    pub(crate) fn sh_with_input(&self, line: &str, input: &str) -> Output {
+        self.write(".stdin", input);
+        let stdin = std::fs::File::open(self.directory.join(".stdin")).expect("it was just written");
+        let output = Command::new("timeout")
+            .args(["--kill-after=5", &PATIENCE.as_secs().to_string(), "sh", "-c", line])
+            .current_dir(&self.directory)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HOME", &self.directory)
+            .stdin(stdin)
+            .output()
+            .expect("there is a shell");
+        let output = Output {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or(-1),
+        };
+        let mut transcript = lock(&self.transcript);
+        transcript.push_str(&format!("$ {line}\n{}{}", output.stdout, output.stderr));
+        if output.code != 0 {
+            transcript.push_str(&format!("(exit code {})\n", output.code));
+        }
+        output
+    }
+
+    /// Runs a line of shell that must succeed, and returns its standard output.
+    #[track_caller]
+    pub(crate) fn ok(&self, line: &str) -> String {
+        let output = self.sh(line);
+        assert_eq!(output.code, 0, "`{line}` failed: {}", output.stderr);
+        output.stdout
+    }
+
+    /// Runs a line of shell that must fail, and returns its standard error.
+    #[track_caller]
+    pub(crate) fn fails(&self, line: &str) -> String {
+        let output = self.sh(line);
+        assert_ne!(output.code, 0, "`{line}` succeeded: {}", output.stdout);
+        output.stderr
+    }
+
+    /// Repeats a line of shell until its standard output contains `wanted`, and returns it.
+    #[track_caller]
+    pub(crate) fn eventually(&self, line: &str, wanted: &str) -> String {
+        self.until(line, wanted, |output| output.contains(wanted))
+    }
+
+    /// Repeats a line of shell until its standard output is as `so`, and returns it. `what` says in
+    /// a failure what was waited for.
+    #[track_caller]
+    pub(crate) fn until(&self, line: &str, what: &str, so: impl Fn(&str) -> bool) -> String {
+        let begin = Instant::now();
+        loop {
+            let output = self.sh(line);
+            if so(&output.stdout) {
+                return output.stdout;
+            }
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "`{line}` did not come to {what:?} within {PATIENCE:?}, but to:\n{}{}",
+                output.stdout,
+                output.stderr
+            );
+            std::thread::sleep(Duration::from_millis(150));
+        }
+    }
+
+    /// What was typed so far, and what came back; the last of it when it is long.
+    pub(crate) fn transcript(&self) -> String {
+        let transcript = lock(&self.transcript);
+        let lines: Vec<_> = transcript.lines().collect();
+        lines[lines.len().saturating_sub(120)..].join("\n")
+    }
+}
+
+/// The output's lines as words.
+pub(crate) fn rows(output: &str) -> Vec<Vec<&str>> {
+    output.lines().map(|line| line.split_whitespace().collect()).collect()
+}

@@ -1,0 +1,91 @@
+//! What people do with a cluster, done with the real kubectl: one test per scenario of
+//! `docs/scenarios.md`, named after its id.
+//!
+//! Two clusters serve all tests, each test in a namespace of its own: one with simulated nodes, and
+//! one whose node runs real containers, for what touches one. The last line says how many of the
+//! scenarios are shown to work.
+//!
+//! - `cargo test --test scenarios` runs all, `cargo test --test scenarios s65` one.
+//! - Without kubectl, root or the static busybox the tests that need them are skipped by name; with
+//!   `RK_REQUIRE=all` they fail instead.
+
+mod api;
+mod controllers;
+mod harness;
+mod kubectl;
+mod pods;
+
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
+
+use harness::{Clusters, Needs, Outcome, Scenario};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// The number of rows in `docs/scenarios.md`.
+const SCENARIOS: usize = 270;
+
+fn main() -> ExitCode {
+    // A container's holder is this program, started once more: it must get here first.
+    rk::cri::native::init();
+
+    let mut arguments = Arguments::from_args();
+    // The tests wait for clusters more than they compute.
+    arguments.test_threads = arguments.test_threads.or(Some(8));
+
+    let scenarios: Vec<Scenario> =
+        [api::all(), kubectl::all(), pods::all(), controllers::all()].concat();
+    let ids: BTreeMap<&str, usize> = scenarios.iter().filter_map(Scenario::id).fold(
+        BTreeMap::new(),
+        |mut ids, id| {
+            *ids.entry(id).or_default() += 1;
+            ids
+        },
+    );
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(scenarios, None)).exit_code();
+    }
+
+    let clusters = match Clusters::start() {
+        Ok(clusters) => Arc::new(clusters),
+        Err(reason) => {
+            eprintln!("the clusters do not start: {reason}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials(scenarios, Some(clusters.clone())));
+    let passed = clusters.outcomes();
+    clusters.stop();
+
+    let whole = ids
+        .iter()
+        .filter(|(id, tests)| passed.iter().filter(|passed| passed == *id).count() == **tests)
+        .count();
+    println!("scenarios: {whole} of {SCENARIOS} pass");
+    conclusion.exit_code()
+}
+
+fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Trial> {
+    let trial = |scenario: Scenario| {
+        let clusters = clusters.clone();
+        let ignored = clusters.as_ref().and_then(|clusters| clusters.lacks(scenario.needs));
+        if let Some(reason) = &ignored {
+            println!("SKIP {}: {reason}", scenario.name);
+        }
+        let skip = ignored.is_some();
+        let required = std::env::var("RK_REQUIRE").is_ok_and(|value| value == "all");
+        let kind = match scenario.needs {
+            Needs::Sim => "sim",
+            Needs::Real => "real",
+        };
+        Trial::test(scenario.name, move || match (ignored, clusters) {
+            (Some(reason), _) => Err(Failed::from(format!("RK_REQUIRE=all, but {reason}"))),
+            (None, Some(clusters)) => match clusters.run(&scenario) {
+                Outcome::Passed => Ok(()),
+                Outcome::Failed(report) => Err(Failed::from(report)),
+            },
+            (None, None) => Err(Failed::from("no cluster")),
+        })
+        .with_kind(kind)
+        .with_ignored_flag(skip && !required)
+    };
+    scenarios.into_iter().map(trial).collect()
+}
