@@ -30,7 +30,13 @@ async fn secured() -> ApiServer {
     builder.authenticator(Arc::new(admins)).start().await.unwrap()
 }
 
-async fn send(server: &ApiServer, method: Method, path: &str, media_type: &str, body: &[u8]) -> Answer {
+async fn send(
+    server: &ApiServer,
+    method: Method,
+    path: &str,
+    media_type: &str,
+    body: &[u8],
+) -> Answer {
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -60,7 +66,8 @@ async fn bad_bodies_are_refused_and_nothing_is_stored() {
     let deep = "[".repeat(100_000);
     let huge = format!("{{\"data\":{{\"k\":\"{}\"}}}}", "x".repeat(4 << 20));
     let long_name = format!("{{\"metadata\":{{\"name\":\"{}\"}}}}", "a".repeat(300));
-    let long_key = format!("{{\"metadata\":{{\"name\":\"x\"}},\"data\":{{\"{}\":\"\"}}}}", "k".repeat(300));
+    let long_key =
+        format!("{{\"metadata\":{{\"name\":\"x\"}},\"data\":{{\"{}\":\"\"}}}}", "k".repeat(300));
     let cases: &[(&str, &[u8], u16, &str, &str)] = &[
         (json, b"", 400, "BadRequest", "unexpected end of JSON input (<empty>)"),
         (json, b"{\"metadata\":", 400, "BadRequest", "unexpected end of JSON input"),
@@ -69,20 +76,62 @@ async fn bad_bodies_are_refused_and_nothing_is_stored() {
         (json, b"\xff\xfe", 400, "BadRequest", ""),
         (json, deep.as_bytes(), 400, "BadRequest", ""),
         (json, b"{\"metadata\":{\"name\":7}}", 400, "BadRequest", "cannot unmarshal number"),
-        (json, b"{\"kind\":\"Pod\",\"metadata\":{\"name\":\"x\"}}", 400, "BadRequest", "cannot be handled as a ConfigMap"),
-        (json, b"{\"apiVersion\":\"v2\",\"metadata\":{\"name\":\"x\"}}", 400, "BadRequest", "does not match the expected API version"),
+        (
+            json,
+            b"{\"kind\":\"Pod\",\"metadata\":{\"name\":\"x\"}}",
+            400,
+            "BadRequest",
+            "cannot be handled as a ConfigMap",
+        ),
+        (
+            json,
+            b"{\"apiVersion\":\"v2\",\"metadata\":{\"name\":\"x\"}}",
+            400,
+            "BadRequest",
+            "does not match the expected API version",
+        ),
         (json, b"{}", 422, "Invalid", "name or generateName is required"),
-        (json, b"{\"metadata\":{\"name\":\"UPPER\"}}", 422, "Invalid", "a lowercase RFC 1123 subdomain"),
+        (
+            json,
+            b"{\"metadata\":{\"name\":\"UPPER\"}}",
+            422,
+            "Invalid",
+            "a lowercase RFC 1123 subdomain",
+        ),
         (json, b"{\"metadata\":{\"name\":\"a/b\"}}", 422, "Invalid", ""),
         (json, b"{\"metadata\":{\"name\":\"..\"}}", 422, "Invalid", ""),
         (json, long_name.as_bytes(), 422, "Invalid", "no more than 253"),
         (json, long_key.as_bytes(), 422, "Invalid", "data["),
-        (json, b"{\"metadata\":{\"name\":\"x\",\"labels\":{\"a b\":\"c\"}}}", 422, "Invalid", "metadata.labels"),
-        (json, b"{\"metadata\":{\"name\":\"x\",\"namespace\":\"other\"}}", 400, "BadRequest", "does not match the namespace"),
-        (json, b"{\"metadata\":{\"name\":\"x\",\"resourceVersion\":\"5\"}}", 500, "", "resourceVersion should not be set"),
+        (
+            json,
+            b"{\"metadata\":{\"name\":\"x\",\"labels\":{\"a b\":\"c\"}}}",
+            422,
+            "Invalid",
+            "metadata.labels",
+        ),
+        (
+            json,
+            b"{\"metadata\":{\"name\":\"x\",\"namespace\":\"other\"}}",
+            400,
+            "BadRequest",
+            "does not match the namespace",
+        ),
+        (
+            json,
+            b"{\"metadata\":{\"name\":\"x\",\"resourceVersion\":\"5\"}}",
+            500,
+            "",
+            "resourceVersion should not be set",
+        ),
         (json, huge.as_bytes(), 413, "RequestEntityTooLarge", "limit is 3145728"),
         ("application/yaml", b"a: b: c", 400, "BadRequest", ""),
-        ("application/yaml", b"metadata: {name: x}\ndata: {a: no}", 400, "BadRequest", "cannot unmarshal bool"),
+        (
+            "application/yaml",
+            b"metadata: {name: x}\ndata: {a: no}",
+            400,
+            "BadRequest",
+            "cannot unmarshal bool",
+        ),
         ("application/yaml", b"&a [*a, *a]", 400, "BadRequest", ""),
         ("text/plain", b"hello", 415, "UnsupportedMediaType", "unknown format"),
         ("application/vnd.kubernetes.protobuf", b"k8s\0", 415, "UnsupportedMediaType", ""),
@@ -116,10 +165,34 @@ async fn bad_paths_verbs_and_parameters_are_refused() {
         (Method::PATCH, one, 415, "UnsupportedMediaType", ""),
         (Method::GET, &format!("{MAPS}?limit=x"), 400, "BadRequest", "strconv.ParseInt"),
         (Method::GET, &format!("{MAPS}?resourceVersion=x"), 400, "BadRequest", ""),
-        (Method::GET, &format!("{MAPS}?resourceVersion=99999999"), 504, "Timeout", "Too large resource version"),
-        (Method::GET, &format!("{MAPS}?labelSelector=a+b"), 400, "BadRequest", "unable to parse requirement"),
-        (Method::GET, &format!("{MAPS}?fieldSelector=data.k=v"), 400, "BadRequest", "not a known field selector"),
-        (Method::GET, &format!("{MAPS}?continue=abc"), 400, "BadRequest", "continue key is not valid"),
+        (
+            Method::GET,
+            &format!("{MAPS}?resourceVersion=99999999"),
+            504,
+            "Timeout",
+            "Too large resource version",
+        ),
+        (
+            Method::GET,
+            &format!("{MAPS}?labelSelector=a+b"),
+            400,
+            "BadRequest",
+            "unable to parse requirement",
+        ),
+        (
+            Method::GET,
+            &format!("{MAPS}?fieldSelector=data.k=v"),
+            400,
+            "BadRequest",
+            "not a known field selector",
+        ),
+        (
+            Method::GET,
+            &format!("{MAPS}?continue=abc"),
+            400,
+            "BadRequest",
+            "continue key is not valid",
+        ),
         (Method::POST, &format!("{MAPS}?dryRun=Some"), 422, "Invalid", "dryRun"),
         (Method::POST, &format!("{MAPS}?fieldValidation=Some"), 422, "Invalid", "fieldValidation"),
     ];
@@ -183,6 +256,9 @@ async fn others_than_administrators_only_see_discovery() {
     let kube::Error::Api(status) = maps.get("x").await.unwrap_err() else { panic!() };
     assert_eq!(
         (status.code, status.message.as_str()),
-        (403, "configmaps \"x\" is forbidden: User \"ann\" cannot get resource \"configmaps\" in API group \"\" in the namespace \"default\"")
+        (
+            403,
+            "configmaps \"x\" is forbidden: User \"ann\" cannot get resource \"configmaps\" in API group \"\" in the namespace \"default\""
+        )
     );
 }

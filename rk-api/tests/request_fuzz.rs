@@ -7,37 +7,109 @@ use http_body_util::Full;
 use rk_api::{rng::Rng, server::fuzzing};
 
 const WORDS: &[&str] = &[
-    "api", "apis", "v1", "apps", "namespaces", "default", "pods", "configmaps", "deployments",
-    "services", "nodes", "x", "y", "status", "scale", "binding", "eviction", "log", "exec", "token",
-    "finalize", "watch", "openapi", "v3", "livez", "..", "%2e", "%00", "", "metrics", "events",
-    "serviceaccounts", "proxy", "secrets", "priorityclasses", "scheduling.k8s.io", "version",
+    "api",
+    "apis",
+    "v1",
+    "apps",
+    "namespaces",
+    "default",
+    "pods",
+    "configmaps",
+    "deployments",
+    "services",
+    "nodes",
+    "x",
+    "y",
+    "status",
+    "scale",
+    "binding",
+    "eviction",
+    "log",
+    "exec",
+    "token",
+    "finalize",
+    "watch",
+    "openapi",
+    "v3",
+    "livez",
+    "..",
+    "%2e",
+    "%00",
+    "",
+    "metrics",
+    "events",
+    "serviceaccounts",
+    "proxy",
+    "secrets",
+    "priorityclasses",
+    "scheduling.k8s.io",
+    "version",
 ];
 
 const PARAMETERS: &[&str] = &[
-    "watch=1", "limit=1", "limit=-5", "continue=e30", "resourceVersion=1", "resourceVersion=0",
-    "labelSelector=a%3Db", "fieldSelector=metadata.name%3Dx", "dryRun=All", "timeoutSeconds=1",
-    "resourceVersionMatch=Exact", "fieldValidation=Strict", "gracePeriodSeconds=0",
-    "propagationPolicy=Orphan", "sendInitialEvents=true", "allowWatchBookmarks=true", "tailLines=x",
-    "container=c", "command=ls", "includeObject=Object", "pretty=1", "%%%", "a=b=c&&",
+    "watch=1",
+    "limit=1",
+    "limit=-5",
+    "continue=e30",
+    "resourceVersion=1",
+    "resourceVersion=0",
+    "labelSelector=a%3Db",
+    "fieldSelector=metadata.name%3Dx",
+    "dryRun=All",
+    "timeoutSeconds=1",
+    "resourceVersionMatch=Exact",
+    "fieldValidation=Strict",
+    "gracePeriodSeconds=0",
+    "propagationPolicy=Orphan",
+    "sendInitialEvents=true",
+    "allowWatchBookmarks=true",
+    "tailLines=x",
+    "container=c",
+    "command=ls",
+    "includeObject=Object",
+    "pretty=1",
+    "%%%",
+    "a=b=c&&",
 ];
 
 const MEDIA_TYPES: &[&str] = &[
-    "application/json", "application/yaml", "application/json-patch+json",
-    "application/merge-patch+json", "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml", "text/plain", "", "application/json;as=Table;v=v1;g=meta.k8s.io",
-    "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", "*/*", ";;;=,",
+    "application/json",
+    "application/yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+    "text/plain",
+    "",
+    "application/json;as=Table;v=v1;g=meta.k8s.io",
+    "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+    "*/*",
+    ";;;=,",
 ];
 
 const BODIES: &[&str] = &[
-    "", "{}", "[]", "null", "7", "\"x\"", "{\"metadata\":{\"name\":\"x\"}}",
-    "{\"metadata\":{\"name\":\"x\"},\"data\":{\"a\":\"b\"}}", "{\"metadata\":{\"generateName\":\"g\"}}",
+    "",
+    "{}",
+    "[]",
+    "null",
+    "7",
+    "\"x\"",
+    "{\"metadata\":{\"name\":\"x\"}}",
+    "{\"metadata\":{\"name\":\"x\"},\"data\":{\"a\":\"b\"}}",
+    "{\"metadata\":{\"generateName\":\"g\"}}",
     "{\"metadata\":{\"name\":\"x\",\"finalizers\":[\"a.b/c\"]}}",
     "{\"metadata\":{\"name\":\"x\"},\"spec\":{\"containers\":[{\"name\":\"c\",\"image\":\"i\"}]}}",
     "{\"metadata\":{\"name\":\"x\"},\"spec\":{\"ports\":[{\"port\":80}],\"type\":\"NodePort\"}}",
-    "{\"spec\":{\"replicas\":-1}}", "[{\"op\":\"add\",\"path\":\"/data/k\",\"value\":\"v\"}]",
-    "[{\"op\":\"remove\",\"path\":\"\"}]", "metadata: {name: y}\ndata: {a: b}\n", "a: &x [*x]\n",
-    "{\"target\":{\"kind\":\"Node\",\"name\":\"n\"}}", "{\"$patch\":\"delete\"}", "{\"metadata\":null}",
-    "{\"metadata\":{\"labels\":{\"a\":null}}}", "{\"spec\":{\"expirationSeconds\":9223372036854775807}}",
+    "{\"spec\":{\"replicas\":-1}}",
+    "[{\"op\":\"add\",\"path\":\"/data/k\",\"value\":\"v\"}]",
+    "[{\"op\":\"remove\",\"path\":\"\"}]",
+    "metadata: {name: y}\ndata: {a: b}\n",
+    "a: &x [*x]\n",
+    "{\"target\":{\"kind\":\"Node\",\"name\":\"n\"}}",
+    "{\"$patch\":\"delete\"}",
+    "{\"metadata\":null}",
+    "{\"metadata\":{\"labels\":{\"a\":null}}}",
+    "{\"spec\":{\"expirationSeconds\":9223372036854775807}}",
 ];
 
 fn pick<'a>(rng: &mut Rng, words: &[&'a str]) -> &'a str {
@@ -47,7 +119,8 @@ fn pick<'a>(rng: &mut Rng, words: &[&'a str]) -> &'a str {
 /// A request that is nearly right.
 fn plausible(rng: &mut Rng) -> Option<Request<Full<Bytes>>> {
     let mut path = String::new();
-    let known = ["/api/v1/namespaces/default/", "/api/v1/", "/apis/apps/v1/namespaces/default/", ""];
+    let known =
+        ["/api/v1/namespaces/default/", "/api/v1/", "/apis/apps/v1/namespaces/default/", ""];
     path.push_str(pick(rng, &known));
     for _ in 0..rng.below(4) {
         path.push('/');
@@ -62,7 +135,8 @@ fn plausible(rng: &mut Rng) -> Option<Request<Full<Bytes>>> {
     let methods =
         [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::POST];
     let body = pick(rng, BODIES);
-    let cut = if rng.below(6) == 0 { rng.below(body.len() as u64 + 1) as usize } else { body.len() };
+    let cut =
+        if rng.below(6) == 0 { rng.below(body.len() as u64 + 1) as usize } else { body.len() };
     let body = Bytes::copy_from_slice(&body.as_bytes()[..cut]);
     Request::builder()
         .method(&methods[rng.below(6) as usize])

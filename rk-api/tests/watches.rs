@@ -54,7 +54,9 @@ impl Reflector {
         let stream = self.maps.watch(&params, &self.version).await.unwrap();
         let mut stream = pin!(stream.take(events));
         while let Ok(Some(event)) =
-            tokio::time::timeout(Duration::from_millis(200), stream.try_next()).await.unwrap_or(Ok(None))
+            tokio::time::timeout(Duration::from_millis(200), stream.try_next())
+                .await
+                .unwrap_or(Ok(None))
         {
             self.apply(event);
         }
@@ -208,7 +210,8 @@ async fn a_pod_that_moves_to_a_node_comes_into_its_view() {
     let mut stream = pin!(pods.watch(&params, "0").await.unwrap());
     pods.create(&PostParams::default(), &pod("other")).await.unwrap();
     pods.create(&PostParams::default(), &pod("mine")).await.unwrap();
-    let binding = json!({ "metadata": { "name": "mine" }, "target": { "kind": "Node", "name": "n1" } });
+    let binding =
+        json!({ "metadata": { "name": "mine" }, "target": { "kind": "Node", "name": "n1" } });
     let binding = serde_json::to_vec(&binding).unwrap();
     let bound: serde_json::Value =
         pods.create_subresource("binding", "mine", &PostParams::default(), binding).await.unwrap();
@@ -228,8 +231,7 @@ async fn bookmarks_come_every_minute_and_the_watch_ends_in_time() {
     let params = WatchParams::default().timeout(150);
     let stream = maps.watch(&params, "0").await.unwrap();
     let events: Vec<_> = stream.try_collect().await.unwrap();
-    let bookmarks =
-        events.iter().filter(|event| matches!(event, WatchEvent::Bookmark(_))).count();
+    let bookmarks = events.iter().filter(|event| matches!(event, WatchEvent::Bookmark(_))).count();
     // After one and two minutes, and shortly before the end.
     assert_eq!((events.len(), bookmarks), (3, 3));
 }

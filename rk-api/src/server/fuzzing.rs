@@ -29,7 +29,8 @@ pub fn request(bytes: &[u8]) -> Option<Request<Full<Bytes>>> {
     ];
     let path = std::str::from_utf8(path).ok()?;
     let uri: Uri = format!("/{}", path.trim_start_matches('/')).parse().ok()?;
-    let mut request = Request::builder().method(&methods[usize::from(method) % methods.len()]).uri(uri);
+    let mut request =
+        Request::builder().method(&methods[usize::from(method) % methods.len()]).uri(uri);
     let mut body = rest;
     while let Some(end) = body.iter().position(|byte| *byte == b'\n') {
         let line = &body[..end];
