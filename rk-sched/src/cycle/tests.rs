@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use proptest::prelude::*;
-use rk_api::testing::{NodeBuilder, PodBuilder, node, pod};
+use rk_api::{
+    rng::Rng,
+    testing::{NodeBuilder, PodBuilder, node, pod},
+};
 
 use super::*;
 use crate::{Point, plugins};
@@ -144,7 +147,14 @@ mod slow {
 
     /// The reasons of the first plugin that turns the node down.
     pub(super) fn reasons(node: &Node, there: &[&Pod], pod: &Pod) -> Vec<String> {
-        if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        let cordon = Taint {
+            key: "node.kubernetes.io/unschedulable".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.clone());
+        let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+        if cordoned && !tolerations.unwrap_or_default().iter().any(|it| tolerates(it, &cordon)) {
             return vec!["node(s) were unschedulable".to_owned()];
         }
         if let Some(taint) = untolerated(node, pod, &["NoSchedule", "NoExecute"]).first() {
