@@ -1,4 +1,5 @@
 //! The running scheduler against the real API server, in process.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{sync::Arc, time::Duration};
 

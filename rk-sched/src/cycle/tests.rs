@@ -297,7 +297,7 @@ fn any_pod() -> impl Strategy<Value = PodBuilder> {
 /// What happens to the cluster between two cycles.
 #[derive(Clone, Debug)]
 enum Step {
-    SetNode(u8, NodeBuilder),
+    SetNode(u8, Box<NodeBuilder>),
     RemoveNode(u8),
     RemovePod(u8),
     /// Schedules a Pod of this kind and, if it fits, lets it run.
@@ -306,7 +306,7 @@ enum Step {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => (0..12u8, any_node()).prop_map(|(at, node)| Step::SetNode(at, node)),
+        2 => (0..12u8, any_node()).prop_map(|(at, node)| Step::SetNode(at, Box::new(node))),
         1 => (0..12u8).prop_map(Step::RemoveNode),
         2 => any::<u8>().prop_map(Step::RemovePod),
         12 => (0..5u8).prop_map(Step::Schedule),
@@ -378,7 +378,7 @@ proptest! {
         for (number, step) in steps.into_iter().enumerate() {
             match step {
                 Step::SetNode(at, node) => {
-                    snapshot.set_node(Arc::new(named(node, at).build()));
+                    snapshot.set_node(Arc::new(named(*node, at).build()));
                 }
                 Step::RemoveNode(at) => snapshot.remove_node(&format!("n{at}")),
                 Step::RemovePod(at) if !running.is_empty() => {
