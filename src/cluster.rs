@@ -32,6 +32,7 @@ pub struct Cluster {
     server: ApiServer,
     address: Option<SocketAddr>,
     kubeconfig: Option<String>,
+    ca_pem: Option<String>,
     native: Option<node::RunningNative>,
     tasks: parking_lot::Mutex<JoinSet<()>>,
     stop: CancellationToken,
@@ -61,6 +62,11 @@ impl Cluster {
     /// A kubeconfig of an administrator (YAML), if the API server listens.
     pub fn kubeconfig(&self) -> Option<&str> {
         self.kubeconfig.as_deref()
+    }
+
+    /// The certificate of the authority that clients have to trust (PEM), if the API server listens.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
     }
 
     /// Stops everything in order: nodes with their containers, controllers, scheduler, API server,
@@ -98,6 +104,8 @@ pub struct ClusterBuilder {
     components: BTreeSet<Component>,
     token: Option<String>,
     resources: Option<rk_api::resources::Resources>,
+    legacy_token_secrets: bool,
+    missing_images: Vec<String>,
 }
 
 impl Default for ClusterBuilder {
@@ -110,6 +118,8 @@ impl Default for ClusterBuilder {
             components: [Component::Scheduler, Component::Controllers, Component::Nodes].into(),
             token: None,
             resources: None,
+            legacy_token_secrets: false,
+            missing_images: Vec::new(),
         }
     }
 }
@@ -164,6 +174,21 @@ impl ClusterBuilder {
     #[must_use]
     pub fn resources(mut self, resources: rk_api::resources::Resources) -> Self {
         self.resources = Some(resources);
+        self
+    }
+
+    /// Whether every service account gets a Secret with a token that never expires, as before
+    /// Kubernetes 1.24; not so by default.
+    #[must_use]
+    pub fn legacy_token_secrets(mut self, create: bool) -> Self {
+        self.legacy_token_secrets = create;
+        self
+    }
+
+    /// Images that the simulated nodes do not find; by default they find every image.
+    #[must_use]
+    pub fn missing_images<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.missing_images.extend(names.into_iter().map(Into::into));
         self
     }
 

@@ -1,0 +1,284 @@
+//! The nodes of a [`Cluster`](super::Cluster): simulated ones, or one with real containers.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Node;
+use rk_api::{client::Informers, server::ApiServer};
+use rk_controllers::{TokenRequest, TokenSigner};
+use rk_cri::{
+    agent::{Agent, Fleet, Kubelets},
+    images::ImportOptions,
+    native::NativeRuntime,
+    sim::SimRuntime,
+};
+use rk_net::{NodeNetwork, ipam::Cidr};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{ClusterBuilder, ClusterError, start::part};
+
+/// Pods of a small cluster; as many /24 ranges as nodes have room.
+const SMALL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+/// Pods of a large cluster.
+const LARGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 128, 0, 0), 9);
+/// Nodes that a small cluster's range has room for.
+const SMALL_NODES: usize = 256;
+/// Size of a node's range.
+const NODE_PREFIX: u8 = 24;
+/// The first node's address; the others follow.
+const NODES: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+fn range(nodes: usize) -> (Ipv4Addr, u8) {
+    if nodes <= SMALL_NODES { SMALL } else { LARGE }
+}
+
+/// The range of all pods, and the prefix length of one node's part of it.
+pub(super) fn cluster_cidr(nodes: usize) -> (&'static str, u8) {
+    let cidr = if range(nodes) == SMALL { "10.244.0.0/16" } else { "10.128.0.0/9" };
+    (cidr, NODE_PREFIX)
+}
+
+/// The range of the pods of node `index` (from 0) of so many.
+fn pod_cidr(nodes: usize, index: usize) -> Ipv4Addr {
+    let (first, _) = range(nodes);
+    Ipv4Addr::from(u32::from(first) + (u32::try_from(index).unwrap_or(u32::MAX) << 8))
+}
+
+/// The address of node `index`.
+fn node_ip(index: usize) -> IpAddr {
+    let offset = u32::try_from(index).unwrap_or(u32::MAX);
+    IpAddr::V4(Ipv4Addr::from(u32::from(NODES).saturating_add(offset)))
+}
+
+/// Whether the node says that it is Ready.
+pub(super) fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
+    conditions
+        .unwrap_or_default()
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Starts the simulated nodes `node-1`, `node-2`, …, and returns how many they are.
+pub(super) fn start_simulated(
+    builder: &ClusterBuilder,
+    informers: &Informers,
+    kubelets: &Kubelets,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<usize, ClusterError> {
+    if builder.nodes == 0 {
+        return Ok(0);
+    }
+    let mut fleet = Fleet::new(informers);
+    for index in 0..builder.nodes {
+        let cidr = format!("{}/{NODE_PREFIX}", pod_cidr(builder.nodes, index));
+        let ip = node_ip(index);
+        let runtime = SimRuntime::builder()
+            .pod_cidr(&cidr)
+            .node_ip(ip)
+            .timers(fleet.timers())
+            .missing_images(builder.missing_images.iter().cloned())
+            .build()
+            .map_err(part("a simulated node"))?;
+        let agent = Agent::builder(informers.client(), Arc::new(runtime))
+            .node_name(format!("node-{}", index + 1))
+            .node_ips([ip])
+            .pod_cidr(cidr);
+        fleet.add(agent).map_err(part("a simulated node"))?;
+    }
+    for (name, api) in fleet.kubelet_apis() {
+        kubelets.add(name, api);
+    }
+    tasks.spawn(fleet.run(stop.clone()));
+    Ok(builder.nodes)
+}
+
+/// A node that runs real containers on this machine.
+///
+/// Its pods live in network namespaces behind a bridge, which itself is in a namespace made for the
+/// cluster: nothing of it shows in the machine's own network.
+#[derive(Clone, Debug)]
+pub struct NativeNode {
+    root: PathBuf,
+    name: Option<String>,
+    images: Vec<PathBuf>,
+    host_network: bool,
+}
+
+impl Default for NativeNode {
+    fn default() -> Self {
+        Self { root: "/var/lib/rk".into(), name: None, images: Vec::new(), host_network: false }
+    }
+}
+
+impl NativeNode {
+    /// A node that keeps its files in `/var/lib/rk` and is named as the machine is.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where its containers, images and volumes are kept: on a disk, not on overlayfs.
+    #[must_use]
+    pub fn root(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.root = directory.into();
+        self
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Loads the images of these OCI layouts or archives.
+    #[must_use]
+    pub fn load(mut self, images: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.images.extend(images);
+        self
+    }
+
+    /// Puts the pods' bridge into the machine's own network namespace, as a real node would.
+    #[must_use]
+    pub fn host_network(mut self, really: bool) -> Self {
+        self.host_network = really;
+        self
+    }
+
+    /// Whether this machine can run containers.
+    ///
+    /// # Errors
+    /// What is missing, each with what to do about it.
+    pub fn preflight() -> Result<(), Vec<String>> {
+        NativeRuntime::preflight()
+    }
+}
+
+/// What a running native node leaves to be taken down.
+#[derive(Debug)]
+pub(super) struct RunningNative {
+    runtime: NativeRuntime,
+    network: NodeNetwork,
+}
+
+impl RunningNative {
+    /// Removes every process, mount, cgroup, namespace and link of the node.
+    pub(super) async fn teardown(&self) {
+        if let Err(error) = self.runtime.teardown().await {
+            tracing::error!(%error, "containers are left behind");
+        }
+        if let Err(error) = self.network.delete().await {
+            tracing::error!(%error, "the cluster's network is left behind");
+        }
+    }
+}
+
+/// Starts the node with real containers.
+pub(super) async fn start_native(
+    node: &NativeNode,
+    builder: &ClusterBuilder,
+    server: &ApiServer,
+    kubelets: &Kubelets,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<RunningNative, ClusterError> {
+    NativeRuntime::preflight().map_err(ClusterError::Native)?;
+    std::fs::create_dir_all(&node.root).map_err(part("the node's directory"))?;
+    let root = node.root.canonicalize().map_err(part("the node's directory"))?;
+
+    let first = pod_cidr(builder.nodes, 0);
+    let pods = Cidr::new(first.into(), NODE_PREFIX).map_err(part("the pod network"))?;
+    let mut network =
+        NodeNetwork::builder(&root, pods).host_network_of_machine(node.host_network);
+    if !node.host_network {
+        network = network.node_address(node_ip(0));
+    }
+    let network = network.build().await.map_err(part("the pod network"))?;
+
+    let mut runtime = NativeRuntime::builder(root.join("runtime"), network.plugin())
+        .node_ips(network.node_ips());
+    if let Some(netns) = network.netns() {
+        runtime = runtime.node_netns(netns);
+    }
+    let runtime = match runtime.build().await {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = network.delete().await;
+            return Err(part("the container runtime")(error));
+        }
+    };
+    let running = RunningNative { runtime: runtime.clone(), network };
+    match run_agent(node, &root, builder, server, &running, first).await {
+        Ok(agent) => {
+            kubelets.add(agent.node_name(), agent.kubelet_api());
+            tasks.spawn(agent.run(stop.clone()));
+            Ok(running)
+        }
+        Err(error) => {
+            running.teardown().await;
+            Err(error)
+        }
+    }
+}
+
+async fn run_agent(
+    node: &NativeNode,
+    root: &std::path::Path,
+    builder: &ClusterBuilder,
+    server: &ApiServer,
+    running: &RunningNative,
+    pods: Ipv4Addr,
+) -> Result<Agent, ClusterError> {
+    for file in &node.images {
+        running.runtime.import(file, ImportOptions::default()).await.map_err(|error| {
+            ClusterError::Image { file: file.clone(), reason: error.to_string() }
+        })?;
+    }
+    let name = match &node.name {
+        Some(name) => name.clone(),
+        None => machine_name(),
+    };
+    debug_assert!(builder.native.is_some());
+    Agent::builder(server.client(), Arc::new(running.runtime.clone()))
+        .node_name(name)
+        .node_ips(running.network.node_ips())
+        .pod_cidr(format!("{pods}/{NODE_PREFIX}"))
+        .root_dir(root.join("agent"))
+        .build()
+        .map_err(part("the node"))
+}
+
+/// The machine's host name, as a node name: lower case, and `node` when there is none.
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim().to_lowercase() {
+        name if rk_api::meta::names::dns_subdomain(&name, false).is_empty() => name,
+        _ => "node".to_owned(),
+    }
+}
+
+/// Signs the tokens that are kept in Secrets, with the API server's key.
+#[derive(Debug)]
+pub(super) struct Signer(pub(super) ApiServer);
+
+#[async_trait]
+impl TokenSigner for Signer {
+    async fn sign(
+        &self,
+        request: &TokenRequest,
+    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        self.0
+            .sign_secret_token(
+                &request.namespace,
+                (&request.account, &request.account_uid),
+                (&request.secret, &request.secret_uid),
+            )
+            .ok_or_else(|| "this API server signs no tokens".into())
+    }
+}

@@ -1,0 +1,208 @@
+//! From a [`ClusterBuilder`] to a running [`Cluster`], part by part.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Node;
+use rk_api::{
+    client::{Change, Informers},
+    server::{
+        ApiServer, UserInfo,
+        authn::TokenList,
+        pki::{self, Credentials, Pki},
+    },
+};
+use rk_controllers::Manager;
+use rk_cri::agent::Kubelets;
+use rk_sched::Scheduler;
+use rk_store::{EmbeddedStore, Store, StoreError};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{Cluster, ClusterBuilder, ClusterError, Component, node};
+
+/// The administrators' group, which may do everything.
+const MASTERS: &str = "system:masters";
+
+pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterError> {
+    let stop = CancellationToken::new();
+    // Ends what was already started when a later part fails.
+    let guard = stop.clone().drop_guard();
+    let mut tasks = JoinSet::new();
+
+    // First, since it is the likeliest to be refused, and before anything is written.
+    let listener = match builder.listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let pki = pki(&builder)?;
+    let store = store(builder.data_dir.as_deref()).await?;
+    let kubelets = Kubelets::default();
+    let server = api_server(&builder, store, pki.as_ref(), &kubelets).await?;
+
+    let (mut address, mut kubeconfig) = (None, None);
+    if let (Some(listener), Some(pki)) = (listener, &pki) {
+        let bound = listener.local_addr().map_err(part("the API server"))?;
+        let tls = pki.server_tls(&pki::names_of(bound.ip())).map_err(part("the API server"))?;
+        let (serving, stop) = (server.clone(), stop.clone());
+        tasks.spawn(async move { serving.serve(listener, tls, stop).await });
+        address = Some(bound);
+        kubeconfig = Some(admin_kubeconfig(pki, bound, builder.token.as_deref())?);
+    }
+
+    // One set of informers: an object is decoded once for all parts of this process.
+    let informers = Informers::new(server.client());
+    if builder.components.contains(&Component::Scheduler) {
+        let scheduler =
+            Scheduler::builder(server.client()).informers(&informers).build();
+        let scheduler = scheduler.map_err(part("the scheduler"))?;
+        tasks.spawn(scheduler.run(stop.clone()));
+    }
+    if builder.components.contains(&Component::Controllers) {
+        let manager = manager(&builder, &server, &informers, pki.as_ref())?;
+        tasks.spawn(manager.run(stop.clone()));
+    }
+    let mut native = None;
+    if builder.components.contains(&Component::Nodes) {
+        let nodes = match &builder.native {
+            Some(node) => {
+                let running =
+                    node::start_native(node, &builder, &server, &kubelets, &mut tasks, &stop).await?;
+                native = Some(running);
+                1
+            }
+            None => node::start_simulated(&builder, &informers, &kubelets, &mut tasks, &stop)?,
+        };
+        if let Err(error) = nodes_ready(&informers, nodes).await {
+            if let Some(native) = &native {
+                native.teardown().await;
+            }
+            return Err(error);
+        }
+    }
+
+    guard.disarm();
+    Ok(Cluster {
+        server,
+        address,
+        kubeconfig,
+        ca_pem: pki.map(|pki| pki.ca_pem().to_owned()),
+        native,
+        tasks: parking_lot::Mutex::new(tasks),
+        stop,
+    })
+}
+
+/// Makes the error of a part out of what the part says.
+pub(super) fn part<E: std::fmt::Display>(part: &'static str) -> impl FnOnce(E) -> ClusterError {
+    move |error| ClusterError::Part { part, reason: error.to_string() }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
+    TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })
+}
+
+/// Keys and certificates, where they are of use: to whoever listens, and for tokens that outlive
+/// the process.
+fn pki(builder: &ClusterBuilder) -> Result<Option<Pki>, ClusterError> {
+    match (&builder.data_dir, builder.listen) {
+        (Some(directory), _) => Pki::load_or_create(&directory.join("pki")).map(Some).map_err(
+            |error| ClusterError::DataDir {
+                directory: directory.clone(),
+                reason: error.to_string(),
+            },
+        ),
+        (None, Some(_)) => Pki::generate().map(Some).map_err(part("the certificate authority")),
+        (None, None) => Ok(None),
+    }
+}
+
+async fn store(directory: Option<&Path>) -> Result<Arc<dyn Store>, ClusterError> {
+    let Some(directory) = directory else { return Ok(Arc::new(EmbeddedStore::in_memory())) };
+    let store = EmbeddedStore::open(directory.join("store"), rk_store::Options::default());
+    let store = store.await.map_err(|error: StoreError| ClusterError::DataDir {
+        directory: directory.to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(Arc::new(store))
+}
+
+async fn api_server(
+    builder: &ClusterBuilder,
+    store: Arc<dyn Store>,
+    pki: Option<&Pki>,
+    kubelets: &Kubelets,
+) -> Result<ApiServer, ClusterError> {
+    let controllers = builder.components.contains(&Component::Controllers);
+    let mut server = ApiServer::builder(store)
+        .node_connector(Arc::new(kubelets.clone()))
+        // Nobody makes service accounts where no controllers run.
+        .require_service_accounts(controllers);
+    if let Some(resources) = &builder.resources {
+        server = server.resources(resources.clone());
+    }
+    if let Some(pki) = pki {
+        server = server.token_key(pki.token_key());
+    }
+    if let Some(token) = &builder.token {
+        let admin = UserInfo::new("admin", [MASTERS]);
+        server = server.authenticator(Arc::new(TokenList::default().with(token, admin)));
+    }
+    server.start().await.map_err(|error| ClusterError::Server(Arc::new(error)))
+}
+
+fn admin_kubeconfig(
+    pki: &Pki,
+    address: SocketAddr,
+    token: Option<&str>,
+) -> Result<String, ClusterError> {
+    let credentials = match token {
+        Some(token) => Credentials::Token(token),
+        None => Credentials::Certificate { user: "kubernetes-admin", groups: &[MASTERS] },
+    };
+    pki.kubeconfig(&format!("https://{address}"), &credentials).map_err(part("the kubeconfig"))
+}
+
+fn manager(
+    builder: &ClusterBuilder,
+    server: &ApiServer,
+    informers: &Informers,
+    pki: Option<&Pki>,
+) -> Result<Manager, ClusterError> {
+    let (cidr, mask) = node::cluster_cidr(builder.nodes);
+    let mut manager = Manager::builder(server.client())
+        .informers(informers.clone())
+        .cluster_cidr(cidr, mask)
+        .legacy_token_secrets(builder.legacy_token_secrets)
+        .token_signer(Arc::new(node::Signer(server.clone())));
+    if let Some(pki) = pki {
+        manager = manager.root_ca(pki.ca_pem());
+    }
+    manager.build().map_err(part("the controllers"))
+}
+
+/// Waits until this many nodes are Ready.
+async fn nodes_ready(informers: &Informers, wanted: usize) -> Result<(), ClusterError> {
+    // A node registers within milliseconds; thousands of them share two cores.
+    let patience = Duration::from_secs(15) + Duration::from_millis(20) * wanted as u32;
+    let mut changes = informers.of::<Node>().subscribe();
+    let mut ready = std::collections::HashSet::new();
+    let waiting = async {
+        while ready.len() < wanted {
+            let Some(change) = changes.next().await else { return };
+            let (node, present) = match &change {
+                Change::Added(node) | Change::Updated { new: node, .. } => (node, true),
+                Change::Deleted(node) => (node, false),
+            };
+            let Some(name) = &node.metadata.name else { continue };
+            if present && node::is_ready(node) {
+                ready.insert(name.clone());
+            } else {
+                ready.remove(name);
+            }
+        }
+    };
+    tokio::time::timeout(patience, waiting)
+        .await
+        .map_err(|_| ClusterError::NodesNotReady(patience))
+}
