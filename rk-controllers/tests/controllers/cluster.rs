@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 pub struct TestCluster {
     pub client: Client,
-    pub server: ApiServer,
+    /// Kept alive: the server stops with its last handle.
+    _server: ApiServer,
     dead: Arc<Mutex<BTreeSet<String>>>,
     broken_images: Arc<Mutex<BTreeSet<String>>>,
     shutdown: CancellationToken,
@@ -66,7 +67,7 @@ impl TestCluster {
             broken_images: broken_images.clone(),
         };
         tokio::spawn(fakes.run(shutdown.clone()));
-        let cluster = Self { client, server, dead, broken_images, shutdown };
+        let cluster = Self { client, _server: server, dead, broken_images, shutdown };
         for name in ["n1", "n2"] {
             cluster.add_node(name).await;
         }
