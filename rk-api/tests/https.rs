@@ -89,10 +89,8 @@ async fn a_service_account_token_is_good_as_long_as_its_account() {
         ..ServiceAccount::default()
     };
     accounts.create(&PostParams::default(), &account).await.unwrap();
-    let request = TokenRequest {
-        spec: Some(TokenRequestSpec::default()),
-        ..TokenRequest::default()
-    };
+    let request =
+        TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
     let params = PostParams::default();
     let made = accounts.create_token_request("robot", &params, &request);
     let token = made.await.unwrap().status.unwrap().token.unwrap();

@@ -99,7 +99,12 @@ fn pods(server: &ApiServer) -> Api<Pod> {
 #[tokio::test]
 async fn logs_come_from_the_agent_with_the_options_asked_for() {
     let server = server().await;
-    let params = LogParams { container: Some("d".into()), tail_lines: Some(3), previous: true, ..LogParams::default() };
+    let params = LogParams {
+        container: Some("d".into()),
+        tail_lines: Some(3),
+        previous: true,
+        ..LogParams::default()
+    };
     let text = pods(&server).logs("a", &params).await.unwrap();
     assert_eq!(text, "/containerLogs/default/a/d?tailLines=3&previous=true");
 }
