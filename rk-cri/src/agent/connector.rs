@@ -24,7 +24,7 @@ impl Kubelets {
     }
 
     /// Adds a node's, or replaces it.
-    pub fn insert(&self, node: &str, api: KubeletApi) {
+    pub fn add(&self, node: &str, api: KubeletApi) {
         self.nodes.write().insert(node.to_string(), api);
     }
 
