@@ -1,5 +1,12 @@
 //! The [`CniPlugin`] trait: how a pod sandbox gets its network (CNI 1.1.0).
 
+#[cfg(target_os = "linux")]
+mod bridge;
+#[cfg(target_os = "linux")]
+mod loopback;
+#[cfg(target_os = "linux")]
+mod portmap;
+
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
@@ -7,6 +14,15 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+#[cfg(target_os = "linux")]
+pub(crate) use bridge::mac_of;
+#[cfg(target_os = "linux")]
+pub use bridge::{Bridge, BridgeConfig};
+#[cfg(target_os = "linux")]
+pub use loopback::Loopback;
+#[cfg(target_os = "linux")]
+pub(crate) use portmap::route_localnet;
 
 /// Which sandbox to attach, and how: the parameters of CNI's ADD.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

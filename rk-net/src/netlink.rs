@@ -108,15 +108,14 @@ impl Netlink {
         Ok(link.index)
     }
 
-    /// Makes a pair of links, both up, in one step: the one here a port of a bridge. A packet may
-    /// leave the bridge by the port it came from (hairpin), which a pod needs that reaches itself
+    /// Makes a pair of links in one step: the one here up and a port of a bridge, the one there
+    /// down, because the kernel brings no link up before its peer is there. A packet may leave the bridge by the port it came from (hairpin), which a pod needs that reaches itself
     /// through a port of the node.
     pub async fn add_veth(&self, veth: &Veth<'_>) -> io::Result<()> {
         let peer = LinkUnspec::new_with_name(veth.peer_name)
             .address(veth.peer_mac.to_vec())
             .mtu(veth.mtu)
             .setns_by_fd(veth.peer_namespace.as_raw_fd())
-            .up()
             .build();
         let link = rtnetlink::LinkMessageBuilder::<rtnetlink::LinkVeth>::new_with_info_kind(
             InfoKind::Veth,

@@ -94,12 +94,15 @@ impl Stored {
     }
 }
 
+/// Revision 0 is that of an object which was never stored: it has no version.
 fn write_version(revision: u64, after: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    write_number(revision, out);
-    out.push(b'"');
-    if after.first() != Some(&b'}') {
-        out.push(b',');
+    if revision > 0 {
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        write_number(revision, out);
+        out.push(b'"');
+        if after.first() != Some(&b'}') {
+            out.push(b',');
+        }
     }
     out.extend_from_slice(after);
 }
