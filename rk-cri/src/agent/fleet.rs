@@ -87,7 +87,8 @@ impl Fleet {
             core.runtime.events().map(move |event: RuntimeEvent| (owner.clone(), event))
         });
         let mut events: SelectAll<_> = events.collect();
-        let registrations = self.order.iter().map(|core| core.register());
+        let registrations =
+            self.order.iter().cloned().map(|core| async move { core.register().await });
         futures::stream::iter(registrations)
             .buffer_unordered(REGISTERING_MAX)
             .collect::<()>()
