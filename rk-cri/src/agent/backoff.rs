@@ -17,6 +17,7 @@ pub(crate) struct BackOff {
 
 impl BackOff {
     /// Nothing was tried yet.
+    #[cfg(test)]
     pub(crate) const NEW: Self = Self { last: None };
 
     /// How long to wait still, if something that failed at `failed_at` may not be tried again yet.

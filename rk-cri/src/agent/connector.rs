@@ -12,6 +12,8 @@ const BUFFER: usize = 64 * 1024;
 
 /// The kubelet APIs of nodes in this process. A connection to one is a pipe in memory, with HTTP/1.1
 /// served at its other end. Clones share the same nodes.
+///
+/// With the feature `server` it is an API server's `NodeConnector`.
 #[derive(Clone, Debug, Default)]
 pub struct Kubelets {
     nodes: Arc<RwLock<HashMap<String, KubeletApi>>>,
@@ -24,7 +26,7 @@ impl Kubelets {
     }
 
     /// Adds a node's, or replaces it.
-    pub fn insert(&self, node: &str, api: KubeletApi) {
+    pub fn add(&self, node: &str, api: KubeletApi) {
         self.nodes.write().insert(node.to_string(), api);
     }
 
@@ -48,5 +50,16 @@ impl Kubelets {
             }
         });
         Ok(near)
+    }
+}
+
+#[cfg(feature = "server")]
+#[async_trait::async_trait]
+impl rk_api::server::NodeConnector for Kubelets {
+    async fn connect(
+        &self,
+        node: &k8s_openapi::api::core::v1::Node,
+    ) -> io::Result<Box<dyn rk_api::io::Io>> {
+        Ok(Box::new(self.connect_to(node.metadata.name.as_deref().unwrap_or_default())?))
     }
 }

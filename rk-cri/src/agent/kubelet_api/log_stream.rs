@@ -96,7 +96,7 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(mut self) -> io::Result<()> {
+    async fn run(self) -> io::Result<()> {
         match self.source().await? {
             LogSource::File(path) => match File::open(&path).await {
                 Ok(file) => self.file(file).await,
