@@ -38,6 +38,7 @@ mod negotiate;
 mod nodes;
 mod object;
 pub mod pki;
+mod protobuf;
 mod query;
 mod reader;
 mod registry;

@@ -272,7 +272,8 @@ impl Shell {
     /// Runs a line of shell with this standard input.
     pub(crate) fn sh_with_input(&self, line: &str, input: &str) -> Output {
         self.write(".stdin", input);
-        let stdin = std::fs::File::open(self.directory.join(".stdin")).expect("it was just written");
+        let stdin =
+            std::fs::File::open(self.directory.join(".stdin")).expect("it was just written");
         let output = Command::new("timeout")
             .args(["--kill-after=5", &PATIENCE.as_secs().to_string(), "sh", "-c", line])
             .current_dir(&self.directory)
