@@ -45,6 +45,12 @@ pub(super) struct Events;
 impl Kind for Events {
     type Object = Event;
 
+    /// Both are always written, even when they say nothing.
+    fn default(event: &mut Event) {
+        event.reporting_component.get_or_insert_default();
+        event.reporting_instance.get_or_insert_default();
+    }
+
     fn validate(event: &Event) -> ErrorList {
         let mut errors = Errors::default();
         let namespace = text(&event.metadata.namespace);

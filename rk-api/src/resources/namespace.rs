@@ -131,7 +131,9 @@ impl Kind for Namespaces {
 }
 
 fn label_with_name(namespace: &mut Namespace) {
-    if let Some(name) = namespace.metadata.name.clone().filter(|name| !name.is_empty()) {
+    let is_label = |name: &String| !name.is_empty() && names::label_value(name).is_empty();
+    // A name that is no label value is refused for itself.
+    if let Some(name) = namespace.metadata.name.clone().filter(is_label) {
         let labels = namespace.metadata.labels.get_or_insert_default();
         labels.insert(NAME_LABEL.to_owned(), name);
     }

@@ -64,6 +64,8 @@ impl Kind for Nodes {
             _ => {}
         }
         let status = node.status.get_or_insert_default();
+        status.node_info.get_or_insert_default();
+        status.daemon_endpoints.get_or_insert_default().kubelet_endpoint.get_or_insert_default();
         round_to_millis(&mut status.capacity);
         round_to_millis(&mut status.allocatable);
         if status.allocatable.is_none() {

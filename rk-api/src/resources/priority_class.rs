@@ -83,7 +83,8 @@ impl Kind for PriorityClasses {
     fn validate_update(new: &PriorityClass, old: &PriorityClass, _: Part) -> ErrorList {
         let mut errors = Errors::default();
         if new.value.unwrap_or(0) != old.value.unwrap_or(0) {
-            errors.forbidden(&Path::new("value"), "may not be changed in an update.");
+            // Kubernetes writes this one field in Go's way.
+            errors.forbidden(&Path::new("Value"), "may not be changed in an update.");
         }
         errors.immutable(
             &Path::new("preemptionPolicy"),
