@@ -1,7 +1,7 @@
 //! How many requests an API server answers in this process: creates, gets, lists, watch events.
 //!
 //! ```sh
-//! cargo run --release -p rk-api --features server --example throughput
+//! cargo run --release -p rk-api --features server --example throughput [COUNT]
 //! ```
 
 use std::{sync::Arc, time::Duration};
@@ -18,11 +18,11 @@ use serde_json::json;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-const PODS: usize = 40_000;
 const IN_FLIGHT: usize = 64;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let count = std::env::args().nth(1).map_or(Ok(40_000), |count| count.parse())?;
     let started = Instant::now();
     let admins = TokenList::default().with("secret", UserInfo::admin());
     let server = ApiServer::builder(Arc::new(EmbeddedStore::in_memory()))
@@ -34,39 +34,39 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pods: Api<Pod> = Api::namespaced(server.client(), "default");
     let body: Pod = serde_json::from_value(pod("x"))?;
     println!("a Pod has              {:>10} bytes", serde_json::to_vec(&body)?.len());
-    let took = drive(PODS, |number| {
+    let took = drive(count, |number| {
         let (pods, mut pod) = (pods.clone(), body.clone());
         pod.metadata.name = Some(format!("p{number:06}"));
         async move { pods.create(&PostParams::default(), &pod).await.map(drop) }
     })
     .await?;
-    report("creates by kube", PODS, took);
+    report("creates by kube", count, took);
 
     let raw = raw_client(&server);
-    let took = drive(PODS, |number| {
-        let mut pod = pod("x");
-        pod["metadata"]["name"] = json!(format!("q{number:06}"));
-        let request = post("/api/v1/namespaces/default/pods", &pod);
+    let text = pod("NAME").to_string();
+    let took = drive(count, |number| {
+        let pod = text.replace("NAME", &format!("q{number:06}"));
+        let request = post("/api/v1/namespaces/default/pods", pod);
         let raw = raw.clone();
         async move { raw(request).await.map(drop) }
     })
     .await?;
-    report("creates, raw", PODS, took);
+    report("creates, raw", count, took);
 
-    let took = drive(PODS, |number| {
+    let took = drive(count, |number| {
         let pods = pods.clone();
         async move { pods.get(&format!("p{number:06}")).await.map(drop) }
     })
     .await?;
-    report("gets by kube", PODS, took);
+    report("gets by kube", count, took);
 
-    let took = drive(PODS, |number| {
+    let took = drive(count, |number| {
         let raw = raw.clone();
         let request = get(&format!("/api/v1/namespaces/default/pods/p{number:06}"));
         async move { raw(request).await.map(drop) }
     })
     .await?;
-    report("gets, raw", PODS, took);
+    report("gets, raw", count, took);
 
     let started = Instant::now();
     const LISTS: u32 = 20;
@@ -101,10 +101,10 @@ async fn watch(
             lines
         }));
     }
+    let text = pod("NAME").to_string();
     let took = drive(CHANGES, |number| {
-        let mut pod = pod("x");
-        pod["metadata"]["name"] = json!(format!("w{number:06}"));
-        let answer = raw(post("/api/v1/namespaces/default/pods", &pod));
+        let pod = text.replace("NAME", &format!("w{number:06}"));
+        let answer = raw(post("/api/v1/namespaces/default/pods", pod));
         async move { answer.await.map(drop) }
     });
     let started = Instant::now();
@@ -145,9 +145,9 @@ fn get(path: &str) -> Request<Full<Bytes>> {
     request.body(Full::default()).expect("a valid request")
 }
 
-fn post(path: &str, body: &serde_json::Value) -> Request<Full<Bytes>> {
+fn post(path: &str, body: String) -> Request<Full<Bytes>> {
     let request = Request::post(path).header("authorization", "Bearer secret");
-    request.body(Full::from(body.to_string())).expect("a valid request")
+    request.body(Full::from(body)).expect("a valid request")
 }
 
 /// Runs `count` requests, [`IN_FLIGHT`] at a time, on two tasks per core.
@@ -170,7 +170,28 @@ where
 
 fn report(what: &str, count: usize, took: Duration) {
     let rate = count as f64 / took.as_secs_f64();
-    println!("{what:<22} {rate:>10.0} /s");
+    let cpu = cpu_seconds();
+    let used = (cpu - LAST_CPU.replace_bits(cpu)) / count as f64 * 1e6;
+    println!("{what:<22} {rate:>10.0} /s  {used:>8.1} us of CPU each, client and server");
+}
+
+/// The CPU time that had been used when the last line was printed.
+static LAST_CPU: Cell = Cell(std::sync::atomic::AtomicU64::new(0));
+
+struct Cell(std::sync::atomic::AtomicU64);
+
+impl Cell {
+    fn replace_bits(&self, value: f64) -> f64 {
+        f64::from_bits(self.0.swap(value.to_bits(), std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+/// The CPU time that this process has used, on systems with /proc.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.split(' ').collect();
+    let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(13) + ticks(14)) / 100.0
 }
 
 /// A Pod of about 2 KB, as a Deployment makes them.

@@ -161,20 +161,11 @@ async fn a_watch_with_a_selector_leads_to_the_same_state_as_a_list() {
 async fn a_watch_from_before_the_history_is_told_to_list_again() {
     let server = server().await;
     let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
-    // The server started after revision 0: earlier changes are not kept.
-    for number in 0..17_000 {
-        maps.patch(
-            "a",
-            &PatchParams::default(),
-            &Patch::Merge(json!({ "data": { "k": number.to_string() } })),
-        )
-        .await
-        .map(drop)
-        .or_else(|_| Ok::<_, kube::Error>(()))
-        .unwrap();
-        if number == 0 {
-            maps.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
-        }
+    maps.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    // What is kept is bounded by its size too.
+    for number in 0..40 {
+        let patch = json!({ "data": { "k": number.to_string(), "large": "x".repeat(1 << 20) } });
+        maps.patch("a", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
     let mut stream = pin!(maps.watch(&WatchParams::default(), "1").await.unwrap());
     let first = stream.next().await.unwrap();
@@ -212,9 +203,8 @@ async fn a_pod_that_moves_to_a_node_comes_into_its_view() {
     pods.create(&PostParams::default(), &pod("mine")).await.unwrap();
     let binding =
         json!({ "metadata": { "name": "mine" }, "target": { "kind": "Node", "name": "n1" } });
-    let binding = serde_json::to_vec(&binding).unwrap();
     let bound: serde_json::Value =
-        pods.create_subresource("binding", "mine", &PostParams::default(), binding).await.unwrap();
+        pods.create_subresource("binding", "mine", &PostParams::default(), &binding).await.unwrap();
     assert_eq!(bound["status"], "Success");
 
     let first = stream.try_next().await.unwrap().unwrap();

@@ -102,7 +102,7 @@ fn undecodable(resource: &Resource, json: &[u8], error: &serde_json::Error) -> A
     if let Err(error) = serde_json::from_slice::<Value>(json) {
         return malformed(&error);
     }
-    not_handled(resource, &error.to_string())
+    ApiError::bad_request(resource.undecodable(error))
 }
 
 fn not_handled(resource: &Resource, why: &str) -> ApiError {

@@ -2,7 +2,6 @@
 
 mod delete;
 mod list;
-mod namespaces;
 mod nonresource;
 mod patch;
 mod pods;
@@ -32,7 +31,7 @@ use super::{
     shape::{Include, Shaper},
     status::{ApiError, Result},
 };
-use crate::resources::{Resource, Subresource};
+use crate::resources::{Part, Resource, Subresource};
 
 /// The innermost service: it answers.
 #[derive(Clone, Debug)]
@@ -129,10 +128,15 @@ impl<'a> Call<'a> {
         mut body: RequestBody,
         extensions: http::Extensions,
     ) -> Result<Response<ResponseBody>> {
-        match (subresource.name.as_ref(), self.context.info().verb) {
-            ("status", "get") => self.get(resource).await,
-            ("status", "update") => self.update(resource, body::read(&mut body).await?).await,
-            ("status", "patch") => self.patch(resource, body::read(&mut body).await?).await,
+        let verb = self.context.info().verb;
+        match (subresource.name.as_ref(), verb) {
+            _ if self.part() != Part::Main && verb == "get" => self.get(resource).await,
+            _ if self.part() != Part::Main && verb == "update" => {
+                self.update(resource, body::read(&mut body).await?).await
+            }
+            _ if self.part() != Part::Main && verb == "patch" => {
+                self.patch(resource, body::read(&mut body).await?).await
+            }
             ("scale", _) => self.scale(resource, body::read(&mut body).await?).await,
             ("binding", _) => self.bind(resource, body::read(&mut body).await?).await,
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
@@ -140,7 +144,6 @@ impl<'a> Call<'a> {
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
             ("proxy", _) if resource.kind == "Node" => self.node_proxy(body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
-            ("finalize", _) => self.finalize(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
     }

@@ -79,6 +79,10 @@ impl<'a> Call<'a> {
     pub(super) fn part(self) -> Part {
         match self.context.info().subresource.as_str() {
             "status" => Part::Status,
+            "ephemeralcontainers" => Part::EphemeralContainers,
+            "resize" => Part::Resize,
+            "finalize" => Part::Finalize,
+            "approval" => Part::Approval,
             _ => Part::Main,
         }
     }

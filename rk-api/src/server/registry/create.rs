@@ -108,6 +108,7 @@ impl Registry {
         let path = Path::new("metadata");
         let mut errors = validate_metadata(object.meta(), namespaced, strategy, &path);
         errors.extend(strategy.validate(object));
+        errors.extend(strategy.validate_create(object));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
         }

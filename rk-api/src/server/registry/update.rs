@@ -148,6 +148,7 @@ impl Registry {
         let path = Path::new("metadata");
         let mut errors = validate_metadata(new.meta(), target.resource.namespaced, strategy, &path);
         errors.extend(validate_metadata_update(new.meta(), old.meta(), &path));
+        errors.extend(strategy.validate(new));
         errors.extend(strategy.validate_update(new, old, part));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
