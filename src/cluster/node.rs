@@ -1,6 +1,7 @@
 //! The nodes of a [`Cluster`](super::Cluster): simulated ones, or one with real containers.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
@@ -8,7 +9,11 @@ use std::{
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
-use rk_api::{client::Informers, server::ApiServer};
+use rk_api::{
+    client::Informers,
+    io::Io,
+    server::{ApiServer, NodeConnector, TokenKey},
+};
 use rk_controllers::{TokenRequest, TokenSigner};
 use rk_cri::{
     agent::{Agent, Fleet, Kubelets},
@@ -93,7 +98,7 @@ pub(super) fn start_simulated(
         fleet.add(agent).map_err(part("a simulated node"))?;
     }
     for (name, api) in fleet.kubelet_apis() {
-        kubelets.add(name, api);
+        kubelets.insert(name, api);
     }
     tasks.spawn(fleet.run(stop.clone()));
     Ok(builder.nodes)
@@ -216,7 +221,7 @@ pub(super) async fn start_native(
     let running = RunningNative { runtime: runtime.clone(), network };
     match run_agent(node, &root, builder, server, &running, first).await {
         Ok(agent) => {
-            kubelets.add(agent.node_name(), agent.kubelet_api());
+            kubelets.insert(agent.node_name(), agent.kubelet_api());
             tasks.spawn(agent.run(stop.clone()));
             Ok(running)
         }
@@ -265,7 +270,7 @@ fn machine_name() -> String {
 
 /// Signs the tokens that are kept in Secrets, with the API server's key.
 #[derive(Debug)]
-pub(super) struct Signer(pub(super) ApiServer);
+pub(super) struct Signer(pub(super) TokenKey);
 
 #[async_trait]
 impl TokenSigner for Signer {
@@ -273,12 +278,21 @@ impl TokenSigner for Signer {
         &self,
         request: &TokenRequest,
     ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        let account = (request.account.as_str(), request.account_uid.as_str());
         self.0
-            .sign_secret_token(
-                &request.namespace,
-                (&request.account, &request.account_uid),
-                (&request.secret, &request.secret_uid),
-            )
-            .ok_or_else(|| "this API server signs no tokens".into())
+            .sign_for_secret(&request.namespace, account, &request.secret)
+            .ok_or_else(|| "the system has no randomness to sign a token with".into())
+    }
+}
+
+/// How the API server reaches the kubelets of its own process: by a stream in memory.
+#[derive(Debug)]
+pub(super) struct InProcess(pub(super) Kubelets);
+
+#[async_trait]
+impl NodeConnector for InProcess {
+    async fn connect(&self, node: &Node) -> io::Result<Box<dyn Io>> {
+        let stream = self.0.connect_to(node.metadata.name.as_deref().unwrap_or_default())?;
+        Ok(Box::new(stream))
     }
 }
