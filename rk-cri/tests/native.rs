@@ -4,6 +4,8 @@
 //! again and `main` must call [`rk_cri::native::init`] first. It takes the names to run as
 //! arguments, and `--list`.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
 #[path = "native/lab.rs"]
 mod lab;
 #[path = "native/life.rs"]
