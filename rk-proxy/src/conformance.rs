@@ -24,8 +24,11 @@ pub trait World: Send + Sync {
     /// A new instance of the backend, for the one node; as after a restart of the process.
     fn backend(&self) -> Arc<dyn ServiceProxy>;
 
-    /// The node: it has a name, and at least one IPv4 address that node ports are served at.
+    /// The node that rules are made for.
     fn node(&self) -> NodeView;
+
+    /// An address of the node that serves node ports, and that all origins reach.
+    fn node_address(&self) -> IpAddr;
 
     /// Two TCP servers, as pods of this node. They are at one port.
     fn servers(&self) -> [SocketAddr; 2];
@@ -325,9 +328,7 @@ fn cluster_ip() -> SocketAddr {
 }
 
 fn node_port(world: &dyn World) -> SocketAddr {
-    let addresses = world.node().addresses;
-    let address = addresses.iter().find(|address| address.is_ipv4());
-    SocketAddr::new(*address.expect("the node has an IPv4 address"), NODE_PORT)
+    SocketAddr::new(world.node_address(), NODE_PORT)
 }
 
 /// The servers that answer, over many connections.
@@ -343,7 +344,6 @@ async fn served_by(world: &dyn World, from: Origin, to: SocketAddr) -> BTreeSet<
     servers
 }
 
-#[track_caller]
 fn both(world: &dyn World) -> BTreeSet<SocketAddr> {
     BTreeSet::from(world.servers())
 }

@@ -148,7 +148,7 @@ impl NftablesProxy {
 
     fn full(&self, rules: &Rules) -> (String, InForce) {
         let mut claims = Claims::default();
-        let mut fingerprint = Fingerprint::of_config(&self.config, &rules.node_port_addresses);
+        let mut fingerprint = Fingerprint::of_config(&self.config, rules.node_port_addresses());
         let mut transaction = Transaction::default();
         for port in rules.iter().filter(|port| self.serves(port)) {
             let compiled = compile::compile(port, &self.config);
@@ -160,7 +160,7 @@ impl NftablesProxy {
 
         let mut text = String::new();
         for family in &self.config.families {
-            base::recreate(&mut text, *family, &self.config, &rules.node_port_addresses);
+            base::recreate(&mut text, *family, &self.config, rules.node_port_addresses());
         }
         transaction.write(&mut text, &self.config.table);
         self.write_fingerprint(&mut text, fingerprint);

@@ -61,7 +61,7 @@ pub fn plan<'a>(
             by_service.entry(key).or_default().push(slice);
         }
     }
-    let mut rules = Rules { node_port_addresses: node_port_addresses(node), ..Rules::default() };
+    let mut rules = Rules::at(node.addresses.clone());
     for service in services {
         let (namespace, name) = key_of(service);
         let slices = by_service.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
@@ -102,15 +102,6 @@ pub fn service_of(slice: &EndpointSlice) -> Option<(&str, &str)> {
     }
     let name = labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
     Some((slice.metadata.namespace.as_deref().unwrap_or_default(), name))
-}
-
-/// Addresses at which this node serves node ports, in the form that [`Rules`] has them.
-pub fn node_port_addresses(node: &NodeView) -> Vec<IpAddr> {
-    let mut addresses = node.addresses.clone();
-    addresses.retain(|address| !address.is_loopback());
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
 }
 
 /// Namespace and name.

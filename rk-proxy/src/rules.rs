@@ -234,8 +234,7 @@ type Shard = BTreeMap<PortKey, Arc<ServicePort>>;
 #[derive(Clone)]
 pub struct Rules {
     shards: Vec<Arc<Shard>>,
-    /// The addresses that serve node ports; none means every address of the node but loopback.
-    pub node_port_addresses: Vec<IpAddr>,
+    node_port_addresses: Vec<IpAddr>,
 }
 
 impl Default for Rules {
@@ -267,6 +266,21 @@ impl Rules {
     /// No service ports.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No service ports, and node ports at these addresses only. None means every address of the
+    /// node but loopback.
+    pub fn at(mut node_port_addresses: Vec<IpAddr>) -> Self {
+        node_port_addresses.retain(|address| !address.is_loopback());
+        node_port_addresses.sort_unstable();
+        node_port_addresses.dedup();
+        Self { node_port_addresses, ..Self::default() }
+    }
+
+    /// The addresses that serve node ports, sorted; none means every address of the node but
+    /// loopback.
+    pub fn node_port_addresses(&self) -> &[IpAddr] {
+        &self.node_port_addresses
     }
 
     /// Number of service ports.

@@ -273,8 +273,7 @@ struct Planner {
 
 impl Planner {
     fn new(watched: &Watched, node: NodeView) -> Self {
-        let rules =
-            Rules { node_port_addresses: plan::node_port_addresses(&node), ..Rules::default() };
+        let rules = Rules::at(node.addresses.clone());
         let zone = zone_of(watched.nodes.informer(), &node.name);
         Self { node: NodeView { zone, ..node }, rules }
     }
