@@ -15,6 +15,11 @@ use rk_proxy::{
 
 fn main() {
     divan::main();
+    let _ = rk_net::netns::delete(&namespace_path());
+}
+
+fn namespace_path() -> PathBuf {
+    std::env::temp_dir().join(format!("rk-proxy-bench-{}", std::process::id()))
 }
 
 const SERVICES: &[usize] = &[1_000, 10_000];
@@ -94,7 +99,7 @@ fn nftables_from_nothing(bencher: Bencher<'_, '_>, count: usize) {
 /// A network namespace of this process's own; none without the right to make one.
 fn namespace() -> Option<PathBuf> {
     static MADE: OnceLock<bool> = OnceLock::new();
-    let path = std::env::temp_dir().join(format!("rk-proxy-bench-{}", std::process::id()));
+    let path = namespace_path();
     let made = *MADE.get_or_init(|| {
         rk_net::netns::create(&path).inspect_err(|error| println!("SKIP nftables: {error}")).is_ok()
     });
