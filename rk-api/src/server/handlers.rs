@@ -7,6 +7,7 @@ mod nonresource;
 mod patch;
 mod pods;
 mod scale;
+mod streams;
 mod tokens;
 mod watch;
 mod write;
@@ -126,7 +127,7 @@ impl<'a> Call<'a> {
         resource: &'a Arc<Resource>,
         subresource: &'a Subresource,
         mut body: RequestBody,
-        _extensions: http::Extensions,
+        extensions: http::Extensions,
     ) -> Result<Response<ResponseBody>> {
         match (subresource.name.as_ref(), self.context.info().verb) {
             ("status", "get") => self.get(resource).await,
@@ -135,6 +136,9 @@ impl<'a> Call<'a> {
             ("scale", _) => self.scale(resource, body::read(&mut body).await?).await,
             ("binding", _) => self.bind(resource, body::read(&mut body).await?).await,
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
+            ("log", _) => self.log(resource).await,
+            ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
+            ("proxy", _) if resource.kind == "Node" => self.node_proxy(body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             ("finalize", _) => self.finalize(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),

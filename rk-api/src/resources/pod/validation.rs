@@ -17,6 +17,7 @@ mod scheduling;
 mod update;
 mod volume;
 
+pub(in super::super) use self::scheduling::TAINT_EFFECTS;
 pub(super) use self::update::{pod_status_update, pod_update};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];

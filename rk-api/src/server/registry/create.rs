@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rk_store::{Expect, StoreError};
 
-use super::{Registry, Target, WriteError};
+use super::{Registry, Target, WriteError, current};
 use crate::{
     clock,
     field::Path,
@@ -90,8 +90,13 @@ impl Registry {
                 Ok(created)
             }
             Err(WriteError::Api(error)) => Err(error),
-            Err(WriteError::Store(StoreError::Conflict { .. })) => {
-                Err(ApiError::already_exists(&Subject::plural(target.resource), &name))
+            Err(WriteError::Store(StoreError::Conflict { found, .. })) => {
+                let mut error = ApiError::already_exists(&Subject::plural(target.resource), &name);
+                let found = found.map(|value| current(target, &value)).transpose()?;
+                if found.is_some_and(|found| found.object.meta().deletion_timestamp.is_some()) {
+                    error.message = format!("object is being deleted: {}", error.message);
+                }
+                Err(error)
             }
             Err(WriteError::Store(error)) => Err(error.into()),
         }
