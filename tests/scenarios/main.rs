@@ -14,6 +14,7 @@ mod controllers;
 mod harness;
 mod kubectl;
 mod pods;
+mod stand_ins;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
