@@ -25,6 +25,8 @@ mod cache;
 mod context;
 mod decode;
 mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handlers;
 mod health;
 mod in_process;

@@ -1,105 +1,114 @@
-//! Real containers. Needs root; see `support/mod` for how a test says that it is skipped.
+//! Real containers, on this machine's kernel. Needs root.
+//!
+//! This is a program of its own rather than a libtest one, because the runtime runs its executable
+//! again and `main` must call [`rk_cri::native::init`] first. It takes the names to run as
+//! arguments, and `--list`.
 
-use async_trait::async_trait;
-use rk_cri::{
-    Runtime,
-    images::{ImportOptions, build::busybox_image},
-    native::NativeRuntime,
-    runtime::*,
-};
-use rk_net::*;
-use std::{sync::Arc, time::Duration};
+#[path = "native/lab.rs"]
+mod lab;
+#[path = "native/life.rs"]
+mod life;
+#[path = "native/limits.rs"]
+mod limits;
+#[path = "native/restart.rs"]
+mod restart;
+#[path = "native/sharing.rs"]
+mod sharing;
+#[path = "native/streams.rs"]
+mod streams;
 
-#[derive(Debug)]
-struct NoNet;
-#[async_trait]
-impl CniPlugin for NoNet {
-    async fn add(&self, _: &AttachRequest) -> Result<AttachResult, CniError> {
-        Ok(AttachResult::default())
-    }
-    async fn del(&self, _: &AttachRequest) -> Result<(), CniError> {
-        Ok(())
-    }
-    async fn check(&self, _: &AttachRequest) -> Result<(), CniError> {
-        Ok(())
-    }
-    async fn status(&self) -> Result<(), CniError> {
-        Ok(())
-    }
-    async fn gc(&self, _: &[String]) -> Result<(), CniError> {
-        Ok(())
-    }
+use std::{panic::AssertUnwindSafe, process::ExitCode};
+
+use futures::{FutureExt, future::BoxFuture};
+
+use lab::Lab;
+
+type Test = for<'a> fn(&'a mut Lab) -> BoxFuture<'a, ()>;
+
+macro_rules! tests {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        &[$((stringify!($name), |lab| $module::$name(lab).boxed())),*]
+    };
 }
 
-fn main() {
+const TESTS: &[(&str, Test)] = tests![
+    life::the_conformance_kit_passes,
+    life::a_program_that_cannot_run_is_a_start_error,
+    life::the_user_and_directory_are_those_of_pod_or_image,
+    life::capabilities_and_read_only_root_hold,
+    life::fifty_pods_leave_nothing_behind,
+    life::teardown_leaves_only_images,
+    life::an_image_in_use_keeps_its_layers,
+    limits::cpu_memory_and_process_limits_are_set_in_the_cgroup,
+    limits::going_over_the_memory_limit_is_oom_killed,
+    limits::a_kill_without_memory_want_is_not_called_oom,
+    limits::processes_beyond_the_limit_cannot_be_started,
+    sharing::containers_of_a_pod_share_network_ipc_and_host_name_only,
+    sharing::a_shared_process_namespace_is_shared,
+    sharing::a_pod_on_the_host_network_has_the_nodes,
+    sharing::a_host_port_answers_inside_the_nodes_namespace,
+    sharing::mounts_resolv_conf_and_shared_memory_are_there,
+    sharing::sysctls_are_set_inside_only,
+    streams::output_is_logged_line_by_line_with_its_stream,
+    streams::attach_carries_input_and_output,
+    streams::a_container_with_a_terminal_has_one,
+    streams::a_command_with_a_terminal_has_one_of_its_size,
+    streams::a_dropped_session_ends_its_command,
+    streams::a_slow_reader_does_not_stop_the_container,
+    streams::a_port_of_the_pod_is_forwarded,
+    restart::pods_outlive_the_killed_owner_and_are_found_again,
+    restart::a_sandbox_that_was_half_made_is_taken_down,
+    restart::a_sandbox_whose_supervisor_died_is_not_ready,
+    restart::one_directory_has_one_owner,
+];
+
+fn main() -> ExitCode {
     rk_cri::native::init();
-    let rt = tokio::runtime::Runtime::new().unwrap();
-    rt.block_on(async {
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let r =
-            NativeRuntime::builder(dir.path().join("rt"), Arc::new(NoNet)).build().await.unwrap();
-        let archive = dir.path().join("bb.tar");
-        busybox_image("busybox", "/bin/busybox".as_ref()).unwrap().write_archive(&archive).unwrap();
-        println!("{:?}", r.import(&archive, ImportOptions::default()).await.unwrap());
-        for i in 0..5 {
-            let t = std::time::Instant::now();
-            let pod = r
-                .run_pod_sandbox(SandboxConfig {
-                    pod: PodRef { name: "p".into(), ..Default::default() },
-                    hostname: "podhost".into(),
-                    log_directory: dir.path().join("logs"),
-                    cgroup_parent: "burstable/pod1".into(),
-                    ..Default::default()
-                })
-                .await
-                .unwrap();
-            let t1 = t.elapsed();
-            let c = r
-                .create_container(
-                    &pod,
-                    ContainerConfig {
-                        name: "c".into(),
-                        image: "busybox".into(),
-                        command: vec![
-                            "sh".into(),
-                            "-c".into(),
-                            "hostname; id; mount | head -50; ls -la /proc/1/fd; sleep 0.2; exit 3"
-                                .into(),
-                        ],
-                        log_path: "c.log".into(),
-                        ..Default::default()
-                    },
-                )
-                .await
-                .unwrap();
-            let t2 = t.elapsed();
-            let s = r.start_container(&c).await;
-            println!("sandbox {t1:?} create {t2:?} started {:?} {s:?}", t.elapsed());
-            if i == 0 {
-                println!("{:?}", r.exec_sync(&c, vec!["ps".into()], Duration::from_secs(5)).await);
-            }
-            tokio::time::sleep(Duration::from_millis(400)).await;
-            if i == 0 {
-                println!("{:#?}", r.container_status(&c).await.unwrap());
-                println!(
-                    "{}",
-                    std::fs::read_to_string(dir.path().join("logs/c.log")).unwrap_or_default()
-                );
-                println!(
-                    "{}",
-                    std::fs::read_to_string(dir.path().join("rt/shim.log")).unwrap_or_default()
-                );
-            }
-            r.remove_pod_sandbox(&pod).await.unwrap();
+    if let Some(directory) = std::env::var_os(restart::CHILD) {
+        return runtime().block_on(restart::child(directory.into()));
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let exact = arguments.iter().any(|argument| argument == "--exact");
+    let wanted = |name: &str| {
+        filters.is_empty()
+            || filters.iter().any(|f| if exact { *f == name } else { name.contains(f.as_str()) })
+    };
+    let tests: Vec<_> = TESTS.iter().filter(|(name, _)| wanted(name)).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if let Err(missing) = rk_cri::native::NativeRuntime::preflight() {
+        tests.iter().for_each(|(name, _)| println!("SKIP {name}: {}", missing.join("; ")));
+        return match std::env::var("RK_REQUIRE").as_deref() {
+            Ok("all") => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    let failed: Vec<&str> =
+        tests.iter().filter(|(name, test)| !run(name, *test)).map(|(name, _)| *name).collect();
+    println!("{} passed; {} failed {failed:?}", tests.len() - failed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Runs one test in a lab of its own, which is taken down whatever happens.
+fn run(name: &str, test: Test) -> bool {
+    runtime().block_on(async {
+        let begin = tokio::time::Instant::now();
+        let mut lab = Lab::new().await;
+        let result = AssertUnwindSafe(test(&mut lab)).catch_unwind().await;
+        let left = lab.take_down().await;
+        let passed = result.is_ok() && left.is_ok();
+        let verdict = if passed { "ok" } else { "FAILED" };
+        println!("test {name} ... {verdict} ({:.1?})", begin.elapsed());
+        if let Err(left) = left {
+            println!("    left behind: {left}");
         }
-        r.teardown().await.unwrap();
-        println!(
-            "{:?}",
-            std::process::Command::new("find")
-                .arg(dir.path().join("rt"))
-                .args(["-maxdepth", "2"])
-                .output()
-                .map(|o| String::from_utf8(o.stdout))
-        );
-    });
+        passed
+    })
 }

@@ -5,7 +5,7 @@ use rk_api::rng::{self, Rng};
 
 use crate::{
     Code, Diagnosis, FitError, NodeInfo, PodInfo, Profile, Snapshot, Status, Unschedulable,
-    framework::{CycleState, MAX_NODE_SCORE, Normalize, PostFiltered, PreFiltered},
+    framework::{CycleState, MAX_NODE_SCORE, PostFiltered, PreFiltered},
 };
 
 mod shared;
@@ -421,12 +421,4 @@ impl Filters<'_> {
         }
         self.filter(prepared, pod, node)
     }
-}
-
-/// Whether a plugin's scores can be shared between Pods: a normalization of its own looks at all
-/// nodes together.
-fn can_share_scores(profile: &Profile) -> bool {
-    profile.score.iter().all(|it| {
-        it.plugin.as_score().is_none_or(|score| score.normalization() != Normalize::Custom)
-    })
 }

@@ -1,7 +1,6 @@
 //! The nodes of a [`Cluster`](super::Cluster): simulated ones, or one with real containers.
 
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
@@ -11,8 +10,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use rk_api::{
     client::Informers,
-    io::Io,
-    server::{ApiServer, NodeConnector, TokenKey},
+    server::{ApiServer, TokenKey},
 };
 use rk_controllers::{TokenRequest, TokenSigner};
 use rk_cri::{
@@ -98,7 +96,7 @@ pub(super) fn start_simulated(
         fleet.add(agent).map_err(part("a simulated node"))?;
     }
     for (name, api) in fleet.kubelet_apis() {
-        kubelets.insert(name, api);
+        kubelets.add(name, api);
     }
     tasks.spawn(fleet.run(stop.clone()));
     Ok(builder.nodes)
@@ -221,7 +219,7 @@ pub(super) async fn start_native(
     let running = RunningNative { runtime: runtime.clone(), network };
     match run_agent(node, &root, builder, server, &running, first).await {
         Ok(agent) => {
-            kubelets.insert(agent.node_name(), agent.kubelet_api());
+            kubelets.add(agent.node_name(), agent.kubelet_api());
             tasks.spawn(agent.run(stop.clone()));
             Ok(running)
         }
@@ -282,17 +280,5 @@ impl TokenSigner for Signer {
         self.0
             .sign_for_secret(&request.namespace, account, &request.secret)
             .ok_or_else(|| "the system has no randomness to sign a token with".into())
-    }
-}
-
-/// How the API server reaches the kubelets of its own process: by a stream in memory.
-#[derive(Debug)]
-pub(super) struct InProcess(pub(super) Kubelets);
-
-#[async_trait]
-impl NodeConnector for InProcess {
-    async fn connect(&self, node: &Node) -> io::Result<Box<dyn Io>> {
-        let stream = self.0.connect_to(node.metadata.name.as_deref().unwrap_or_default())?;
-        Ok(Box::new(stream))
     }
 }

@@ -61,8 +61,10 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
             Scheduler::builder(server.client()).informers(informers.clone()).build();
         tasks.spawn(scheduler.run(stop.clone()));
     }
+    let mut controllers = Vec::new();
     if builder.components.contains(&Component::Controllers) {
         let manager = manager(&builder, &server, &informers, pki.as_ref(), token_key)?;
+        controllers = manager.names();
         tasks.spawn(manager.run(stop.clone()));
     }
     let mut native = None;
@@ -90,6 +92,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         address,
         kubeconfig,
         ca_pem: pki.map(|pki| pki.ca_pem().to_owned()),
+        controllers,
         native,
         tasks: parking_lot::Mutex::new(tasks),
         stop,
@@ -138,7 +141,7 @@ async fn api_server(
 ) -> Result<ApiServer, ClusterError> {
     let controllers = builder.components.contains(&Component::Controllers);
     let mut server = ApiServer::builder(store)
-        .node_connector(Arc::new(node::InProcess(kubelets.clone())))
+        .node_connector(Arc::new(kubelets.clone()))
         // Nobody makes service accounts where no controllers run.
         .require_service_accounts(controllers);
     if let Some(resources) = &builder.resources {

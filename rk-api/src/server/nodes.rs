@@ -85,9 +85,12 @@ impl NodeConnector for TlsNodes {
             let stream = self.0.connect(ServerName::IpAddress(address.into()), stream).await?;
             Ok(Box::new(stream) as Box<dyn Io>)
         };
-        tokio::time::timeout(CONNECT_WITHIN, connecting)
-            .await
-            .unwrap_or_else(|_| Err(io::Error::new(ErrorKind::TimedOut, format!("dial tcp {address}:{port}: i/o timeout"))))
+        tokio::time::timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| {
+            Err(io::Error::new(
+                ErrorKind::TimedOut,
+                format!("dial tcp {address}:{port}: i/o timeout"),
+            ))
+        })
     }
 }
 
@@ -101,7 +104,10 @@ fn endpoint(node: &Node) -> io::Result<(IpAddr, u16)> {
     };
     let address = of_type("InternalIP").or_else(|| of_type("ExternalIP")).ok_or_else(|| {
         let name = node.metadata.name.as_deref().unwrap_or_default();
-        io::Error::new(ErrorKind::AddrNotAvailable, format!("no preferred addresses found for node {name}"))
+        io::Error::new(
+            ErrorKind::AddrNotAvailable,
+            format!("no preferred addresses found for node {name}"),
+        )
     })?;
     let endpoints = status.and_then(|status| status.daemon_endpoints.as_ref());
     let port = endpoints.and_then(|endpoints| endpoints.kubelet_endpoint.as_ref());

@@ -203,8 +203,6 @@ pub(super) struct WriteOptions {
     pub dry_run: bool,
     /// How unknown fields are taken.
     pub field_validation: FieldValidation,
-    /// Who writes.
-    pub field_manager: String,
 }
 
 /// The longest name of a field manager.
@@ -240,7 +238,7 @@ impl WriteOptions {
             }
         };
         if errors.is_empty() {
-            Ok(Self { dry_run, field_validation, field_manager })
+            Ok(Self { dry_run, field_validation })
         } else {
             Err(ApiError::invalid(&Subject::of("meta.k8s.io", kind), "", &errors))
         }

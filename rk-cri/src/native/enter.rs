@@ -138,12 +138,16 @@ fn prepare(entry: &Entry<'_>, spec: &Spec, terminal: Channel) -> io::Result<Vec<
     if denied.is_some() {
         std::env::set_current_dir(process.cwd())?;
     }
-    Ok(process
+    let mut environment: Vec<CString> = process
         .env()
         .iter()
         .flatten()
         .filter_map(|variable| CString::new(variable.as_bytes()).ok())
-        .collect())
+        .collect();
+    if entry.tty && !environment.iter().any(|variable| variable.to_bytes().starts_with(b"TERM=")) {
+        environment.push(c"TERM=xterm".to_owned());
+    }
+    Ok(environment)
 }
 
 /// Takes on the user, the groups and the capabilities, in the one order that works.

@@ -19,6 +19,7 @@ use tokio::{
     sync::{broadcast, watch},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     cgroup::{Cgroup, Hierarchies},
@@ -104,8 +105,16 @@ pub(super) struct Inner {
     zygote: Mutex<Option<Zygote>>,
     state: Mutex<State>,
     pub(super) events: broadcast::Sender<RuntimeEvent>,
+    /// Ends what runs in the background.
+    dropped: CancellationToken,
     /// Held while this process uses the directory.
     _lock: File,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.dropped.cancel();
+    }
 }
 
 impl Inner {
@@ -133,6 +142,7 @@ impl Inner {
             zygote: Mutex::new(None),
             state: Mutex::new(State::default()),
             events: broadcast::channel(EVENTS_MAX).0,
+            dropped: CancellationToken::new(),
             _lock: lock,
         };
         // Started now, so that it is up when the first pod comes.
@@ -229,7 +239,7 @@ impl Inner {
             Ok(first) => {
                 let pod = Pod { record, alive: true };
                 self.state.lock().pods.insert(id.clone(), pod);
-                tokio::spawn(self.clone().watch_pod(id.clone(), first));
+                self.watch_pod(&id, first);
                 self.announce(&id, None);
                 Ok(id)
             }
@@ -294,14 +304,22 @@ impl Inner {
         Ok(attached.ips.into_iter().map(|(ip, _)| ip).collect())
     }
 
-    /// Follows a shim until it ends.
-    async fn watch_pod(self: Arc<Self>, id: String, channel: AsyncChannel) {
-        while let Ok(Some((reply, _))) = channel.receive::<Reply>().await {
-            if let Reply::Exited { container, exit } = reply {
-                self.note_exit(&container, exit);
+    /// Follows a shim until it ends, or the runtime is dropped.
+    fn watch_pod(self: &Arc<Self>, id: &str, channel: AsyncChannel) {
+        // Not by a reference that counts: the directory's lock goes with the last one.
+        let (inner, id, dropped) = (Arc::downgrade(self), id.to_owned(), self.dropped.clone());
+        let follow = async move {
+            while let Ok(Some((reply, _))) = channel.receive::<Reply>().await {
+                let Some(inner) = inner.upgrade() else { return };
+                if let Reply::Exited { container, exit } = reply {
+                    inner.note_exit(&container, exit);
+                }
             }
-        }
-        self.lost_shim(&id);
+            if let Some(inner) = inner.upgrade() {
+                inner.lost_shim(&id);
+            }
+        };
+        tokio::spawn(async move { dropped.run_until_cancelled_owned(follow).await });
     }
 
     fn note_exit(&self, container: &str, exit: Exit) {
@@ -763,7 +781,7 @@ impl Inner {
                 }
             }
         }
-        tokio::spawn(self.clone().watch_pod(id.to_owned(), channel));
+        self.watch_pod(id, channel);
     }
 
     pub(super) async fn teardown(&self) -> Result<(), RuntimeError> {

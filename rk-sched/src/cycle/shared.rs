@@ -8,7 +8,7 @@ use std::{
 use foldhash::fast::RandomState;
 use rk_api::rng::Rng;
 
-use super::{Filters, Found, Prepared, can_share_scores, failed, pre_score};
+use super::{Filters, Found, Prepared, failed, pre_score};
 use crate::{
     Code, Diagnosis, NodeInfo, PodInfo, Profile, Snapshot, Status, Unschedulable,
     diagnosis::NO_VERDICT,
@@ -27,7 +27,6 @@ pub(super) struct SharedWork {
     snapshot: u64,
     tick: u64,
     signature: Vec<u8>,
-    can_share_scores: Option<bool>,
 }
 
 impl SharedWork {
@@ -54,9 +53,6 @@ impl SharedWork {
         snapshot: &Snapshot,
         pod: &PodInfo,
     ) -> Result<Option<&Entry>, Unschedulable> {
-        if !*self.can_share_scores.get_or_insert_with(|| can_share_scores(profile)) {
-            return Ok(None);
-        }
         if self.snapshot != snapshot.id() {
             self.entries.clear();
             self.snapshot = snapshot.id();
@@ -205,6 +201,10 @@ impl Entry {
                 })
             })
             .collect();
+        // Such a normalization looks at all nodes together.
+        if scorers.iter().any(|it: &Scorer| it.normalize == Normalize::Custom) {
+            return Ok(None);
+        }
         let total_max: i64 = scorers.iter().map(|it| it.weight * MAX_NODE_SCORE).sum();
         Ok(Some(Self {
             used: 0,

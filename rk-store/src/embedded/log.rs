@@ -55,8 +55,22 @@ impl Spare {
         *self.state.lock() == SpareState::Missing
     }
 
-    /// Makes a spare unless there is one; out of the file `old` if given, which is used up anyway.
-    pub(super) fn make(&self, old: Option<&str>) -> io::Result<()> {
+    /// Makes a spare unless there is one.
+    pub(super) fn make(&self) -> io::Result<()> {
+        self.make_of(None)
+    }
+
+    /// Makes a spare of the file `old` if one is missing, else removes the file.
+    pub(super) fn recycle(&self, old: &str) -> io::Result<()> {
+        // Some segments are larger, because a batch was.
+        if self.is_missing() && self.disk.open(old)?.len()? == self.size {
+            self.make_of(Some(old))
+        } else {
+            self.disk.remove(old)
+        }
+    }
+
+    fn make_of(&self, old: Option<&str>) -> io::Result<()> {
         {
             let mut state = self.state.lock();
             if *state != SpareState::Missing {
@@ -79,19 +93,13 @@ impl Spare {
             }
             None => self.disk.create(unfinished)?,
         };
-        let filled = if file.len()? > self.size {
-            Err(io::ErrorKind::FileTooLarge.into())
-        } else {
-            file.write_zeros(0, self.size).and_then(|()| file.sync())
-        };
-        match filled {
-            Ok(()) => self.disk.rename(unfinished, SPARE),
-            Err(error) => {
-                // What is left would only take up space; opening the store removes it as well.
-                let _ = self.disk.remove(unfinished);
-                Err(error)
-            }
+        let filled = file.write_zeros(0, self.size).and_then(|()| file.sync());
+        let made = filled.and_then(|()| self.disk.rename(unfinished, SPARE));
+        if made.is_err() {
+            // What is left would only take up space; opening the store removes it as well.
+            let _ = self.disk.remove(unfinished);
         }
+        made
     }
 
     /// A new segment's file: the spare if there is one that fits, else made here and now.

@@ -89,7 +89,8 @@ impl<'a> Call<'a> {
             }
             verb => {
                 let container = container(&pod, query.get("container").unwrap_or_default())?;
-                let streams = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+                let streams =
+                    [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
                 parameters.extend(streams.into_iter().filter_map(|(key, agent)| flag(key, agent)));
                 if verb == "exec" {
                     parameters.extend(query.all("command").map(|word| ("command", word)));
@@ -101,7 +102,8 @@ impl<'a> Call<'a> {
             ApiError::bad_request(format!("pod {name} does not have a host assigned"))
         })?;
         let upgrade = extensions.remove::<OnUpgrade>();
-        let Some(upgrade) = upgrade.filter(|_| self.context.headers.contains_key(header::UPGRADE)) else {
+        let Some(upgrade) = upgrade.filter(|_| self.context.headers.contains_key(header::UPGRADE))
+        else {
             return Err(ApiError::bad_request("Upgrade request required"));
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -127,7 +129,8 @@ impl<'a> Call<'a> {
     pub(super) async fn node_proxy(self, body: RequestBody) -> Result<Response<ResponseBody>> {
         let info = self.context.info();
         let found = self.server.reader.get::<Node>(None, &info.name).await?;
-        let node = found.ok_or_else(|| ApiError::not_found(&Subject::of("", "nodes"), &info.name))?;
+        let node =
+            found.ok_or_else(|| ApiError::not_found(&Subject::of("", "nodes"), &info.name))?;
         let rest: Vec<&str> = info.rest.iter().map(String::as_str).collect();
         let parameters: Vec<_> = self.context.query().iter().collect();
         let mut request = Request::builder()
@@ -269,15 +272,16 @@ fn choose(pod: &str, containers: &[Container], init: &[Container]) -> String {
 
 fn validate_log_options(query: &Query) -> ErrorList {
     let mut errors = ErrorList::new();
-    let mut at_least = |key: &str, least: i64, why: &str| match query.get(key).map(str::parse::<i64>) {
-        Some(Ok(number)) if number < least => {
-            errors.push(FieldError::invalid(&Path::new(key), number, why));
-        }
-        Some(Err(error)) => {
-            errors.push(FieldError::invalid(&Path::new(key), 0, error.to_string()));
-        }
-        _ => {}
-    };
+    let mut at_least =
+        |key: &str, least: i64, why: &str| match query.get(key).map(str::parse::<i64>) {
+            Some(Ok(number)) if number < least => {
+                errors.push(FieldError::invalid(&Path::new(key), number, why));
+            }
+            Some(Err(error)) => {
+                errors.push(FieldError::invalid(&Path::new(key), 0, error.to_string()));
+            }
+            _ => {}
+        };
     at_least("tailLines", 0, "must be greater than or equal to 0");
     at_least("limitBytes", 1, "must be greater than 0");
     at_least("sinceSeconds", 1, "must be greater than 0");
