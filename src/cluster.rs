@@ -33,6 +33,7 @@ pub struct Cluster {
     address: Option<SocketAddr>,
     kubeconfig: Option<String>,
     ca_pem: Option<String>,
+    controllers: Vec<&'static str>,
     native: Option<node::RunningNative>,
     tasks: parking_lot::Mutex<JoinSet<()>>,
     stop: CancellationToken,
@@ -67,6 +68,11 @@ impl Cluster {
     /// The certificate of the authority that clients have to trust (PEM), if the API server listens.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
+    }
+
+    /// The names of the controllers that run.
+    pub fn controllers(&self) -> &[&'static str] {
+        &self.controllers
     }
 
     /// Stops everything in order: nodes with their containers, controllers, scheduler, API server,

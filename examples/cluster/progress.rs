@@ -41,7 +41,7 @@ pub(crate) fn banner(
         eprintln!("  scheduler    default-scheduler");
     }
     if parts.contains(&Component::Controllers) {
-        eprintln!("  controllers  {}", rk::controllers::NAMES.join(", "));
+        eprintln!("  controllers  {}", cluster.controllers().len());
     }
     if parts.contains(&Component::Node) {
         match (native, options.host_network) {

@@ -43,6 +43,7 @@ mod service_account;
 mod stateful_set;
 mod storage_class;
 mod typed;
+mod workload;
 
 use std::{any::Any, borrow::Cow, fmt, sync::Arc};
 
@@ -253,6 +254,10 @@ pub enum Part {
     EphemeralContainers,
     /// A Pod's `resize` subresource: its resources alone.
     Resize,
+    /// A Namespace's `finalize` subresource: `spec.finalizers` alone.
+    Finalize,
+    /// A CertificateSigningRequest's `approval` subresource: its approval conditions alone.
+    Approval,
 }
 
 /// Fields that a field selector can name, with their values: `("spec.nodeName", "n1")`.
@@ -283,7 +288,8 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
     /// Fills in what the client left out.
     fn default(_object: &mut Self::Object) {}
 
-    /// Drops what a client may not set on create (the status), sets the first generation.
+    /// Drops what a client may not set on create (the status), sets the first generation. The
+    /// name, namespace and uid are set by then.
     fn prepare_create(_object: &mut Self::Object) {}
 
     /// Puts back what this part may not change, and raises the generation when the spec changed.

@@ -25,6 +25,8 @@ mod cache;
 mod context;
 mod decode;
 mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handlers;
 mod health;
 mod in_process;
@@ -33,8 +35,10 @@ mod labels;
 mod layers;
 mod metrics;
 mod negotiate;
+mod nodes;
 mod object;
 pub mod pki;
+mod protobuf;
 mod query;
 mod reader;
 mod registry;
@@ -73,6 +77,7 @@ use self::{
         timeout::TimeoutLayer,
     },
     metrics::Metrics,
+    nodes::NoNodes,
     reader::Reader,
     registry::Registry,
 };
@@ -80,6 +85,7 @@ pub use self::{
     allocator::Cidr,
     body::{BoxError, ResponseBody},
     info::RequestInfo,
+    nodes::{NodeConnector, TlsNodes},
     pki::{Pki, ServerTls},
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
@@ -101,6 +107,7 @@ pub(crate) struct Inner {
     metrics: Arc<Metrics>,
     documents: Documents,
     token_key: TokenKey,
+    nodes: Arc<dyn NodeConnector>,
     shutdown: CancellationToken,
 }
 
@@ -138,6 +145,7 @@ pub struct Builder {
     node_ports: RangeInclusive<u16>,
     require_service_accounts: bool,
     token_key: Option<TokenKey>,
+    nodes: Arc<dyn NodeConnector>,
 }
 
 /// Why a server did not start.
@@ -218,6 +226,14 @@ impl Builder {
         self
     }
 
+    /// How to reach the agents of nodes, for logs, exec, attach and port-forward; not at all by
+    /// default. [`TlsNodes`] reaches those of a usual cluster.
+    #[must_use]
+    pub fn node_connector(mut self, connector: Arc<dyn NodeConnector>) -> Self {
+        self.nodes = connector;
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let cidr = Cidr::parse(&self.service_cidr)
@@ -243,6 +259,7 @@ impl Builder {
             metrics,
             documents,
             token_key: token_key.clone(),
+            nodes: self.nodes,
             shutdown,
         });
         bootstrap::run(&inner).await?;
@@ -281,6 +298,7 @@ impl ApiServer {
             node_ports: 30000..=32767,
             require_service_accounts: false,
             token_key: None,
+            nodes: Arc::new(NoNodes),
         }
     }
 

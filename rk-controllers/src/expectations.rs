@@ -83,6 +83,15 @@ impl<Owner: Eq + Hash + Clone> Expectations<Owner> {
         }
     }
 
+    /// Creations that the cache has not shown for `age`. A child that was created and deleted between
+    /// two looks of the cache is never shown: ask the API server for these, and strike out those
+    /// that are not there.
+    pub fn overdue(&self, owner: &Owner, age: Duration) -> Vec<String> {
+        let pending = self.pending.lock();
+        let overdue = pending.get(owner).filter(|entry| entry.since.elapsed() >= age);
+        overdue.map(|entry| entry.creations.iter().cloned().collect()).unwrap_or_default()
+    }
+
     /// Drops what is known of an owner that is gone.
     pub fn forget(&self, owner: &Owner) {
         self.pending.lock().remove(owner);
@@ -127,6 +136,7 @@ mod tests {
 
         tokio::time::advance(Duration::from_secs(299)).await;
         assert!(!expectations.satisfied(&"web"));
+        assert_eq!(expectations.overdue(&"web", Duration::from_secs(10)), ["web-a"]);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(expectations.satisfied(&"web"));
     }

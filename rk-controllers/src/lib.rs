@@ -1,4 +1,43 @@
 //! Kubernetes' controllers, their manager, and an SDK for your own.
+//!
+//! A controller brings the cluster to what objects ask for. Those here speak the Kubernetes API
+//! through a `kube::Client` and nothing else, so they work for any API server, and any of them can
+//! be left out or replaced.
+//!
+//! # Where to start
+//! - [`Manager`]: runs the built-in controllers, with or without leader election.
+//! - `replicaset.rs`: a controller from top to bottom: what it promises, the reconcile, the wiring.
+//!   What it decides is in `replicaset/plan.rs`, a pure function. The others look alike.
+//! - [`Reconciler`] and [`Controller`]: how to write one of your own; [`owners`], [`Expectations`],
+//!   [`PodControl`] and [`batch`] are what the built-in ones are made of.
+//!
+//! # Example
+//! ```
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::{sync::Arc, time::Duration};
+//! use k8s_openapi::api::core::v1::ServiceAccount;
+//! use rk_api::server::ApiServer;
+//! use rk_controllers::Manager;
+//! use rk_store::EmbeddedStore;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let server = ApiServer::builder(Arc::new(EmbeddedStore::in_memory())).start().await?;
+//! let shutdown = CancellationToken::new();
+//! tokio::spawn(Manager::builder(server.client()).build()?.run(shutdown.clone()));
+//!
+//! tokio::time::sleep(Duration::from_secs(1)).await;
+//! let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(server.client(), "kube-public");
+//! assert!(accounts.get_opt("default").await?.is_some());
+//! shutdown.cancel();
+//! # Ok(()) }
+//! ```
+//!
+//! # Invariants
+//! - Decisions are pure functions of what was observed and the time; they do no I/O.
+//! - A reconcile starts from the present state and may be repeated or dropped at any await point.
+//! - An update carries the `resourceVersion` it was decided on and only the fields that change.
+//! - A deletion carries the UID of the object it means.
 
 pub mod batch;
 mod controller;

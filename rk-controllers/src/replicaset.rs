@@ -138,6 +138,7 @@ impl<K: Replicated> Reconciler for Replicator<K> {
             return Ok(Action::Wait);
         };
         let set = object.as_set();
+        self.look_up_overdue(key).await?;
         // Read before the Pods: whatever is observed from here on only makes the cache newer.
         let settled = self.expectations.satisfied(key);
 
@@ -158,6 +159,17 @@ impl<K: Replicated> Reconciler for Replicator<K> {
 }
 
 impl<K: Replicated> Replicator<K> {
+    /// Strikes out creations whose Pods were gone before the cache showed them.
+    async fn look_up_overdue(&self, key: &ObjectKey) -> Result<(), Error> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
+        for name in self.expectations.overdue(key, STALE_CACHE_CHECK) {
+            if api.get_metadata_opt(&name).await?.is_none() {
+                self.expectations.creation_observed(key, &name);
+            }
+        }
+        Ok(())
+    }
+
     /// The Pods of the set after adoption and release.
     async fn claim_pods(&self, object: &K, set: &ReplicaSet) -> Result<Vec<Arc<Pod>>, Error> {
         let namespace = object.namespace().unwrap_or_default();

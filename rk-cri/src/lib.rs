@@ -1,5 +1,6 @@
 //! Container runtimes and the node agent (kubelet).
 
+pub mod agent;
 pub mod conformance;
 #[cfg(target_os = "linux")]
 pub mod images;

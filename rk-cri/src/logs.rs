@@ -84,6 +84,11 @@ impl LogFilter {
         self.left == 0
     }
 
+    /// How many lines from the end are wanted.
+    pub fn tail_lines(&self) -> Option<usize> {
+        self.options.tail_lines
+    }
+
     /// Where in `log` the wanted lines begin, as far as their number goes.
     pub fn tail_offset(&self, log: &[u8]) -> usize {
         let Some(lines) = self.options.tail_lines else { return 0 };

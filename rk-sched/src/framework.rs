@@ -313,7 +313,7 @@ pub enum Normalize {
     ToMax,
     /// The largest becomes 0, others in proportion; 0 becomes 100.
     ToMaxReversed,
-    /// By [`Score::normalize_score`]. Pods are then not evaluated together.
+    /// By [`Score::normalize_score`]. Pods that are scored so share no work.
     Custom,
 }
 

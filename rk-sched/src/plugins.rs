@@ -15,6 +15,7 @@ pub mod node_ports;
 pub mod node_resources_balanced_allocation;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod pod_topology_spread;
 pub mod priority_sort;
 pub mod scheduling_gates;
 pub mod taint_toleration;
@@ -28,6 +29,7 @@ pub use node_ports::NodePorts;
 pub use node_resources_balanced_allocation::NodeResourcesBalancedAllocation;
 pub use node_resources_fit::NodeResourcesFit;
 pub use node_unschedulable::NodeUnschedulable;
+pub use pod_topology_spread::PodTopologySpread;
 pub use priority_sort::PrioritySort;
 pub use scheduling_gates::SchedulingGates;
 pub use taint_toleration::TaintToleration;
@@ -43,7 +45,7 @@ struct Entry {
 }
 
 /// The plugins of the default profile, in its order.
-const REGISTRY: [Entry; 12] = [
+const REGISTRY: [Entry; 13] = [
     entry::<SchedulingGates>(scheduling_gates::NAME, 1),
     entry::<PrioritySort>(priority_sort::NAME, 1),
     entry::<NodeUnschedulable>(node_unschedulable::NAME, 1),
@@ -52,6 +54,7 @@ const REGISTRY: [Entry; 12] = [
     entry::<NodeAffinity>(node_affinity::NAME, 2),
     entry::<NodePorts>(node_ports::NAME, 1),
     entry::<NodeResourcesFit>(node_resources_fit::NAME, 1),
+    entry::<PodTopologySpread>(pod_topology_spread::NAME, 2),
     entry::<DefaultPreemption>(default_preemption::NAME, 1),
     entry::<NodeResourcesBalancedAllocation>(node_resources_balanced_allocation::NAME, 1),
     entry::<ImageLocality>(image_locality::NAME, 1),
@@ -60,11 +63,10 @@ const REGISTRY: [Entry; 12] = [
 
 /// Plugins of upstream's default profile that this crate does not have: a configuration may turn
 /// them off, and give them arguments, but not on.
-pub const ABSENT: [&str; 7] = [
+pub const ABSENT: [&str; 6] = [
     "DynamicResources",
     "InterPodAffinity",
     "NodeVolumeLimits",
-    "PodTopologySpread",
     "VolumeBinding",
     "VolumeRestrictions",
     "VolumeZone",

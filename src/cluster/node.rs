@@ -8,7 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
-use rk_api::{client::Informers, server::ApiServer};
+use rk_api::{
+    client::Informers,
+    server::{ApiServer, TokenKey},
+};
 use rk_controllers::{TokenRequest, TokenSigner};
 use rk_cri::{
     agent::{Agent, Fleet, Kubelets},
@@ -194,15 +197,14 @@ pub(super) async fn start_native(
 
     let first = pod_cidr(builder.nodes, 0);
     let pods = Cidr::new(first.into(), NODE_PREFIX).map_err(part("the pod network"))?;
-    let mut network =
-        NodeNetwork::builder(&root, pods).host_network_of_machine(node.host_network);
+    let mut network = NodeNetwork::builder(&root, pods).host_network_of_machine(node.host_network);
     if !node.host_network {
         network = network.node_address(node_ip(0));
     }
     let network = network.build().await.map_err(part("the pod network"))?;
 
-    let mut runtime = NativeRuntime::builder(root.join("runtime"), network.plugin())
-        .node_ips(network.node_ips());
+    let mut runtime =
+        NativeRuntime::builder(root.join("runtime"), network.plugin()).node_ips(network.node_ips());
     if let Some(netns) = network.netns() {
         runtime = runtime.node_netns(netns);
     }
@@ -265,7 +267,7 @@ fn machine_name() -> String {
 
 /// Signs the tokens that are kept in Secrets, with the API server's key.
 #[derive(Debug)]
-pub(super) struct Signer(pub(super) ApiServer);
+pub(super) struct Signer(pub(super) TokenKey);
 
 #[async_trait]
 impl TokenSigner for Signer {
@@ -273,12 +275,9 @@ impl TokenSigner for Signer {
         &self,
         request: &TokenRequest,
     ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        let account = (request.account.as_str(), request.account_uid.as_str());
         self.0
-            .sign_secret_token(
-                &request.namespace,
-                (&request.account, &request.account_uid),
-                (&request.secret, &request.secret_uid),
-            )
-            .ok_or_else(|| "this API server signs no tokens".into())
+            .sign_for_secret(&request.namespace, account, &request.secret)
+            .ok_or_else(|| "the system has no randomness to sign a token with".into())
     }
 }

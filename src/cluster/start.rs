@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use rk_api::{
     client::{Change, Informers},
     server::{
-        ApiServer, UserInfo,
+        ApiServer, TokenKey, UserInfo,
         authn::TokenList,
         pki::{self, Credentials, Pki},
     },
@@ -36,9 +36,13 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         None => None,
     };
     let pki = pki(&builder)?;
+    let token_key = match &pki {
+        Some(pki) => pki.token_key(),
+        None => TokenKey::generate().map_err(part("the service-account key"))?,
+    };
     let store = store(builder.data_dir.as_deref()).await?;
     let kubelets = Kubelets::default();
-    let server = api_server(&builder, store, pki.as_ref(), &kubelets).await?;
+    let server = api_server(&builder, store, &token_key, &kubelets).await?;
 
     let (mut address, mut kubeconfig) = (None, None);
     if let (Some(listener), Some(pki)) = (listener, &pki) {
@@ -53,13 +57,13 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
     // One set of informers: an object is decoded once for all parts of this process.
     let informers = Informers::new(server.client());
     if builder.components.contains(&Component::Scheduler) {
-        let scheduler =
-            Scheduler::builder(server.client()).informers(&informers).build();
-        let scheduler = scheduler.map_err(part("the scheduler"))?;
+        let scheduler = Scheduler::builder(server.client()).informers(informers.clone()).build();
         tasks.spawn(scheduler.run(stop.clone()));
     }
+    let mut controllers = Vec::new();
     if builder.components.contains(&Component::Controllers) {
-        let manager = manager(&builder, &server, &informers, pki.as_ref())?;
+        let manager = manager(&builder, &server, &informers, pki.as_ref(), token_key)?;
+        controllers = manager.names();
         tasks.spawn(manager.run(stop.clone()));
     }
     let mut native = None;
@@ -67,7 +71,8 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         let nodes = match &builder.native {
             Some(node) => {
                 let running =
-                    node::start_native(node, &builder, &server, &kubelets, &mut tasks, &stop).await?;
+                    node::start_native(node, &builder, &server, &kubelets, &mut tasks, &stop)
+                        .await?;
                 native = Some(running);
                 1
             }
@@ -87,6 +92,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         address,
         kubeconfig,
         ca_pem: pki.map(|pki| pki.ca_pem().to_owned()),
+        controllers,
         native,
         tasks: parking_lot::Mutex::new(tasks),
         stop,
@@ -106,12 +112,11 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
 /// the process.
 fn pki(builder: &ClusterBuilder) -> Result<Option<Pki>, ClusterError> {
     match (&builder.data_dir, builder.listen) {
-        (Some(directory), _) => Pki::load_or_create(&directory.join("pki")).map(Some).map_err(
-            |error| ClusterError::DataDir {
-                directory: directory.clone(),
-                reason: error.to_string(),
-            },
-        ),
+        (Some(directory), _) => {
+            Pki::load_or_create(&directory.join("pki")).map(Some).map_err(|error| {
+                ClusterError::DataDir { directory: directory.clone(), reason: error.to_string() }
+            })
+        }
         (None, Some(_)) => Pki::generate().map(Some).map_err(part("the certificate authority")),
         (None, None) => Ok(None),
     }
@@ -130,7 +135,7 @@ async fn store(directory: Option<&Path>) -> Result<Arc<dyn Store>, ClusterError>
 async fn api_server(
     builder: &ClusterBuilder,
     store: Arc<dyn Store>,
-    pki: Option<&Pki>,
+    token_key: &TokenKey,
     kubelets: &Kubelets,
 ) -> Result<ApiServer, ClusterError> {
     let controllers = builder.components.contains(&Component::Controllers);
@@ -141,9 +146,7 @@ async fn api_server(
     if let Some(resources) = &builder.resources {
         server = server.resources(resources.clone());
     }
-    if let Some(pki) = pki {
-        server = server.token_key(pki.token_key());
-    }
+    server = server.token_key(token_key.clone());
     if let Some(token) = &builder.token {
         let admin = UserInfo::new("admin", [MASTERS]);
         server = server.authenticator(Arc::new(TokenList::default().with(token, admin)));
@@ -168,13 +171,14 @@ fn manager(
     server: &ApiServer,
     informers: &Informers,
     pki: Option<&Pki>,
+    token_key: TokenKey,
 ) -> Result<Manager, ClusterError> {
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
     let mut manager = Manager::builder(server.client())
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)
-        .token_signer(Arc::new(node::Signer(server.clone())));
+        .token_signer(Arc::new(node::Signer(token_key)));
     if let Some(pki) = pki {
         manager = manager.root_ca(pki.ca_pem());
     }
@@ -202,7 +206,5 @@ async fn nodes_ready(informers: &Informers, wanted: usize) -> Result<(), Cluster
             }
         }
     };
-    tokio::time::timeout(patience, waiting)
-        .await
-        .map_err(|_| ClusterError::NodesNotReady(patience))
+    tokio::time::timeout(patience, waiting).await.map_err(|_| ClusterError::NodesNotReady(patience))
 }

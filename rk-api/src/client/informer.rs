@@ -40,9 +40,12 @@ struct Factory {
     made: Mutex<Made>,
 }
 
+/// The kind, the label selector and the field selector.
+type Selected = (TypeId, Option<String>, Option<String>);
+
 #[derive(Default)]
 struct Made {
-    informers: BTreeMap<(TypeId, Option<String>, Option<String>), Weak<dyn Any + Send + Sync>>,
+    informers: BTreeMap<Selected, Weak<dyn Any + Send + Sync>>,
     synced: Vec<watch::Receiver<bool>>,
 }
 

@@ -261,6 +261,9 @@ fn scaled(
 fn nanos(digits: &str, scale: i32, factor: i128) -> i128 {
     /// As many decimal places as fit beside the largest factor.
     const PLACES: usize = 18;
+    if let Some(nanos) = small_nanos(digits, scale, factor) {
+        return nanos;
+    }
     let point = digits.len() as i32 + scale;
     if point > 20 {
         return i128::MAX;
@@ -286,6 +289,16 @@ fn nanos(digits: &str, scale: i32, factor: i128) -> i128 {
     let fraction = number(&format!("{kept:0<PLACES$}"));
     let fraction = fraction + i128::from(cut.bytes().any(|digit| digit != b'0'));
     whole * NANOS_PER_ONE + div_away_from_zero(fraction * factor, NANOS_PER_ONE)
+}
+
+/// [`nanos`] of amounts that need no rounding and no care, as nearly all do.
+fn small_nanos(digits: &str, scale: i32, factor: i128) -> Option<i128> {
+    if !(NANO..=0).contains(&scale) || digits.len() > 18 {
+        return None;
+    }
+    let number = i128::from(digits.parse::<u64>().ok()?);
+    let nanos = number.checked_mul(factor)?.checked_mul(pow10(scale - NANO)?)?;
+    (nanos <= MAX.checked_mul(NANOS_PER_ONE)?).then_some(nanos)
 }
 
 fn pow10(exponent: i32) -> Option<i128> {

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -121,4 +122,74 @@ fn a_kind_without_schema_has_no_strategic_merge_patch() {
     let error =
         apply(PatchKind::Strategic, "com.example.v1.Widget", &mut json!({}), b"{}").unwrap_err();
     assert_eq!(error.code(), 415);
+}
+
+/// Trees of names that mean something to a Pod or to a patch.
+fn tree() -> impl Strategy<Value = Value> {
+    let names = vec![
+        "metadata",
+        "finalizers",
+        "labels",
+        "spec",
+        "containers",
+        "name",
+        "env",
+        "volumes",
+        "$patch",
+        "$retainKeys",
+        "$setElementOrder/containers",
+        "$setElementOrder/",
+        "$setElementOrder",
+        "$deleteFromPrimitiveList/finalizers",
+        "$deleteFromPrimitiveList",
+        "op",
+        "path",
+        "from",
+        "value",
+    ];
+    let words = vec![
+        "a",
+        "b",
+        "delete",
+        "replace",
+        "merge",
+        "add",
+        "remove",
+        "move",
+        "copy",
+        "test",
+        "/spec",
+        "/spec/containers/-1",
+        "/spec/containers/-",
+        "/-",
+        "",
+        "~",
+        "/spec/containers/0/name",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        (-1..2).prop_map(Value::from),
+        proptest::sample::select(words).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 40, 4, move |inner| {
+        let name = proptest::sample::select(names.clone()).prop_map(str::to_owned);
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(name, inner, 0..4)
+                .prop_map(|fields| fields.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn nonsense_is_refused_or_applied_but_never_panics(object in tree(), patch in tree()) {
+        let patch = patch.to_string();
+        for kind in [PatchKind::Json, PatchKind::Merge, PatchKind::Strategic] {
+            let outcome = apply(kind, "io.k8s.api.core.v1.Pod", &mut object.clone(), patch.as_bytes());
+            if let Err(error) = outcome {
+                prop_assert!([400, 413, 415, 422, 500].contains(&error.code()));
+            }
+        }
+    }
 }

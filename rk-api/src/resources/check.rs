@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::ObjectReference,
-    apimachinery::pkg::{
-        api::resource::Quantity as ApiQuantity, apis::meta::v1::LabelSelector,
-        util::intstr::IntOrString,
-    },
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity as ApiQuantity, apis::meta::v1::LabelSelector,
+    util::intstr::IntOrString,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -203,7 +200,7 @@ pub(super) fn percent_of(value: &IntOrString) -> Option<i64> {
     }
 }
 
-/// Whether the field holds no object.
+/// Whether it comes to nothing.
 pub(super) fn is_zero(value: &IntOrString) -> bool {
     match value {
         IntOrString::Int(number) => *number == 0,
@@ -246,11 +243,6 @@ pub(super) fn round_to_millis(list: &mut Option<ResourceList>) {
             *amount = rounded.into();
         }
     }
-}
-
-/// A kind, namespace and name, as messages write it.
-pub(super) fn reference(object: &ObjectReference) -> String {
-    format!("{}/{}", text(&object.kind).to_lowercase(), text(&object.name))
 }
 
 const COUNTED: &[&str] = &[

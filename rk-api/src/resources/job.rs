@@ -1,13 +1,53 @@
 //! Job.
 
-use k8s_openapi::api::batch::v1::Job;
+use std::collections::BTreeMap;
 
-use super::{Kind, Resource, row::Row};
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec, JobStatus},
+        core::v1::PodTemplateSpec,
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    jiff::Timestamp,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Column, Fields, Kind, Part, Resource,
+    check::{Errors, default_text, list, text},
+    pod::{defaults, validation},
+    row::Row,
+    workload,
+};
+use crate::{
+    field::{ErrorList, FieldError, Path},
+    meta::{
+        conditions,
+        selectors::LabelQuery,
+        table::{age, containers_and_images, human_duration, name, selector},
+    },
+};
 
 /// The row of Job.
 pub(super) fn row() -> Resource {
-    Row::of::<Jobs>().in_all().status().done()
+    Row::of::<Jobs>().in_all().status().columns(COLUMNS).done()
 }
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Status", "string", "Whether it runs, or how it ended."),
+    Column::new("Completions", "string", "Pods that succeeded, of those that should."),
+    Column::new("Duration", "string", "How long it has run, or ran."),
+    Column::AGE,
+    Column::CONTAINERS,
+    Column::IMAGES,
+    Column::SELECTOR,
+];
+
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
+const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+const OLD_UID_LABEL: &str = "controller-uid";
+const OLD_NAME_LABEL: &str = "job-name";
 
 /// How a Job behaves.
 #[derive(Debug, Default)]
@@ -15,4 +55,238 @@ pub(super) struct Jobs;
 
 impl Kind for Jobs {
     type Object = Job;
+
+    fn default(job: &mut Job) {
+        let spec = job.spec.get_or_insert_default();
+        if spec.completions.is_none() && spec.parallelism.is_none() {
+            spec.completions = Some(1);
+        }
+        spec.parallelism.get_or_insert(1);
+        let unlimited = spec.backoff_limit_per_index.is_some();
+        spec.backoff_limit.get_or_insert(if unlimited { i32::MAX } else { 6 });
+        default_text(&mut spec.completion_mode, "NonIndexed");
+        spec.suspend.get_or_insert(false);
+        spec.manual_selector.get_or_insert(false);
+        if spec.pod_replacement_policy.is_none() {
+            let failed = spec.pod_failure_policy.is_some();
+            let policy = if failed { "Failed" } else { "TerminatingOrFailed" };
+            spec.pod_replacement_policy = Some(policy.to_owned());
+        }
+        defaults::template(&mut spec.template);
+        let labels = spec.template.metadata.as_ref().and_then(|meta| meta.labels.clone());
+        let own = &mut job.metadata.labels;
+        if own.as_ref().is_none_or(|own| own.is_empty()) {
+            *own = labels.filter(|labels| !labels.is_empty());
+        }
+    }
+
+    fn prepare_create(job: &mut Job) {
+        job.status = Some(JobStatus::default());
+        workload::first_generation(&mut job.metadata);
+        let meta = job.metadata.clone();
+        let spec = job.spec.get_or_insert_default();
+        if spec.manual_selector != Some(true) {
+            select_own_pods(spec, &meta);
+        }
+    }
+
+    fn prepare_update(new: &mut Job, old: &Job, part: Part) {
+        if part == Part::Status {
+            new.spec = old.spec.clone();
+        } else {
+            new.status = old.status.clone();
+        }
+        let changed = new.spec != old.spec;
+        workload::next_generation(&mut new.metadata, &old.metadata, changed);
+    }
+
+    fn validate(job: &Job) -> ErrorList {
+        let none = JobSpec::default();
+        let (spec, path) = (job.spec.as_ref().unwrap_or(&none), Path::new("spec"));
+        let mut errors = Errors::default();
+        match &spec.selector {
+            None => errors.required(&path.child("selector"), ""),
+            Some(selector) => {
+                errors.selector(&path.child("selector"), selector);
+                let template = spec.template.metadata.as_ref();
+                let labels = template.and_then(|meta| meta.labels.as_ref());
+                if !LabelQuery::from_selector(selector).matches_optional(labels) {
+                    errors.invalid(
+                        &path.child("template.metadata.labels"),
+                        json!(labels),
+                        "`selector` does not match template `labels`",
+                    );
+                }
+            }
+        }
+        validate_spec(&mut errors, spec, &path);
+        errors.0
+    }
+
+    fn validate_update(new: &Job, old: &Job, part: Part) -> ErrorList {
+        let mut errors = Errors::default();
+        let (Some(new_spec), Some(old_spec)) = (&new.spec, &old.spec) else { return errors.0 };
+        let path = Path::new("spec");
+        if part == Part::Status {
+            let status = new.status.clone().unwrap_or_default();
+            for (field, count) in [
+                ("active", status.active),
+                ("succeeded", status.succeeded),
+                ("failed", status.failed),
+            ] {
+                errors.opt_not_negative(&Path::new("status").child(field), count);
+            }
+            return errors.0;
+        }
+        let indexed = text(&new_spec.completion_mode) == "Indexed";
+        let resized = indexed && new_spec.completions == new_spec.parallelism;
+        if !resized {
+            errors.immutable(
+                &path.child("completions"),
+                &new_spec.completions,
+                &old_spec.completions,
+            );
+        }
+        errors.immutable(&path.child("selector"), &new_spec.selector, &old_spec.selector);
+        let started = old.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        // Before its first Pod a suspended Job can still be told where to run them.
+        let may_move = old_spec.suspend == Some(true) && !started;
+        let template = if may_move {
+            with_scheduling_of(&new_spec.template, &old_spec.template)
+        } else {
+            new_spec.template.clone()
+        };
+        errors.immutable(&path.child("template"), &template, &old_spec.template);
+        errors.immutable(
+            &path.child("completionMode"),
+            &new_spec.completion_mode,
+            &old_spec.completion_mode,
+        );
+        errors.immutable(
+            &path.child("podFailurePolicy"),
+            &new_spec.pod_failure_policy,
+            &old_spec.pod_failure_policy,
+        );
+        errors.0
+    }
+
+    fn validate_name(name: &str, generate_prefix: bool) -> Vec<String> {
+        crate::meta::names::dns_subdomain(name, generate_prefix)
+    }
+
+    fn fields(job: &Job) -> Fields {
+        let succeeded = job.status.as_ref().and_then(|status| status.succeeded).unwrap_or(0);
+        Fields::from_iter([("status.successful", succeeded.to_string())])
+    }
+
+    const FIELDS: &'static [&'static str] = &["status.successful"];
+
+    fn cells(job: &Job, now: Timestamp) -> Vec<Value> {
+        let spec = job.spec.clone().unwrap_or_default();
+        let status = job.status.clone().unwrap_or_default();
+        let pod = spec.template.spec.as_ref();
+        let [containers, images] = containers_and_images(pod.map_or(&[][..], |p| &p.containers));
+        let succeeded = status.succeeded.unwrap_or(0);
+        let completions = match (spec.completions, spec.parallelism.unwrap_or(0)) {
+            (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+            (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+            (None, _) => format!("{succeeded}/1"),
+        };
+        let duration = status.start_time.as_ref().map(|start| {
+            let end = status.completion_time.as_ref().map_or(now, |end| end.0);
+            human_duration(end.as_second() - start.0.as_second())
+        });
+        vec![
+            json!(name(&job.metadata)),
+            json!(summary(job, &status)),
+            json!(completions),
+            json!(duration.unwrap_or_default()),
+            json!(age(&job.metadata, now)),
+            containers,
+            images,
+            json!(selector(spec.selector.as_ref())),
+        ]
+    }
+
+    const ORPHAN_BY_DEFAULT: bool = true;
+}
+
+/// What of a Job's spec is judged also where a CronJob holds it.
+pub(super) fn validate_spec(errors: &mut Errors, spec: &JobSpec, path: &Path) {
+    for (field, number) in [
+        ("parallelism", spec.parallelism.map(i64::from)),
+        ("completions", spec.completions.map(i64::from)),
+        ("activeDeadlineSeconds", spec.active_deadline_seconds),
+        ("backoffLimit", spec.backoff_limit.map(i64::from)),
+        ("ttlSecondsAfterFinished", spec.ttl_seconds_after_finished.map(i64::from)),
+        ("backoffLimitPerIndex", spec.backoff_limit_per_index.map(i64::from)),
+        ("maxFailedIndexes", spec.max_failed_indexes.map(i64::from)),
+    ] {
+        errors.opt_not_negative(&path.child(field), number);
+    }
+    if let Some(mode) = &spec.completion_mode {
+        errors.one_of(&path.child("completionMode"), mode, &["Indexed", "NonIndexed"]);
+        if mode == "Indexed" && spec.completions.is_none() {
+            let at = path.child("completions");
+            errors.required(&at, "when completion mode is Indexed");
+        }
+    }
+    let at = path.child("template");
+    errors.extend(validation::template(&spec.template, &at));
+    let at = at.child("spec.restartPolicy");
+    match spec.template.spec.as_ref().map_or("", |spec| text(&spec.restart_policy)) {
+        "Always" | "" => errors.required(&at, "valid values: \"OnFailure\", \"Never\""),
+        policy => {
+            if !["OnFailure", "Never"].contains(&policy) {
+                let supported = ["OnFailure", "Never"];
+                errors.push(FieldError::not_supported(&at, policy, &supported));
+            }
+        }
+    }
+}
+
+/// Labels the template with the Job's uid, and selects by it.
+fn select_own_pods(spec: &mut JobSpec, meta: &ObjectMeta) {
+    let (uid, name) = (text(&meta.uid), text(&meta.name));
+    let labels = spec.template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    for (label, value) in
+        [(OLD_NAME_LABEL, name), (NAME_LABEL, name), (OLD_UID_LABEL, uid), (UID_LABEL, uid)]
+    {
+        labels.insert(label.to_owned(), value.to_owned());
+    }
+    if spec.selector.is_none() {
+        spec.selector = Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(UID_LABEL.to_owned(), uid.to_owned())])),
+            ..LabelSelector::default()
+        });
+    }
+}
+
+/// The new template with the old one's scheduling directives.
+fn with_scheduling_of(new: &PodTemplateSpec, old: &PodTemplateSpec) -> PodTemplateSpec {
+    let mut template = new.clone();
+    if let (Some(new), Some(old)) = (&mut template.spec, &old.spec) {
+        new.node_selector = old.node_selector.clone();
+        new.affinity = old.affinity.clone();
+        new.tolerations = old.tolerations.clone();
+        new.scheduling_gates = old.scheduling_gates.clone();
+    }
+    if let (Some(new), Some(old)) = (&mut template.metadata, &old.metadata) {
+        new.labels = old.labels.clone();
+        new.annotations = old.annotations.clone();
+    }
+    template
+}
+
+fn summary(job: &Job, status: &JobStatus) -> &'static str {
+    let has = |type_| conditions::is_true(list(&status.conditions), type_);
+    match () {
+        () if has("Complete") => "Complete",
+        () if has("Failed") => "Failed",
+        () if job.metadata.deletion_timestamp.is_some() => "Terminating",
+        () if has("Suspended") => "Suspended",
+        () if has("FailureTarget") => "FailureTarget",
+        () if has("SuccessCriteriaMet") => "SuccessCriteriaMet",
+        () => "Running",
+    }
 }

@@ -1,10 +1,25 @@
 //! Node.
 
-use k8s_openapi::api::core::v1::Node;
+use std::collections::BTreeSet;
+
+use k8s_openapi::{
+    api::core::v1::{Node, NodeSpec, NodeStatus, Taint},
+    jiff::Timestamp,
+};
+use serde_json::{Value, json};
 
 use super::{
-    Kind, Resource,
+    Column, Fields, Kind, Part, Resource,
+    check::{Errors, ResourceList, list, round_to_millis, text},
+    pod::validation::TAINT_EFFECTS,
     row::{PROXY_VERBS, Row},
+};
+use crate::{
+    field::{ErrorList, FieldError, Path},
+    meta::{
+        conditions, names,
+        table::{NONE, age, list_or_none, name},
+    },
 };
 
 /// The row of Node.
@@ -14,8 +29,25 @@ pub(super) fn row() -> Resource {
         .stored_in("minions")
         .sub("proxy", "NodeProxyOptions", PROXY_VERBS)
         .status()
+        .columns(COLUMNS)
         .done()
 }
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Status", "string", "Whether the node can run Pods."),
+    Column::new("Roles", "string", "What the node is for."),
+    Column::AGE,
+    Column::new("Version", "string", "The version of its agent."),
+    Column::wide("Internal-IP", "string", "Its address within the cluster."),
+    Column::wide("External-IP", "string", "Its address outside the cluster."),
+    Column::wide("OS-Image", "string", "Its operating system."),
+    Column::wide("Kernel-Version", "string", "Its kernel."),
+    Column::wide("Container-Runtime", "string", "Its container runtime."),
+];
+
+const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+const ROLE: &str = "kubernetes.io/role";
 
 /// How a Node behaves.
 #[derive(Debug, Default)]
@@ -23,4 +55,199 @@ pub(super) struct Nodes;
 
 impl Kind for Nodes {
     type Object = Node;
+
+    fn default(node: &mut Node) {
+        let spec = node.spec.get_or_insert_default();
+        match (text(&spec.pod_cidr), list(&spec.pod_cidrs)) {
+            ("", [first, ..]) => spec.pod_cidr = Some(first.clone()),
+            (cidr, []) if !cidr.is_empty() => spec.pod_cidrs = Some(vec![cidr.to_owned()]),
+            _ => {}
+        }
+        let status = node.status.get_or_insert_default();
+        status.node_info.get_or_insert_default();
+        status.daemon_endpoints.get_or_insert_default().kubelet_endpoint.get_or_insert_default();
+        round_to_millis(&mut status.capacity);
+        round_to_millis(&mut status.allocatable);
+        if status.allocatable.is_none() {
+            status.allocatable = status.capacity.clone();
+        }
+    }
+
+    fn prepare_update(new: &mut Node, old: &Node, part: Part) {
+        if part == Part::Status {
+            new.spec = old.spec.clone();
+        } else {
+            new.status = old.status.clone();
+        }
+    }
+
+    fn validate(node: &Node) -> ErrorList {
+        let mut errors = Errors::default();
+        let spec = node.spec.clone().unwrap_or_default();
+        // The taints are checked with the metadata, where they once were an annotation.
+        taints(&mut errors, list(&spec.taints), &Path::new("metadata.taints"));
+        let status = node.status.clone().unwrap_or_default();
+        amounts(&mut errors, status.capacity.as_ref(), &Path::new("status.capacity"));
+        amounts(&mut errors, status.allocatable.as_ref(), &Path::new("status.allocatable"));
+        for (i, cidr) in list(&spec.pod_cidrs).iter().enumerate() {
+            let at = Path::new("spec.podCIDRs").index(i);
+            errors.form(&at, cidr.as_str(), names::cidr(cidr));
+        }
+        errors.0
+    }
+
+    fn validate_update(new: &Node, old: &Node, part: Part) -> ErrorList {
+        let mut errors = Errors::default();
+        if part == Part::Status {
+            let status = new.status.clone().unwrap_or_default();
+            let mut seen = BTreeSet::new();
+            for (i, address) in list(&status.addresses).iter().enumerate() {
+                if !seen.insert((&address.type_, &address.address)) {
+                    let at = Path::new("status.addresses").index(i);
+                    errors.push(FieldError::duplicate(&at, json!(address)));
+                }
+            }
+            return errors.0;
+        }
+        let (new, old) =
+            (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
+        let once = [
+            ("podCIDRs", "podCIDR", new.pod_cidrs != old.pod_cidrs, old.pod_cidrs.is_some()),
+            (
+                "providerID",
+                "providerID",
+                new.provider_id != old.provider_id,
+                !text(&old.provider_id).is_empty(),
+            ),
+        ];
+        for (field, word, changed, was_set) in once {
+            if changed && was_set {
+                errors.forbidden(
+                    &Path::new("spec").child(field),
+                    &format!("node updates may not change {word} except from \"\" to valid"),
+                );
+            }
+        }
+        let changeable = NodeSpec {
+            pod_cidr: old.pod_cidr.clone(),
+            pod_cidrs: old.pod_cidrs.clone(),
+            provider_id: old.provider_id.clone(),
+            unschedulable: old.unschedulable,
+            taints: old.taints.clone(),
+            config_source: old.config_source.clone(),
+            pod_preemption_policy: old.pod_preemption_policy.clone(),
+            ..new
+        };
+        if changeable != old {
+            errors.forbidden(
+                &Path::new("[]"),
+                "node updates may only change labels, taints, or capacity",
+            );
+        }
+        errors.0
+    }
+
+    fn fields(node: &Node) -> Fields {
+        let off = node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
+        Fields::from_iter([("spec.unschedulable", off.to_string())])
+    }
+
+    const FIELDS: &'static [&'static str] = &["spec.unschedulable"];
+
+    fn cells(node: &Node, now: Timestamp) -> Vec<Value> {
+        let status = node.status.clone().unwrap_or_default();
+        let info = status.node_info.clone().unwrap_or_default();
+        let or_unknown =
+            |text: &str| if text.is_empty() { "<unknown>".to_owned() } else { text.to_owned() };
+        vec![
+            json!(name(&node.metadata)),
+            json!(summary(node, &status)),
+            json!(list_or_none(roles(node))),
+            json!(age(&node.metadata, now)),
+            json!(info.kubelet_version),
+            json!(address(&status, "InternalIP")),
+            json!(address(&status, "ExternalIP")),
+            json!(or_unknown(&info.os_image)),
+            json!(or_unknown(&info.kernel_version)),
+            json!(or_unknown(&info.container_runtime_version)),
+        ]
+    }
+}
+
+/// `Ready`, `NotReady,SchedulingDisabled` and so on.
+fn summary(node: &Node, status: &NodeStatus) -> String {
+    let ready = match conditions::get(list(&status.conditions), "Ready") {
+        Some(condition) if condition.status == "True" => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    match &node.spec {
+        Some(spec) if spec.unschedulable == Some(true) => format!("{ready},SchedulingDisabled"),
+        _ => ready.to_owned(),
+    }
+}
+
+fn roles(node: &Node) -> BTreeSet<&str> {
+    let labels = node.metadata.labels.iter().flatten();
+    labels
+        .filter_map(|(key, value)| match key.strip_prefix(ROLE_PREFIX) {
+            Some(role) => Some(role),
+            None if key == ROLE => Some(value.as_str()),
+            None => None,
+        })
+        .filter(|role| !role.is_empty())
+        .collect()
+}
+
+fn address(status: &NodeStatus, type_: &str) -> String {
+    let found = list(&status.addresses).iter().find(|address| address.type_ == type_);
+    found.map_or(NONE, |address| address.address.as_str()).to_owned()
+}
+
+fn taints(errors: &mut Errors, taints: &[Taint], path: &Path) {
+    let mut seen = BTreeSet::new();
+    for (i, taint) in taints.iter().enumerate() {
+        let at = path.index(i);
+        errors.label_key(&at.child("key"), &taint.key);
+        let wrong = names::label_value(text(&taint.value));
+        if !wrong.is_empty() {
+            errors.invalid(&at.child("value"), text(&taint.value), wrong.join(";"));
+        }
+        errors.required_one_of(&at.child("effect"), &taint.effect, TAINT_EFFECTS);
+        if !seen.insert((&taint.key, &taint.effect)) {
+            errors.push(FieldError::duplicate(&at, json!(taint)));
+        }
+    }
+}
+
+fn amounts(errors: &mut Errors, amounts: Option<&ResourceList>, path: &Path) {
+    for (resource, amount) in amounts.into_iter().flatten() {
+        errors.amount(&path.child(resource), resource, amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_says_what_the_node_is_and_whether_it_works() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "n", "labels": {
+                "node-role.kubernetes.io/control-plane": "", "kubernetes.io/role": "edge",
+                "node-role.kubernetes.io/": "",
+            }},
+            "spec": {"unschedulable": true},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}],
+            },
+        }))
+        .unwrap();
+        let cells = Nodes::cells(&node, Timestamp::UNIX_EPOCH);
+        assert_eq!(cells[1], "Ready,SchedulingDisabled");
+        assert_eq!(cells[2], "control-plane,edge");
+        assert_eq!(cells[5], "192.0.2.1");
+        assert_eq!(cells[6], "<none>");
+    }
 }

@@ -176,7 +176,7 @@ fn part_of(part: Part, new: Option<&PodSpec>, old: Option<&PodSpec>) -> Option<P
             }
             spec.resources = new.resources.clone();
         }
-        Part::Main | Part::Status => {}
+        Part::Main | Part::Status | Part::Finalize | Part::Approval => {}
     }
     Some(spec)
 }

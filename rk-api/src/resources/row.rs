@@ -150,6 +150,18 @@ impl Column {
     pub(super) const AGE: Column =
         Column::new("Age", "string", "Time since the server created the object.");
 
+    /// The containers of a workload's template.
+    pub(super) const CONTAINERS: Column =
+        Column::wide("Containers", "string", "Names of the template's containers.");
+
+    /// The images of a workload's template.
+    pub(super) const IMAGES: Column =
+        Column::wide("Images", "string", "Images of the template's containers.");
+
+    /// The labels of a workload's Pods.
+    pub(super) const SELECTOR: Column =
+        Column::wide("Selector", "string", "The labels that select its Pods.");
+
     /// A column that is always shown.
     pub(super) const fn new(
         name: &'static str,

@@ -1,11 +1,30 @@
 //! Service.
+//!
+//! Cluster addresses and node ports are allocated by the server, between defaulting and
+//! validation.
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort, ServiceSpec, ServiceStatus},
+    apimachinery::pkg::util::intstr::IntOrString,
+    jiff::Timestamp,
+};
+use serde_json::{Value, json};
 
 use super::{
-    Kind, Resource,
+    Column, Kind, Part, Resource,
+    check::{default_text, list, text},
     row::{PROXY_VERBS, Row},
 };
+use crate::{
+    field::ErrorList,
+    meta::{
+        names,
+        table::{NONE, age, labels, list_or_none, name},
+    },
+};
+
+mod update;
+mod validation;
 
 /// The row of Service.
 pub(super) fn row() -> Resource {
@@ -15,8 +34,19 @@ pub(super) fn row() -> Resource {
         .stored_in("services/specs")
         .sub("proxy", "ServiceProxyOptions", PROXY_VERBS)
         .status()
+        .columns(COLUMNS)
         .done()
 }
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Type", "string", "How the Service is reached."),
+    Column::new("Cluster-IP", "string", "Its address within the cluster."),
+    Column::new("External-IP", "string", "Its addresses outside the cluster."),
+    Column::new("Port(s)", "string", "Its ports, with the nodes' ports."),
+    Column::AGE,
+    Column::wide("Selector", "string", "The labels of the Pods behind it."),
+];
 
 /// How a Service behaves.
 #[derive(Debug, Default)]
@@ -24,4 +54,187 @@ pub(super) struct Services;
 
 impl Kind for Services {
     type Object = Service;
+
+    fn default(service: &mut Service) {
+        default_spec(service.spec.get_or_insert_default());
+    }
+
+    fn prepare_create(service: &mut Service) {
+        service.status = Some(ServiceStatus::default());
+        let spec = service.spec.get_or_insert_default();
+        if is_external_name(spec) {
+            return;
+        }
+        if let (Some(ip), []) = (spec.cluster_ip.clone(), list(&spec.cluster_ips))
+            && !ip.is_empty()
+        {
+            spec.cluster_ips = Some(vec![ip]);
+        }
+        default_families(spec);
+    }
+
+    fn prepare_update(new: &mut Service, old: &Service, part: Part) {
+        if part == Part::Status {
+            new.spec = old.spec.clone();
+            return;
+        }
+        new.status = old.status.clone();
+        if let (Some(new), Some(old)) = (&mut new.spec, &old.spec) {
+            update::keep_allocations(new, old);
+            if !is_external_name(new) {
+                default_families(new);
+            }
+        }
+    }
+
+    fn validate(service: &Service) -> ErrorList {
+        validation::service(service)
+    }
+
+    fn validate_update(new: &Service, old: &Service, part: Part) -> ErrorList {
+        match (part, &new.spec, &old.spec) {
+            (Part::Main, Some(new), Some(old)) => update::validate(new, old),
+            _ => ErrorList::new(),
+        }
+    }
+
+    fn validate_name(name: &str, generate_prefix: bool) -> Vec<String> {
+        names::dns1035_label(name, generate_prefix)
+    }
+
+    fn fields(service: &Service) -> super::Fields {
+        let spec = service.spec.clone().unwrap_or_default();
+        super::Fields::from_iter([
+            ("spec.clusterIP", text(&spec.cluster_ip).to_owned()),
+            ("spec.type", text(&spec.type_).to_owned()),
+        ])
+    }
+
+    const FIELDS: &'static [&'static str] = &["spec.clusterIP", "spec.type"];
+
+    fn cells(service: &Service, now: Timestamp) -> Vec<Value> {
+        let spec = service.spec.clone().unwrap_or_default();
+        let internal = match (list(&spec.cluster_ips).first(), text(&spec.cluster_ip)) {
+            (Some(first), _) if !first.is_empty() => first.as_str(),
+            (_, "") => NONE,
+            (_, ip) => ip,
+        };
+        vec![
+            json!(name(&service.metadata)),
+            json!(text(&spec.type_)),
+            json!(internal),
+            json!(external_addresses(&spec, service.status.as_ref())),
+            json!(ports(list(&spec.ports))),
+            json!(age(&service.metadata, now)),
+            json!(labels(spec.selector.as_ref())),
+        ]
+    }
+
+    const CREATE_ON_UPDATE: bool = true;
+}
+
+fn is_external_name(spec: &ServiceSpec) -> bool {
+    text(&spec.type_) == "ExternalName"
+}
+
+fn has_node_ports(spec: &ServiceSpec) -> bool {
+    matches!(text(&spec.type_), "NodePort" | "LoadBalancer")
+}
+
+/// Reachable from outside the cluster: the traffic policy for that applies.
+fn is_external(spec: &ServiceSpec) -> bool {
+    has_node_ports(spec) || text(&spec.type_) == "ClusterIP" && !list(&spec.external_ips).is_empty()
+}
+
+/// Whether load balancers ask each node for the health of the Service's Pods there.
+fn needs_health_check(spec: &ServiceSpec) -> bool {
+    text(&spec.type_) == "LoadBalancer" && text(&spec.external_traffic_policy) == "Local"
+}
+
+fn is_headless(spec: &ServiceSpec) -> bool {
+    text(&spec.cluster_ip) == "None"
+}
+
+fn default_spec(spec: &mut ServiceSpec) {
+    default_text(&mut spec.session_affinity, "None");
+    match text(&spec.session_affinity) {
+        "None" => spec.session_affinity_config = None,
+        "ClientIP" => {
+            let config = spec.session_affinity_config.get_or_insert_default();
+            config.client_ip.get_or_insert_default().timeout_seconds.get_or_insert(10800);
+        }
+        _ => {}
+    }
+    default_text(&mut spec.type_, "ClusterIP");
+    for port in spec.ports.iter_mut().flatten() {
+        default_text(&mut port.protocol, "TCP");
+        let unset = match &port.target_port {
+            None | Some(IntOrString::Int(0)) => true,
+            Some(IntOrString::String(name)) => name.is_empty(),
+            Some(IntOrString::Int(_)) => false,
+        };
+        if unset {
+            port.target_port = Some(IntOrString::Int(port.port));
+        }
+    }
+    if is_external(spec) {
+        default_text(&mut spec.external_traffic_policy, "Cluster");
+    }
+    if matches!(text(&spec.type_), "ClusterIP" | "NodePort" | "LoadBalancer") {
+        default_text(&mut spec.internal_traffic_policy, "Cluster");
+    }
+    if text(&spec.type_) == "LoadBalancer" {
+        spec.allocate_load_balancer_node_ports.get_or_insert(true);
+    }
+}
+
+/// The cluster has one family of addresses, IPv4. A headless Service without selector is about
+/// addresses that may be of any family.
+fn default_families(spec: &mut ServiceSpec) {
+    let any_family = is_headless(spec) && spec.selector.as_ref().is_none_or(|s| s.is_empty());
+    let policy = if any_family { "RequireDualStack" } else { "SingleStack" };
+    default_text(&mut spec.ip_family_policy, policy);
+    if list(&spec.ip_families).is_empty() {
+        let of = |ip: &String| if ip.contains(':') { "IPv6" } else { "IPv4" }.to_owned();
+        let ips = list(&spec.cluster_ips).iter().filter(|ip| *ip != "None");
+        let mut families: Vec<String> = ips.map(of).collect();
+        if families.is_empty() {
+            families.push("IPv4".to_owned());
+        }
+        let dual = text(&spec.ip_family_policy) == "RequireDualStack";
+        if dual && families.len() == 1 && any_family {
+            families.push("IPv6".to_owned());
+        }
+        spec.ip_families = Some(families);
+    }
+}
+
+fn external_addresses(spec: &ServiceSpec, status: Option<&ServiceStatus>) -> String {
+    let given = list(&spec.external_ips);
+    match text(&spec.type_) {
+        "ClusterIP" | "NodePort" => list_or_none(given),
+        "ExternalName" => text(&spec.external_name).to_owned(),
+        "LoadBalancer" => {
+            let balancer = status.and_then(|status| status.load_balancer.as_ref());
+            let ingress = balancer.map_or(&[][..], |balancer| list(&balancer.ingress));
+            let found = ingress.iter().map(|ingress| match text(&ingress.ip) {
+                "" => text(&ingress.hostname),
+                ip => ip,
+            });
+            let all: Vec<&str> = found.chain(given.iter().map(String::as_str)).collect();
+            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+        }
+        _ => "<unknown>".to_owned(),
+    }
+}
+
+/// `80:30080/TCP,443/TCP`
+fn ports(ports: &[ServicePort]) -> String {
+    list_or_none(ports.iter().map(|port| {
+        let protocol = text(&port.protocol);
+        match port.node_port.unwrap_or(0) {
+            0 => format!("{}/{protocol}", port.port),
+            node_port => format!("{}:{node_port}/{protocol}", port.port),
+        }
+    }))
 }

@@ -14,12 +14,16 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use super::{
     negotiate::{self, Format},
+    protobuf,
     status::{ApiError, Result},
     watch::WatchBody,
 };
 
 /// The longest request body: 3 MiB, as in kube-apiserver.
 pub(super) const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// How much of a body that is too long is still read.
+const DRAIN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Answers longer than this are compressed for clients that accept it. As in kube-apiserver:
 /// below it compressing costs more than it saves.
@@ -114,44 +118,69 @@ impl Body for ResponseBody {
 
 /// The whole of a request's body, or 413 when it is longer than [`REQUEST_BYTES_MAX`].
 pub(super) async fn read(body: &mut RequestBody) -> Result<Bytes> {
-    let too_large = || ApiError::body_too_large(REQUEST_BYTES_MAX);
-    if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
-        return Err(too_large());
+    // One frame is the usual case and is not copied.
+    let first = next(body).await?.unwrap_or_default();
+    let Some(second) = next(body).await? else {
+        return if first.len() > REQUEST_BYTES_MAX { Err(too_large()) } else { Ok(first) };
+    };
+    let mut all = BytesMut::with_capacity(first.len() + second.len());
+    all.extend_from_slice(&first);
+    all.extend_from_slice(&second);
+    while let Some(data) = next(body).await? {
+        if all.len() + data.len() > REQUEST_BYTES_MAX {
+            drain(body).await;
+            return Err(too_large());
+        }
+        all.extend_from_slice(&data);
     }
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    if all.len() > REQUEST_BYTES_MAX { Err(too_large()) } else { Ok(all.freeze()) }
+}
+
+fn too_large() -> ApiError {
+    ApiError::body_too_large(REQUEST_BYTES_MAX)
+}
+
+async fn next(body: &mut RequestBody) -> Result<Option<Bytes>> {
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|error| ApiError::bad_request(format!("cannot read the body: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > REQUEST_BYTES_MAX {
-            return Err(too_large());
-        }
-        // One frame is the usual case and is not copied.
-        if first.is_empty() {
-            first = data;
-        } else {
-            if rest.is_empty() {
-                rest.extend_from_slice(&first);
-                first = Bytes::new();
-            }
-            rest.extend_from_slice(&data);
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
         }
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(None)
+}
+
+/// Reads on for a while: many clients look for an answer only once they have sent everything.
+async fn drain(body: &mut RequestBody) {
+    let mut left = DRAIN_BYTES_MAX;
+    while let Ok(Some(data)) = next(body).await {
+        left = left.saturating_sub(data.len());
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 /// An answer of these JSON bytes, in the format and compression that the client accepts.
 pub(super) fn answer(
     headers: &HeaderMap,
     status: u16,
-    format: Format,
+    mut format: Format,
     json: impl Into<Bytes>,
 ) -> Response<ResponseBody> {
     let json: Bytes = json.into();
     let body = match format {
         Format::Json => json,
         Format::Yaml => Bytes::from(to_yaml(&json)),
+        Format::Protobuf => match protobuf::from_json(&json) {
+            Some(body) => Bytes::from(body),
+            // A type without a protobuf form: the content type says what came instead.
+            None => {
+                format = Format::Json;
+                json
+            }
+        },
     };
     let zip = body.len() > GZIP_ABOVE_BYTES && accepts_gzip(headers);
     let body = if zip { gzip(&body).map_or(body, Bytes::from) } else { body };

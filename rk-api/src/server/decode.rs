@@ -11,16 +11,23 @@ use super::{
     body,
     context::Warnings,
     negotiate::{self, Format},
+    protobuf,
     query::FieldValidation,
     status::{ApiError, Result},
 };
-use crate::resources::{Object, Resource};
+use crate::{
+    patch::wording,
+    resources::{Object, Resource},
+};
 
 /// A body as JSON, whatever it came as.
 pub(super) fn json(headers: &HeaderMap, body: Bytes) -> Result<Bytes> {
     match negotiate::input(headers)? {
         Format::Json => Ok(body),
         Format::Yaml => body::yaml_to_json(&body).map(Bytes::from),
+        Format::Protobuf => protobuf::to_json(&body).map(Bytes::from).map_err(|why| {
+            ApiError::bad_request(format!("the protobuf body cannot be decoded: {why}"))
+        }),
     }
 }
 
@@ -68,7 +75,8 @@ fn undecodable(resource: &Resource, json: &[u8], error: &serde_json::Error) -> A
         let kind = &resource.kind;
         ApiError::bad_request(format!(
             "the object provided is unrecognized (must be of type {kind}): couldn't get \
-             version/kind; json parse error: {error} ({})",
+             version/kind; json parse error: {} ({})",
+            wording::json_error(json, error),
             summary(json)
         ))
     };
@@ -94,7 +102,7 @@ fn undecodable(resource: &Resource, json: &[u8], error: &serde_json::Error) -> A
     if let Err(error) = serde_json::from_slice::<Value>(json) {
         return malformed(&error);
     }
-    not_handled(resource, &format!("json: {error}"))
+    ApiError::bad_request(resource.undecodable(error))
 }
 
 fn not_handled(resource: &Resource, why: &str) -> ApiError {
@@ -104,18 +112,14 @@ fn not_handled(resource: &Resource, why: &str) -> ApiError {
     ))
 }
 
-/// The beginning of a body, as hexadecimal unless it is short text.
+/// The beginning of a body: as it is when it looks like JSON, else in hexadecimal digits.
 fn summary(body: &[u8]) -> String {
     const SHOWN_BYTES: usize = 30;
-    match body.len() {
-        0 => "<empty>".to_owned(),
-        _ => {
-            let shown = &body[..body.len().min(SHOWN_BYTES)];
-            let more = if body.len() > SHOWN_BYTES { " ..." } else { "" };
-            match std::str::from_utf8(shown) {
-                Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}{more}"),
-                _ => shown.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + more,
-            }
-        }
+    let shown = &body[..body.len().min(SHOWN_BYTES)];
+    let more = if body.len() > SHOWN_BYTES { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(shown).into_owned() + more,
+        Some(_) => shown.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + more,
     }
 }

@@ -52,9 +52,11 @@ impl Filter {
             let query = FieldQuery::parse(&options.field_selector)
                 .map_err(|error| ApiError::bad_request(error.to_string()))?;
             for requirement in query.requirements() {
-                let field = known_field(resource, &requirement.field)?;
+                if let Some(refused) = resource.refused_field(&requirement.field) {
+                    return Err(ApiError::bad_request(refused));
+                }
                 fields.push(Requirement {
-                    field,
+                    field: requirement.field.clone(),
                     equal: requirement.operator == FieldOperator::Equals,
                     value: requirement.value.clone(),
                 });
@@ -111,19 +113,4 @@ impl Filter {
             None => resource.key_prefix.clone().into_owned(),
         }
     }
-}
-
-/// The field, if objects of this kind can be selected by it.
-fn known_field(resource: &Resource, field: &str) -> Result<String> {
-    let own = resource.strategy.field_names();
-    if own.contains(&field) || ["metadata.name", "metadata.namespace"].contains(&field) {
-        return Ok(field.to_owned());
-    }
-    Err(ApiError::bad_request(if own.is_empty() {
-        format!(
-            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-        )
-    } else {
-        format!("field label not supported: {field}")
-    }))
 }

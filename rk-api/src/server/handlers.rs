@@ -2,11 +2,11 @@
 
 mod delete;
 mod list;
-mod namespaces;
 mod nonresource;
 mod patch;
 mod pods;
 mod scale;
+mod streams;
 mod tokens;
 mod watch;
 mod write;
@@ -31,7 +31,7 @@ use super::{
     shape::{Include, Shaper},
     status::{ApiError, Result},
 };
-use crate::resources::{Resource, Subresource};
+use crate::resources::{Part, Resource, Subresource};
 
 /// The innermost service: it answers.
 #[derive(Clone, Debug)]
@@ -126,17 +126,24 @@ impl<'a> Call<'a> {
         resource: &'a Arc<Resource>,
         subresource: &'a Subresource,
         mut body: RequestBody,
-        _extensions: http::Extensions,
+        extensions: http::Extensions,
     ) -> Result<Response<ResponseBody>> {
-        match (subresource.name.as_ref(), self.context.info().verb) {
-            ("status", "get") => self.get(resource).await,
-            ("status", "update") => self.update(resource, body::read(&mut body).await?).await,
-            ("status", "patch") => self.patch(resource, body::read(&mut body).await?).await,
+        let verb = self.context.info().verb;
+        match (subresource.name.as_ref(), verb) {
+            _ if self.part() != Part::Main && verb == "get" => self.get(resource).await,
+            _ if self.part() != Part::Main && verb == "update" => {
+                self.update(resource, body::read(&mut body).await?).await
+            }
+            _ if self.part() != Part::Main && verb == "patch" => {
+                self.patch(resource, body::read(&mut body).await?).await
+            }
             ("scale", _) => self.scale(resource, body::read(&mut body).await?).await,
             ("binding", _) => self.bind(resource, body::read(&mut body).await?).await,
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
+            ("log", _) => self.log(resource).await,
+            ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
+            ("proxy", _) if resource.kind == "Node" => self.node_proxy(body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
-            ("finalize", _) => self.finalize(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
     }

@@ -1,16 +1,21 @@
 //! Clients of this process: their requests are calls.
 
 use std::{
-    convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use futures::future::BoxFuture;
-use http::{Request, Response};
+use futures::{FutureExt, TryFutureExt, future::BoxFuture};
+use http::{HeaderValue, Request, Response, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use kube::client::Body;
+use tower::Service;
 
-use super::{ApiServer, ResponseBody, UserInfo, context::Identity};
+use super::{ApiServer, BoxError, ResponseBody, UserInfo, context::Identity};
+
+/// How much of an upgraded stream is buffered in each direction.
+const STREAM_BYTES: usize = 64 * 1024;
 
 /// The namespace of a client's objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -37,15 +42,39 @@ struct InProcess {
 
 impl tower::Service<Request<Body>> for InProcess {
     type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<ResponseBody>, BoxError>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if request.headers().contains_key(header::UPGRADE) {
+            return Box::pin(upgrade(self.clone(), request));
+        }
         request.extensions_mut().insert(Identity(self.user.clone()));
-        self.server.call(request)
+        self.server.call(request).map_err(BoxError::from).boxed()
     }
+}
+
+/// A request that is to become a stream needs a connection: one in memory.
+async fn upgrade(
+    InProcess { server, user }: InProcess,
+    mut request: Request<Body>,
+) -> Result<Response<ResponseBody>, BoxError> {
+    let (client_end, server_end) = tokio::io::duplex(STREAM_BYTES);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Identity(user.clone()));
+        server.clone().call(request)
+    });
+    let serving = http1::Builder::new().serve_connection(TokioIo::new(server_end), service);
+    // Both end with the stream, or with the answer when there is none.
+    tokio::spawn(serving.with_upgrades());
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(client_end)).await?;
+    tokio::spawn(connection.with_upgrades());
+    request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
+    let response = sender.send_request(request).await?;
+    Ok(response.map(ResponseBody::stream))
 }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::resources::{Fields, Object};
 
@@ -36,6 +37,7 @@ impl Stored {
         meta.resource_version = None;
         meta.self_link = None;
         meta.managed_fields = None;
+        drop_empty(meta);
         let json = object.encode().map_err(ApiError::internal)?;
         Self::new(json.into()).ok_or_else(|| ApiError::internal("an object has no metadata"))
     }
@@ -72,13 +74,6 @@ impl Stored {
         write_version(revision, after, out);
     }
 
-    /// The object with its version.
-    pub(super) fn to_bytes(&self, revision: u64) -> Bytes {
-        let mut out = Vec::with_capacity(self.len_max());
-        self.write(revision, &mut out);
-        out.into()
-    }
-
     /// The bytes of `metadata` with its version, braces included.
     pub(super) fn metadata(&self, revision: u64) -> Option<Vec<u8>> {
         let from = self.metadata as usize + METADATA.len() - 1;
@@ -94,12 +89,23 @@ impl Stored {
     }
 }
 
+/// Takes away lists and maps that hold nothing, as Go's encoder leaves them out.
+fn drop_empty(meta: &mut ObjectMeta) {
+    meta.labels.take_if(|labels| labels.is_empty());
+    meta.annotations.take_if(|annotations| annotations.is_empty());
+    meta.finalizers.take_if(|finalizers| finalizers.is_empty());
+    meta.owner_references.take_if(|owners| owners.is_empty());
+}
+
+/// Revision 0 is that of an object which was never stored: it has no version.
 fn write_version(revision: u64, after: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    write_number(revision, out);
-    out.push(b'"');
-    if after.first() != Some(&b'}') {
-        out.push(b',');
+    if revision > 0 {
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        write_number(revision, out);
+        out.push(b'"');
+        if after.first() != Some(&b'}') {
+            out.push(b',');
+        }
     }
     out.extend_from_slice(after);
 }
@@ -272,11 +278,6 @@ impl CachedObject {
             }
         }
     }
-
-    /// The object with its version.
-    pub(super) fn to_bytes(&self) -> Bytes {
-        self.stored.to_bytes(self.revision)
-    }
 }
 
 #[cfg(test)]
@@ -290,7 +291,9 @@ mod tests {
     #[track_caller]
     fn check(json: &'static str, object: &str, item: &str) {
         let stored = stored(json);
-        assert_eq!(stored.to_bytes(7), object.as_bytes());
+        let mut out = Vec::new();
+        stored.write(7, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), object);
         let mut out = Vec::new();
         stored.write_item(7, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), item);

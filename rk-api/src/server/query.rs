@@ -36,6 +36,11 @@ impl Query {
         self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
+    /// All parameters.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// A flag: present, and neither `0` nor `false`.
     pub(super) fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
@@ -198,8 +203,6 @@ pub(super) struct WriteOptions {
     pub dry_run: bool,
     /// How unknown fields are taken.
     pub field_validation: FieldValidation,
-    /// Who writes.
-    pub field_manager: String,
 }
 
 /// The longest name of a field manager.
@@ -235,7 +238,7 @@ impl WriteOptions {
             }
         };
         if errors.is_empty() {
-            Ok(Self { dry_run, field_validation, field_manager })
+            Ok(Self { dry_run, field_validation })
         } else {
             Err(ApiError::invalid(&Subject::of("meta.k8s.io", kind), "", &errors))
         }

@@ -84,23 +84,11 @@ impl Target<'_> {
     pub(super) fn not_found(&self) -> ApiError {
         ApiError::not_found(&Subject::plural(self.resource), self.name)
     }
-
-    /// Whether it is this resource of the core group.
-    pub(super) fn is(&self, plural: &str) -> bool {
-        self.resource.group.is_empty() && self.resource.plural == plural
-    }
 }
 
 impl Registry {
     fn store(&self) -> &Arc<dyn Store> {
         self.cache.store()
-    }
-
-    /// The object as the cache has it, not older than any write acknowledged before.
-    pub(super) async fn get(&self, target: &Target<'_>) -> Result<Arc<CachedObject>> {
-        self.cache.fresh().await?;
-        let table = self.cache.table(target.resource)?;
-        table.get(&target.key()).ok_or_else(|| target.not_found())
     }
 
     /// The object as the store has it.

@@ -10,7 +10,7 @@ use super::{
     negotiate::{MetaVersion, Shape},
     object::{CachedObject, write_number},
     query::Query,
-    status::{ApiError, Result, Subject},
+    status::{ApiError, Result},
 };
 use crate::field::{FieldError, Path};
 
@@ -39,11 +39,8 @@ impl Include {
                     other,
                     "must be 'Metadata', 'Object', 'None', or empty",
                 );
-                Err(ApiError::invalid(
-                    &Subject::of("meta.k8s.io", "TableOptions"),
-                    "",
-                    &vec![error],
-                ))
+                let why = format!("Unable to convert to Table as requested: {error}");
+                Err(ApiError::bad_request(why))
             }
         }
     }

@@ -112,6 +112,36 @@ impl TokenKey {
         &self.0.issuer
     }
 
+    /// A token of a service account that is kept in a Secret. It is good for as long as the account
+    /// with this UID and a Secret of this name exist, ten years at most; `None` when the system has
+    /// no randomness.
+    pub fn sign_for_secret(
+        &self,
+        namespace: &str,
+        account: (&str, &str),
+        secret: &str,
+    ) -> Option<String> {
+        const TEN_YEARS: i64 = 10 * 365 * 24 * 3600;
+        let (name, uid) = account;
+        let now = crate::clock::now().as_second();
+        self.sign(&Claims {
+            audiences: vec![self.issuer().to_owned()],
+            expires: now + TEN_YEARS,
+            issued: now,
+            issuer: self.issuer().to_owned(),
+            id: crate::rng::uuid(),
+            kubernetes: Kubernetes {
+                namespace: namespace.to_owned(),
+                // The Secret is written with the token in it, so its UID is not known yet.
+                secret: Some(Bound { name: secret.to_owned(), uid: String::new() }),
+                serviceaccount: Bound { name: name.to_owned(), uid: uid.to_owned() },
+                ..Kubernetes::default()
+            },
+            not_before: now,
+            subject: format!("system:serviceaccount:{namespace}:{name}"),
+        })
+    }
+
     /// A token of these claims; `None` when the system has no randomness.
     pub(super) fn sign(&self, claims: &Claims) -> Option<String> {
         let header = serde_json::json!({ "alg": "ES256", "kid": self.0.id });

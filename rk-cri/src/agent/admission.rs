@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
-};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 use rk_api::meta::quantity::Quantity;
 
 use super::resources::pod_request;
@@ -16,9 +14,8 @@ pub(crate) type Refusal = (String, String);
 ///
 /// The scheduler has checked the same; this is for pods that were bound by hand, and for races.
 pub(crate) fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Refusal> {
-    let refuse = |reason: &str, why: String| {
-        Err((reason.to_string(), format!("Pod was rejected: {why}")))
-    };
+    let refuse =
+        |reason: &str, why: String| Err((reason.to_string(), format!("Pod was rejected: {why}")));
     if let Some((name, requested, used, capacity)) = lacking(pod, others, node) {
         let why = format!(
             "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
@@ -28,11 +25,13 @@ pub(crate) fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Refus
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
     if !matches_node(spec, node) {
-        let why = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        let why =
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return refuse("NodeAffinity", why.into());
     }
     let taken: Vec<_> = others.iter().flat_map(|other| host_ports(other)).collect();
-    let collides = host_ports(pod).iter().any(|port| taken.iter().any(|other| port.collides(other)));
+    let collides =
+        host_ports(pod).iter().any(|port| taken.iter().any(|other| port.collides(other)));
     if collides {
         let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return refuse("NodePorts", why.into());
@@ -97,18 +96,21 @@ fn host_ports(pod: &Pod) -> Vec<HostPort<'_>> {
 fn matches_node(spec: &PodSpec, node: &Node) -> bool {
     let none = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    let selected =
+        spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let required =
+        spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref()).and_then(
+            |affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref(),
+        );
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let term = |term: &NodeSelectorTerm| {
         let (labels_wanted, fields) = (&term.match_expressions, &term.match_fields);
         let empty = labels_wanted.iter().flatten().chain(fields.iter().flatten()).next().is_none();
         !empty
-            && labels_wanted.iter().flatten().all(|r| holds(r, labels.get(&r.key).map(String::as_str)))
+            && labels_wanted
+                .iter()
+                .flatten()
+                .all(|r| holds(r, labels.get(&r.key).map(String::as_str)))
             && fields.iter().flatten().all(|r| holds(r, (r.key == "metadata.name").then_some(name)))
     };
     selected && required.is_none_or(|required| required.node_selector_terms.iter().any(term))
@@ -178,7 +180,9 @@ mod tests {
     #[test]
     fn a_host_port_is_given_once() {
         let port = |ip: &str| {
-            pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]}))
+            pod(
+                json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]}),
+            )
         };
         check(port(""), &[port("10.0.0.1")], Err("NodePorts"));
         check(port("10.0.0.1"), &[port("10.0.0.2")], Ok(()));
@@ -193,11 +197,14 @@ mod tests {
                 "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}}))
         };
         let size = |operator: &str| {
-            affinity(json!({"matchExpressions": [{"key": "size", "operator": operator, "values": ["4"]}]}))
+            affinity(
+                json!({"matchExpressions": [{"key": "size", "operator": operator, "values": ["4"]}]}),
+            )
         };
         check(size("Gt"), &[], Ok(()));
         check(size("Lt"), &[], Err("NodeAffinity"));
-        let name = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]});
+        let name =
+            json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]});
         check(affinity(name), &[], Ok(()));
         check(affinity(json!({})), &[], Err("NodeAffinity"));
     }

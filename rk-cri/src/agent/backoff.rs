@@ -16,6 +16,10 @@ pub(crate) struct BackOff {
 }
 
 impl BackOff {
+    /// Nothing was tried yet.
+    #[cfg(test)]
+    pub(crate) const NEW: Self = Self { last: None };
+
     /// How long to wait still, if something that failed at `failed_at` may not be tried again yet.
     pub(crate) fn remaining(&self, failed_at: Timestamp, now: Timestamp) -> Option<Duration> {
         let (tried_at, pause) = self.last?;

@@ -136,7 +136,11 @@ fn value_from(
     if let Some(reference) = &source.config_map_key_ref {
         let optional = reference.optional == Some(true);
         let Some(map) = referenced.config_maps.get(&reference.name) else {
-            return if optional { Ok(None) } else { Err(format!("configmap {:?} not found", reference.name)) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(format!("configmap {:?} not found", reference.name))
+            };
         };
         let found = map.data.as_ref().and_then(|data| data.get(&reference.key));
         return match found {
@@ -150,7 +154,11 @@ fn value_from(
     if let Some(reference) = &source.secret_key_ref {
         let optional = reference.optional == Some(true);
         let Some(secret) = referenced.secrets.get(&reference.name) else {
-            return if optional { Ok(None) } else { Err(format!("secret {:?} not found", reference.name)) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(format!("secret {:?} not found", reference.name))
+            };
         };
         let found = secret.data.as_ref().and_then(|data| data.get(&reference.key));
         return match found {
@@ -250,7 +258,8 @@ pub(crate) fn service_variables<'a>(
     let mut out = Vec::new();
     for service in services {
         let meta = &service.metadata;
-        let (Some(name), Some(own), Some(spec)) = (&meta.name, &meta.namespace, &service.spec) else {
+        let (Some(name), Some(own), Some(spec)) = (&meta.name, &meta.namespace, &service.spec)
+        else {
             continue;
         };
         let master = own == "default" && name == "kubernetes";
@@ -260,7 +269,9 @@ pub(crate) fn service_variables<'a>(
         let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !matches!(*ip, "" | "None")) else {
             continue;
         };
-        let (Some(ports), prefix) = (&spec.ports, name.to_uppercase().replace('-', "_")) else { continue };
+        let (Some(ports), prefix) = (&spec.ports, name.to_uppercase().replace('-', "_")) else {
+            continue;
+        };
         let Some(first) = ports.first() else { continue };
         out.push((format!("{prefix}_SERVICE_HOST"), ip.to_string()));
         out.push((format!("{prefix}_SERVICE_PORT"), first.port.to_string()));

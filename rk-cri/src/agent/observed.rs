@@ -54,6 +54,10 @@ impl Observed {
         self.containers.values().flatten()
     }
 
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut ContainerStatus> {
+        self.containers.values_mut().flatten()
+    }
+
     pub(crate) fn running(&self) -> impl Iterator<Item = &ContainerStatus> {
         self.all().filter(|container| container.state == ContainerState::Running)
     }

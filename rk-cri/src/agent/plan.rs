@@ -60,7 +60,8 @@ pub(crate) fn definition_hash(container: &Container) -> String {
     let image = container.image.as_deref().unwrap_or_default();
     let text = format!("{}\0{image}", container.name);
     // FNV-1a, as the hash only has to be stable.
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash =
+        text.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
     format!("{hash:x}")
 }
 
@@ -104,7 +105,12 @@ fn wants_start(container: &Container, policy: &str, latest: Option<&ContainerSta
 }
 
 /// Decides what to do for a pod that is to run.
-pub(crate) fn plan(pod: &Pod, observed: &Observed, memory: &dyn Remembered, now: Timestamp) -> Plan {
+pub(crate) fn plan(
+    pod: &Pod,
+    observed: &Observed,
+    memory: &dyn Remembered,
+    now: Timestamp,
+) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = &pod.spec else { return plan };
     let policy = restart_policy(spec);
@@ -182,7 +188,10 @@ impl Plan {
 
     /// Whether there is anything to do now.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.stop_all && self.create_sandbox.is_none() && self.stop.is_empty() && self.start.is_empty()
+        !self.stop_all
+            && self.create_sandbox.is_none()
+            && self.stop.is_empty()
+            && self.start.is_empty()
     }
 }
 
@@ -229,7 +238,8 @@ impl Planner<'_> {
                 .get(HASH_ANNOTATION)
                 .is_some_and(|hash| *hash != definition_hash(container));
             if changed {
-                let why = format!("Container {} definition changed, will be restarted", container.name);
+                let why =
+                    format!("Container {} definition changed, will be restarted", container.name);
                 self.plan.stop.push((status.id.clone(), why));
                 self.plan.start.push(container.name.clone());
                 return true;

@@ -31,7 +31,9 @@ fn quantity(amounts: &Amounts, name: &str) -> Option<Quantity> {
 /// together and what its init containers ask one after the other, beside the sidecars.
 pub(crate) fn pod_request(pod: &Pod, name: &str) -> i64 {
     let Some(spec) = &pod.spec else { return 0 };
-    let of = |amounts: &Amounts| if name == "cpu" { millis(amounts, name) } else { value(amounts, name) };
+    let of = |amounts: &Amounts| {
+        if name == "cpu" { millis(amounts, name) } else { value(amounts, name) }
+    };
     let request = |container: &Container| {
         let Some(resources) = &container.resources else { return 0 };
         let has_request = resources.requests.as_ref().is_some_and(|map| map.contains_key(name));
@@ -137,7 +139,8 @@ pub(crate) fn field(
         _ => return Err(format!("unsupported container resource : {}", reference.resource)),
     };
     // A container without a limit may use all that the node has.
-    let fallback = |amount: i64, whole: i64| if amount == 0 && kind == "limits" { whole } else { amount };
+    let fallback =
+        |amount: i64, whole: i64| if amount == 0 && kind == "limits" { whole } else { amount };
     let (amount, divisor) = match name {
         "cpu" => {
             let amount = fallback(millis(amounts, name), facts.allocatable.0);
@@ -186,7 +189,10 @@ mod tests {
         assert_eq!(numbers.memory_limit_bytes, 200 << 20);
 
         let nothing = cgroup(&container(&[], &[]));
-        assert_eq!((nothing.cpu_shares, nothing.cpu_quota_us, nothing.memory_limit_bytes), (2, 0, 0));
+        assert_eq!(
+            (nothing.cpu_shares, nothing.cpu_quota_us, nothing.memory_limit_bytes),
+            (2, 0, 0)
+        );
         let limit_only = cgroup(&container(&[], &[("cpu", "5m")]));
         assert_eq!((limit_only.cpu_shares, limit_only.cpu_quota_us), (5, 1000));
     }

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
-        ContainerStateWaiting, ContainerStatus as ApiContainerStatus, HostIP, Pod, PodCondition, PodIP,
-        PodSpec, PodStatus,
+        ContainerStateWaiting, ContainerStatus as ApiContainerStatus, HostIP, Pod, PodCondition,
+        PodIP, PodSpec, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
@@ -125,7 +125,9 @@ fn container_status(
         Some(previous) if previous.state == ContainerState::Exited => {
             Some(state_of(previous, inputs.scheme, waits_for))
         }
-        _ => old.filter(|old| old.restart_count == latest.config.attempt as i32).and_then(|old| old.last_state.clone()),
+        _ => old
+            .filter(|old| old.restart_count == latest.config.attempt as i32)
+            .and_then(|old| old.last_state.clone()),
     };
     let running = latest.state == ContainerState::Running;
     if let (Some(waiting), false, false) = (waiting, running, inputs.terminal) {
@@ -338,7 +340,8 @@ fn conditions(
     let has_network = spec.host_network == Some(true)
         || observed.sandbox().is_some_and(|sandbox| !sandbox.ips.is_empty());
     let sandbox = observed.sandbox().is_some() && has_network;
-    let sandbox = if sandbox { Verdict::TRUE } else { Verdict { holds: false, reason: None, message: None } };
+    let sandbox =
+        if sandbox { Verdict::TRUE } else { Verdict { holds: false, reason: None, message: None } };
     let containers = containers_ready(spec, status, &phase);
     let mut kept = status.conditions.take().unwrap_or_default();
     let ready = gates_open(spec, &kept, &containers);
@@ -375,7 +378,12 @@ fn conditions(
     status.conditions = Some(kept);
 }
 
-fn initialized_verdict(spec: &PodSpec, status: &PodStatus, phase: &str, initialized: bool) -> Verdict {
+fn initialized_verdict(
+    spec: &PodSpec,
+    status: &PodStatus,
+    phase: &str,
+    initialized: bool,
+) -> Verdict {
     if initialized {
         let reason = (phase == "Succeeded").then_some("PodCompleted");
         return Verdict { reason, ..Verdict::TRUE };
@@ -390,7 +398,9 @@ fn initialized_verdict(spec: &PodSpec, status: &PodStatus, phase: &str, initiali
         .filter(|container| {
             let statuses = status.init_container_statuses.iter().flatten();
             let found = statuses.into_iter().find(|status| status.name == container.name);
-            !found.is_some_and(|status| status.ready || (is_sidecar(container) && status.started == Some(true)))
+            !found.is_some_and(|status| {
+                status.ready || (is_sidecar(container) && status.started == Some(true))
+            })
         })
         .map(|container| container.name.as_str())
         .collect();
@@ -422,13 +432,18 @@ fn containers_ready(spec: &PodSpec, status: &PodStatus, phase: &str) -> Verdict 
 /// A pod is ready when its containers are and the conditions named as readiness gates hold.
 fn gates_open(spec: &PodSpec, conditions: &[PodCondition], containers: &Verdict) -> Verdict {
     if !containers.holds {
-        return Verdict::no(containers.reason.unwrap_or("ContainersNotReady"), containers.message.clone());
+        return Verdict::no(
+            containers.reason.unwrap_or("ContainersNotReady"),
+            containers.message.clone(),
+        );
     }
     let mut messages = Vec::new();
     for gate in spec.readiness_gates.iter().flatten() {
         let kind = &gate.condition_type;
         match conditions.iter().find(|condition| condition.type_ == *kind) {
-            None => messages.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            None => messages.push(format!(
+                "corresponding condition of pod readiness gate {kind:?} does not exist."
+            )),
             Some(condition) if condition.status != "True" => messages.push(format!(
                 "the status of pod readiness gate {kind:?} is not \"True\", but {}",
                 condition.status

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use proptest::prelude::*;
-use rk_api::testing::{NodeBuilder, PodBuilder, node, pod};
+use rk_api::{
+    rng::Rng,
+    testing::{NodeBuilder, PodBuilder, node, pod},
+};
 
 use super::*;
 use crate::{Point, plugins};
@@ -144,7 +147,14 @@ mod slow {
 
     /// The reasons of the first plugin that turns the node down.
     pub(super) fn reasons(node: &Node, there: &[&Pod], pod: &Pod) -> Vec<String> {
-        if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        let cordon = Taint {
+            key: "node.kubernetes.io/unschedulable".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.clone());
+        let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+        if cordoned && !tolerations.unwrap_or_default().iter().any(|it| tolerates(it, &cordon)) {
             return vec!["node(s) were unschedulable".to_owned()];
         }
         if let Some(taint) = untolerated(node, pod, &["NoSchedule", "NoExecute"]).first() {
@@ -287,7 +297,7 @@ fn any_pod() -> impl Strategy<Value = PodBuilder> {
 /// What happens to the cluster between two cycles.
 #[derive(Clone, Debug)]
 enum Step {
-    SetNode(u8, NodeBuilder),
+    SetNode(u8, Box<NodeBuilder>),
     RemoveNode(u8),
     RemovePod(u8),
     /// Schedules a Pod of this kind and, if it fits, lets it run.
@@ -296,7 +306,7 @@ enum Step {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => (0..12u8, any_node()).prop_map(|(at, node)| Step::SetNode(at, node)),
+        2 => (0..12u8, any_node()).prop_map(|(at, node)| Step::SetNode(at, Box::new(node))),
         1 => (0..12u8).prop_map(Step::RemoveNode),
         2 => any::<u8>().prop_map(Step::RemovePod),
         12 => (0..5u8).prop_map(Step::Schedule),
@@ -368,7 +378,7 @@ proptest! {
         for (number, step) in steps.into_iter().enumerate() {
             match step {
                 Step::SetNode(at, node) => {
-                    snapshot.set_node(Arc::new(named(node, at).build()));
+                    snapshot.set_node(Arc::new(named(*node, at).build()));
                 }
                 Step::RemoveNode(at) => snapshot.remove_node(&format!("n{at}")),
                 Step::RemovePod(at) if !running.is_empty() => {
@@ -381,9 +391,10 @@ proptest! {
                     let info = Arc::new(PodInfo::from(&pod));
                     let expected = judged_slowly(&snapshot, &pod);
                     prop_assert_eq!(&judged_alone(&profile, &snapshot, &info), &expected);
+                    prop_assert!(scheduler.shared.sign(&profile, &snapshot, &info), "such Pods share");
                     let shared = scheduler.shared.entry(&profile, &snapshot, &info).unwrap();
                     let shared: Vec<_> = shared
-                        .expect("such Pods can share")
+                        .expect("all can be evaluated together")
                         .verdicts()
                         .into_iter()
                         .map(|it| it.map_err(|(_, status)| words(&status)))

@@ -1,5 +1,8 @@
 //! The few file operations that durability needs, so that tests can make each of them fail.
 
+#[cfg(test)]
+pub(super) mod sim;
+
 use std::{
     fmt, fs,
     io::{self, ErrorKind},

@@ -277,7 +277,7 @@ impl Durable {
             self.in_background(Self::snapshot);
         }
         if spare {
-            self.in_background(|this| this.spare.make(None));
+            self.in_background(|this| this.spare.make());
         }
         Ok(())
     }
@@ -354,7 +354,7 @@ impl Durable {
             }
         }
         for name in unneeded {
-            self.spare.make(Some(&name))?;
+            self.spare.recycle(&name)?;
         }
         self.disk.sync()
     }
@@ -398,3 +398,6 @@ impl<F: FnOnce(Arc<Durable>)> Drop for Job<F> {
 fn closed() -> StoreError {
     StoreError::Unavailable { reason: "the store was closed".into() }
 }
+
+#[cfg(test)]
+mod tests;

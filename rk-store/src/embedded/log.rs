@@ -55,8 +55,22 @@ impl Spare {
         *self.state.lock() == SpareState::Missing
     }
 
-    /// Makes a spare unless there is one; out of the file `old` if given, which is used up anyway.
-    pub(super) fn make(&self, old: Option<&str>) -> io::Result<()> {
+    /// Makes a spare unless there is one.
+    pub(super) fn make(&self) -> io::Result<()> {
+        self.make_of(None)
+    }
+
+    /// Makes a spare of the file `old` if one is missing, else removes the file.
+    pub(super) fn recycle(&self, old: &str) -> io::Result<()> {
+        // Some segments are larger, because a batch was.
+        if self.is_missing() && self.disk.open(old)?.len()? == self.size {
+            self.make_of(Some(old))
+        } else {
+            self.disk.remove(old)
+        }
+    }
+
+    fn make_of(&self, old: Option<&str>) -> io::Result<()> {
         {
             let mut state = self.state.lock();
             if *state != SpareState::Missing {
@@ -79,47 +93,48 @@ impl Spare {
             }
             None => self.disk.create(unfinished)?,
         };
-        let filled = if file.len()? > self.size {
-            Err(io::ErrorKind::FileTooLarge.into())
-        } else {
-            file.write_zeros(0, self.size).and_then(|()| file.sync())
-        };
-        match filled {
-            Ok(()) => self.disk.rename(unfinished, SPARE),
-            Err(error) => {
-                // What is left would only take up space; opening the store removes it as well.
-                let _ = self.disk.remove(unfinished);
-                Err(error)
-            }
+        let filled = file.write_zeros(0, self.size).and_then(|()| file.sync());
+        let made = filled.and_then(|()| self.disk.rename(unfinished, SPARE));
+        if made.is_err() {
+            // What is left would only take up space; opening the store removes it as well.
+            let _ = self.disk.remove(unfinished);
         }
+        made
     }
 
     /// A new segment's file: the spare if there is one that fits, else made here and now.
     fn segment(&self, header: &Header) -> io::Result<Arc<dyn DiskFile>> {
-        let take = header.size == self.size && {
-            let mut state = self.state.lock();
-            let ready = *state == SpareState::Ready;
-            if ready {
-                *state = SpareState::Missing;
-            }
-            ready
-        };
         let unfinished = "segment.tmp";
-        let from = if take { SPARE } else { unfinished };
-        let file = if take { self.disk.open(from)? } else { self.disk.create(from)? };
         let made = (|| {
-            if !take {
+            let file = if header.size == self.size && self.take(unfinished)? {
+                self.disk.open(unfinished)?
+            } else {
+                let file = self.disk.create(unfinished)?;
                 file.write_zeros(HEADER_BYTES as u64, header.size)?;
-            }
+                file
+            };
             file.write_all_at(&header.encode(), 0)?;
             file.sync()?;
-            self.disk.rename(from, &segment_name(header.number))?;
-            self.disk.sync()
+            self.disk.rename(unfinished, &segment_name(header.number))?;
+            self.disk.sync()?;
+            Ok(file)
         })();
         if made.is_err() {
-            let _ = self.disk.remove(from);
+            let _ = self.disk.remove(unfinished);
         }
-        made.map(|()| file)
+        made
+    }
+
+    /// Moves the spare to `name`, if there is one.
+    fn take(&self, name: &str) -> io::Result<bool> {
+        let mut state = self.state.lock();
+        if *state != SpareState::Ready {
+            return Ok(false);
+        }
+        // Under the lock: as soon as the spare counts as missing, the next may take its name.
+        self.disk.rename(SPARE, name)?;
+        *state = SpareState::Missing;
+        Ok(true)
     }
 }
 

@@ -209,7 +209,8 @@ impl Replay {
             if !previous.scan.sealed {
                 // A crash after this segment was made, before anything was written to it?
                 let unused = last && scan.writes.is_empty() && scan.torn.is_none();
-                if !unused || previous.scan.torn.is_some() {
+                let torn = previous.scan.torn.is_some() && !previous.scan.torn_seal;
+                if !unused || torn {
                     let what = "the segment has no proper end, though the next one is in use";
                     return Err(corrupt(&previous.name, previous.scan.end as u64, what));
                 }

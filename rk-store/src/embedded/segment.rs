@@ -181,6 +181,8 @@ pub(super) struct Scan {
     pub(super) unmarked: Option<std::ops::Range<usize>>,
     /// Where a batch that was never completed begins, and how far its remains reach.
     pub(super) torn: Option<std::ops::Range<usize>>,
+    /// What is torn is the seal.
+    pub(super) torn_seal: bool,
 }
 
 /// A place that is not as it was written.
@@ -204,6 +206,7 @@ pub(super) fn scan(file: &[u8]) -> Result<Scan, Damage> {
         sealed: false,
         unmarked: None,
         torn: None,
+        torn_seal: false,
     };
     while scan.step(file)? {}
     Ok(scan)
@@ -241,19 +244,18 @@ impl Scan {
         else {
             return Err(damage(at, "a batch reaches beyond the end of the segment"));
         };
-        let mark = Frame::decode(file, self.header.number, slot);
         match records(bytes, frame) {
             Ok(writes) => {
-                let last = frame.revision + writes.len() as u64 - 1;
-                let blank = is_zero(&file[slot..slot + FRAME_BYTES]);
-                let marked = mark.is_some_and(|m| m.kind == Kind::Mark && m.revision == last);
                 zeros_in(file, body.end, slot, "in the padding of a batch")?;
-                if !marked && !blank {
+                self.writes.extend(writes);
+                let last = self.next_revision() - 1;
+                let mark = mark(last, self.header.number, slot as u64);
+                let found = &file[slot..slot + FRAME_BYTES];
+                if !is_begun(found, &mark) {
                     return Err(damage(slot, "the mark of a batch is not one"));
                 }
-                self.writes.extend(writes);
                 self.end = slot + FRAME_BYTES;
-                self.unmarked = blank.then_some(at..slot);
+                self.unmarked = (found != mark).then_some(at..slot);
                 Ok(true)
             }
             Err((_, what)) if is_zero(&file[slot..]) => {
@@ -270,6 +272,10 @@ impl Scan {
     fn nothing_valid(&mut self, file: &[u8], at: usize) -> Result<(), Damage> {
         let Some(length) = file[at..].iter().rposition(|&byte| byte != 0) else { return Ok(()) };
         let end = at + length + 1;
+        let seal = seal(self.next_revision() - 1, self.header.number, at as u64);
+        if length < FRAME_BYTES && is_begun(&file[at..end], &seal[..=length]) {
+            self.torn_seal = true;
+        }
         // The frame of a torn batch may be missing while some of its records are there, but
         // nothing that was written later.
         for later in (at..end).step_by(FRAME_BYTES) {
@@ -303,6 +309,12 @@ fn records(body: &[u8], frame: &Frame) -> Result<Vec<Write>, (usize, &'static st
 
 fn damage(offset: usize, what: &str) -> Damage {
     Damage { offset: offset as u64, what: what.to_owned() }
+}
+
+/// Whether `found` is `whole`, or the beginning of it and zeros: a write that was cut short.
+fn is_begun(found: &[u8], whole: &[u8]) -> bool {
+    let rest = found.iter().zip(whole).position(|(a, b)| a != b).unwrap_or(found.len());
+    is_zero(&found[rest..])
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -17,6 +17,7 @@ mod scheduling;
 mod update;
 mod volume;
 
+pub(in super::super) use self::scheduling::TAINT_EFFECTS;
 pub(super) use self::update::{pod_status_update, pod_update};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
@@ -26,6 +27,9 @@ const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Defa
 pub(super) fn pod(spec: &PodSpec) -> ErrorList {
     let path = Path::new("spec");
     let mut errors = Errors(pod_spec(spec, &path));
+    if text(&spec.service_account_name).is_empty() {
+        token_without_account(&mut errors, spec, &path);
+    }
     // A template may hold an image that a tool trims later; a Pod may not.
     for (field, containers) in [
         ("containers", spec.containers.as_slice()),
@@ -43,6 +47,25 @@ pub(super) fn pod(spec: &PodSpec) -> ErrorList {
         }
     }
     errors.0
+}
+
+fn token_without_account(errors: &mut Errors, spec: &PodSpec, path: &Path) {
+    for (i, volume) in list(&spec.volumes).iter().enumerate() {
+        let sources = volume.projected.as_ref().map_or(&[][..], |source| list(&source.sources));
+        for (j, source) in sources.iter().enumerate() {
+            if source.service_account_token.is_some() {
+                errors.forbidden(
+                    &path
+                        .child("volumes")
+                        .index(i)
+                        .child("projected.sources")
+                        .index(j)
+                        .child("serviceAccountToken"),
+                    "must not be specified when serviceAccountName is not set",
+                );
+            }
+        }
+    }
 }
 
 /// What is wrong with a Pod that is about to be created, besides its spec.

@@ -69,7 +69,8 @@ impl ServiceAccountTokens {
         let found = self.reader.get::<T>(namespace, &bound.name).await;
         let found = found.map_err(|error| error.message)?;
         let uid = found.and_then(|found| k8s_openapi::Metadata::metadata(&found).uid.clone());
-        if uid.as_ref() == Some(&bound.uid) {
+        // A token in a Secret names the Secret only.
+        if uid.is_some_and(|uid| bound.uid.is_empty() || uid == bound.uid) {
             Ok(())
         } else {
             Err(format!("the {} {:?} is gone", T::KIND, bound.name))

@@ -213,7 +213,7 @@ impl Table {
             }
             Start::Now => {}
         }
-        let watcher = Arc::new(Watcher::new(filter, changes));
+        let watcher = Arc::new(Watcher::new(filter, revision, changes));
         state.watchers.add(watcher.clone());
         Ok((watcher, objects, revision))
     }
@@ -227,7 +227,7 @@ impl Table {
     /// for it. `applied` is the revision that the whole cache had reached before this call.
     pub(crate) fn progress(&self, watcher: &Watcher, applied: u64) -> Option<u64> {
         let state = self.state.read();
-        watcher.is_drained().then(|| applied.max(state.revision))
+        watcher.is_drained().then(|| applied.max(state.revision).max(watcher.after))
     }
 
     /// Applies a change and tells those who watch. `None` deletes.

@@ -39,6 +39,9 @@ pub(crate) enum Delivery {
 pub(crate) struct Watcher {
     /// What the client sees.
     pub filter: Filter,
+    /// The client has seen everything up to here. A writer can learn its revision, and watch from
+    /// it, before the cache has applied it.
+    pub after: u64,
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
@@ -50,10 +53,15 @@ struct Queue {
 }
 
 impl Watcher {
-    /// A watch that begins with `changes`.
-    pub(crate) fn new(filter: Filter, changes: VecDeque<(Change, Arc<WatchEvent>)>) -> Self {
+    /// A watch of what happens after revision `after`, that begins with `changes`.
+    pub(crate) fn new(
+        filter: Filter,
+        after: u64,
+        changes: VecDeque<(Change, Arc<WatchEvent>)>,
+    ) -> Self {
         Self {
             filter,
+            after,
             queue: Mutex::new(Queue { changes, closed: None }),
             waker: AtomicWaker::new(),
         }
@@ -61,6 +69,9 @@ impl Watcher {
 
     /// Queues a change if the client sees it.
     pub(crate) fn offer(&self, event: &Arc<WatchEvent>) {
+        if event.revision <= self.after {
+            return;
+        }
         let Some(change) = event.change_for(&self.filter) else { return };
         {
             let mut queue = self.queue.lock();

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Call;
 use crate::{
+    patch::wording,
     resources::Resource,
     server::{
         body::{self, ResponseBody},
@@ -165,8 +166,9 @@ fn read_token(text: &str) -> Result<Token> {
     let json = URL_SAFE_NO_PAD
         .decode(text.trim_end_matches('='))
         .map_err(|error| invalid(format!("continue key is not valid: {error}")))?;
-    let token: Token = serde_json::from_slice(&json)
-        .map_err(|error| invalid(format!("continue key is not valid: {error}")))?;
+    let token: Token = serde_json::from_slice(&json).map_err(|error| {
+        invalid(format!("continue key is not valid: {}", wording::json_error(&json, &error)))
+    })?;
     if token.api_version != TOKEN_VERSION {
         return Err(invalid(format!(
             "server does not recognize this encoded version {:?}",

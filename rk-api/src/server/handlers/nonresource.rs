@@ -27,7 +27,13 @@ impl Call<'_> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match parts.as_slice() {
             [""] => self.json(&json!({ "paths": self.paths() })),
-            ["version"] => self.json(&version()),
+            // As kube-apiserver writes it, for people.
+            ["version"] => Ok(body::answer(
+                &self.context.headers,
+                200,
+                negotiate::Format::Json,
+                serde_json::to_vec_pretty(&version()).map_err(ApiError::internal)?,
+            )),
             ["metrics"] => Ok(text(200, self.server.metrics.text(&self.server.registry.cache))),
             ["api"] => self.discovery(discovery::aggregated_core, |call| {
                 Some(discovery::api_versions(call.host()))

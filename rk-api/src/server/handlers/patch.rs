@@ -11,14 +11,15 @@ use super::{
     write::{check_name, check_namespace},
 };
 use crate::{
+    field::{FieldError, Path},
     patch::{self, PatchKind},
     resources::{Object, Resource},
     server::{
         body::ResponseBody,
         decode, negotiate,
-        query::WriteOptions,
+        query::{FieldValidation, WriteOptions},
         registry::Current,
-        status::{ApiError, Result},
+        status::{ApiError, Result, Subject},
     },
 };
 
@@ -36,6 +37,12 @@ impl<'a> Call<'a> {
         let shaper = self.shaper(resource, output)?;
         let kind = self.patch_kind()?;
         let options = WriteOptions::read(self.context.query(), "PatchOptions")?;
+        if self.context.query().get("force").is_some() {
+            let why = "may not be specified for non-apply patch";
+            let error = FieldError::forbidden(&Path::new("force"), why);
+            let subject = Subject::of("meta.k8s.io", "PatchOptions");
+            return Err(ApiError::invalid(&subject, "", &vec![error]));
+        }
         let target = self.target(resource, options.dry_run);
         let warnings = &self.context.warnings;
         let change = |before: Option<&Current>| {
@@ -44,12 +51,12 @@ impl<'a> Call<'a> {
             patch::apply(kind, &resource.schema, &mut tree, &body)
                 .map_err(|error| patch_error(&error))?;
             let json = serde_json::to_vec(&tree).map_err(ApiError::internal)?;
-            let mut object = decode::object(resource, &json, options.field_validation, warnings)?;
+            let strict = options.field_validation;
+            let decoded = decode::object(resource, &json, strict, warnings);
+            let mut object = decoded.map_err(|error| unfit(error, &body, strict))?;
             check_namespace(object.as_mut(), target.namespace)?;
             check_name(object.as_ref(), target.name)?;
             resource.strategy.default(object.as_mut());
-            // Only a patch that names a version means one: otherwise it is applied to whatever
-            // is there.
             Ok(object)
         };
         let updated = self.server.registry.update(&target, self.part(), change).await?;
@@ -62,6 +69,17 @@ impl<'a> Call<'a> {
         PatchKind::from_media_type(media_type)
             .ok_or_else(|| ApiError::unsupported_media_type(SERVED))
     }
+}
+
+/// A patch that makes an object of wrong types: 422, as in kube-apiserver. What only strict
+/// validation refuses stays a 400.
+fn unfit(error: ApiError, patch: &[u8], validation: FieldValidation) -> ApiError {
+    if validation == FieldValidation::Strict && error.message.contains("strict decoding error") {
+        return error;
+    }
+    let patch = String::from_utf8_lossy(patch).into_owned();
+    let error = FieldError::invalid(&Path::new("patch"), patch, error.message);
+    ApiError::invalid(&Subject::default(), "", &vec![error])
 }
 
 /// An object as a tree to patch.

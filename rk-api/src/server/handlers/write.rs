@@ -12,6 +12,7 @@ use crate::{
         body::ResponseBody,
         decode,
         query::WriteOptions,
+        registry::{Current, Target},
         status::{ApiError, Result},
     },
 };
@@ -58,12 +59,16 @@ impl<'a> Call<'a> {
         }
         let part = self.part();
         let may_create = resource.strategy.create_on_update() && part == Part::Main;
-        let change = |before: Option<&_>| match before {
+        let change = |before: Option<&Current>| match before {
             None if !may_create => Err(target.not_found()),
             None if !version_of(object.as_ref()).is_empty() => {
                 Err(ApiError::modified(&target.subject(), target.name))
             }
-            _ => Ok(object.boxed_clone()),
+            None => Ok(object.boxed_clone()),
+            Some(before) => {
+                check_uid(object.as_ref(), before, &target)?;
+                Ok(object.boxed_clone())
+            }
         };
         let updated = self.server.registry.update(&target, part, change).await?;
         let status = if updated.created { 201 } else { 200 };
@@ -74,9 +79,28 @@ impl<'a> Call<'a> {
     pub(super) fn part(self) -> Part {
         match self.context.info().subresource.as_str() {
             "status" => Part::Status,
+            "ephemeralcontainers" => Part::EphemeralContainers,
+            "resize" => Part::Resize,
+            "finalize" => Part::Finalize,
+            "approval" => Part::Approval,
             _ => Part::Main,
         }
     }
+}
+
+/// A replaced object that names a UID means that very object.
+fn check_uid(object: &dyn Object, before: &Current, target: &Target<'_>) -> Result<()> {
+    let uid = |object: &dyn Object| object.meta().uid.clone().unwrap_or_default();
+    let (asked, found) = (uid(object), uid(before.object.as_ref()));
+    if asked.is_empty() || asked == found {
+        return Ok(());
+    }
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
+         Precondition failed: UID in precondition: {asked}, UID in object meta: {found}",
+        target.key()
+    );
+    Err(ApiError::conflict(&target.subject(), target.name, &why))
 }
 
 fn version_of(object: &dyn Object) -> &str {
@@ -102,7 +126,9 @@ pub(super) fn check_namespace(object: &mut dyn Object, namespace: Option<&str>) 
 /// A replaced object has the name of its path.
 pub(super) fn check_name(object: &dyn Object, name: &str) -> Result<()> {
     match object.meta().name.as_deref().unwrap_or_default() {
-        "" => Err(ApiError::bad_request("name must be provided")),
+        "" => Err(ApiError::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
         found if found != name => Err(ApiError::bad_request(format!(
             "the name of the object ({found}) does not match the name on the URL ({name})"
         ))),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rk_store::{Expect, StoreError};
 
-use super::{Registry, Target, WriteError};
+use super::{Registry, Target, WriteError, current};
 use crate::{
     clock,
     field::Path,
@@ -90,8 +90,13 @@ impl Registry {
                 Ok(created)
             }
             Err(WriteError::Api(error)) => Err(error),
-            Err(WriteError::Store(StoreError::Conflict { .. })) => {
-                Err(ApiError::already_exists(&Subject::plural(target.resource), &name))
+            Err(WriteError::Store(StoreError::Conflict { found, .. })) => {
+                let mut error = ApiError::already_exists(&Subject::plural(target.resource), &name);
+                let found = found.map(|value| current(target, &value)).transpose()?;
+                if found.is_some_and(|found| found.object.meta().deletion_timestamp.is_some()) {
+                    error.message = format!("object is being deleted: {}", error.message);
+                }
+                Err(error)
             }
             Err(WriteError::Store(error)) => Err(error.into()),
         }
@@ -103,6 +108,7 @@ impl Registry {
         let path = Path::new("metadata");
         let mut errors = validate_metadata(object.meta(), namespaced, strategy, &path);
         errors.extend(strategy.validate(object));
+        errors.extend(strategy.validate_create(object));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
         }

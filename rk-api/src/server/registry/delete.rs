@@ -17,7 +17,7 @@ use crate::{
         admission::{AdmissionRequest, Operation},
         cache::Cache,
         object::{CachedObject, Stored},
-        status::{ApiError, Result},
+        status::{ApiError, Result, Subject},
     },
 };
 
@@ -153,15 +153,16 @@ fn check_preconditions(
     let uid = before.object.meta().uid.clone().unwrap_or_default();
     let version = before.revision.to_string();
     let checks = [
-        ("UID", preconditions.uid.as_ref(), uid),
-        ("ResourceVersion", preconditions.resource_version.as_ref(), version),
+        ("UID", preconditions.uid.as_ref(), uid, "deleted and then recreated"),
+        ("ResourceVersion", preconditions.resource_version.as_ref(), version, "modified"),
     ];
-    for (what, asked, found) in checks {
+    for (what, asked, found, guess) in checks {
         if let Some(asked) = asked.filter(|asked| **asked != found) {
             let why = format!(
-                "Precondition failed: {what} in precondition: {asked}, {what} in object meta: {found}"
+                "the {what} in the precondition ({asked}) does not match the {what} in record \
+                 ({found}). The object might have been {guess}"
             );
-            return Err(ApiError::conflict(&target.subject(), target.name, &why));
+            return Err(ApiError::conflict(&Subject::kind(target.resource), target.name, &why));
         }
     }
     Ok(())

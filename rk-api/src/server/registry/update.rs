@@ -112,7 +112,7 @@ impl Registry {
         mut new: Box<dyn Object>,
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
         let old = before.object.as_ref();
-        check_identity(target, new.as_ref(), before)?;
+        check_version(target, new.as_ref(), before)?;
         keep_system_fields(new.as_mut(), old);
         let mut admission = AdmissionRequest {
             operation: Operation::Update,
@@ -148,6 +148,7 @@ impl Registry {
         let path = Path::new("metadata");
         let mut errors = validate_metadata(new.meta(), target.resource.namespaced, strategy, &path);
         errors.extend(validate_metadata_update(new.meta(), old.meta(), &path));
+        errors.extend(strategy.validate(new));
         errors.extend(strategy.validate_update(new, old, part));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
@@ -167,20 +168,9 @@ impl Registry {
     }
 }
 
-/// Refuses a new object that means another one, or another version, than there is.
-fn check_identity(target: &Target<'_>, new: &dyn Object, before: &Current) -> Result<()> {
-    let (meta, old) = (new.meta(), before.object.meta());
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (uid, old_uid) = (text(&meta.uid), text(&old.uid));
-    if !uid.is_empty() && uid != old_uid {
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, \
-             AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object \
-             meta: {old_uid}",
-            target.key()
-        );
-        return Err(ApiError::conflict(&target.subject(), target.name, &why));
-    }
+/// Refuses a new object that replaces another version than there is.
+fn check_version(target: &Target<'_>, new: &dyn Object, before: &Current) -> Result<()> {
+    let meta = new.meta();
     let version = parse_version(meta.resource_version.as_deref().unwrap_or_default())?;
     if version == 0 && !target.resource.strategy.unconditional_update() {
         let path = Path::new("metadata.resourceVersion");

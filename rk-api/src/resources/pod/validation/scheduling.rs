@@ -197,7 +197,6 @@ pub(super) fn topology_spread(
     constraints: &[TopologySpreadConstraint],
     path: &Path,
 ) {
-    let mut seen = BTreeSet::new();
     for (i, constraint) in constraints.iter().enumerate() {
         let at = path.index(i);
         if constraint.max_skew <= 0 {
@@ -212,7 +211,10 @@ pub(super) fn topology_spread(
         let action = constraint.when_unsatisfiable.as_str();
         let actions = ["DoNotSchedule", "ScheduleAnyway"];
         errors.one_of(&at.child("whenUnsatisfiable"), action, &actions);
-        if !seen.insert((key, action)) {
+        let same = |other: &TopologySpreadConstraint| {
+            other.topology_key == key && other.when_unsatisfiable == action
+        };
+        if constraints[i + 1..].iter().any(same) {
             errors.push(FieldError::duplicate(
                 &at.child("{topologyKey, whenUnsatisfiable}"),
                 format!("{{{key}, {action}}}"),

@@ -201,19 +201,30 @@ pub(in super::super) fn pod_status_update(new: &Pod, old: &Pod) -> ErrorList {
         errors.form(&path.child("nominatedNodeName"), nominated, wrong);
     }
     let spec = old.spec.clone().unwrap_or_default();
-    let restart_policy = text(&spec.restart_policy);
+    let bound = !text(&spec.node_name).is_empty();
+    if bound && !nominated.is_empty() && nominated != text(&old_status.nominated_node_name) {
+        errors.forbidden(
+            &path.child("nominatedNodeName"),
+            "may not be set on pods that are already bound to a node",
+        );
+    }
+    if new_status.qos_class != old_status.qos_class {
+        let class = text(&new_status.qos_class);
+        errors.invalid(&path.child("qosClass"), class, "field is immutable");
+    }
+    let policy = text(&spec.restart_policy);
     transitions(
         &mut errors,
         (list(&new_status.container_statuses), list(&old_status.container_statuses)),
-        restart_policy,
+        |name| own_policy(&spec.containers, name).unwrap_or(policy),
         &path.child("containerStatuses"),
     );
-    // An init container of a Pod that is never restarted may still be retried on failure.
-    let init_policy = if restart_policy == "Never" { "Never" } else { "Always" };
+    // An init container that succeeded is run again with the whole Pod, unless that never is.
+    let init_policy = if policy == "Never" { "Never" } else { "Always" };
     transitions(
         &mut errors,
         (list(&new_status.init_container_statuses), list(&old_status.init_container_statuses)),
-        init_policy,
+        |name| own_policy(list(&spec.init_containers), name).unwrap_or(init_policy),
         &path.child("initContainerStatuses"),
     );
     for (i, address) in list(&new_status.pod_ips).iter().enumerate() {
@@ -227,24 +238,33 @@ pub(in super::super) fn pod_status_update(new: &Pod, old: &Pod) -> ErrorList {
     errors.0
 }
 
+/// The restart policy that a container has besides the Pod's.
+fn own_policy<'a>(containers: &'a [Container], name: &str) -> Option<&'a str> {
+    let container = containers.iter().find(|container| container.name == name)?;
+    if container.restart_policy_rules.is_some() {
+        return Some("Always");
+    }
+    container.restart_policy.as_deref()
+}
+
 /// A container that ended for good stays ended.
-fn transitions(
+fn transitions<'a>(
     errors: &mut Errors,
     (new, old): (&[ContainerStatus], &[ContainerStatus]),
-    restart_policy: &str,
+    restart_policy: impl Fn(&str) -> &'a str,
     path: &Path,
 ) {
-    if restart_policy == "Always" {
-        return;
-    }
     for (i, old) in old.iter().enumerate() {
         let ended = old.state.as_ref().and_then(|state| state.terminated.as_ref());
         let Some(ended) = ended else { continue };
-        if ended.exit_code != 0 && restart_policy == "OnFailure" {
-            continue;
-        }
+        let restarts = match restart_policy(&old.name) {
+            "Always" => true,
+            "OnFailure" => ended.exit_code != 0,
+            _ => false,
+        };
         let Some(new) = new.iter().find(|new| new.name == old.name) else { continue };
-        if new.state.as_ref().is_none_or(|state| state.terminated.is_none()) {
+        let runs = new.state.as_ref().is_none_or(|state| state.terminated.is_none());
+        if runs && !restarts {
             errors.push(FieldError::forbidden(
                 &path.index(i).child("state"),
                 "may not be transitioned to non-terminated state",

@@ -1,0 +1,129 @@
+//! How the server reaches the API of a node's agent, for logs, exec, attach and port-forward.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Node;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::pki::{Identity, PkiError};
+use crate::io::Io;
+
+/// Opens connections to the API of a node's agent.
+///
+/// # Contract
+/// The bytes on a connection are HTTP/1.1 requests for the paths of the stock kubelet:
+/// `/containerLogs/…`, `/exec/…`, `/attach/…`, `/portForward/…`. Upgrades are passed through.
+#[async_trait]
+pub trait NodeConnector: fmt::Debug + Send + Sync + 'static {
+    /// A new connection to the agent of this node.
+    async fn connect(&self, node: &Node) -> io::Result<Box<dyn Io>>;
+}
+
+/// How long a connection may take to come about.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// The port of agents that do not report one.
+const DEFAULT_PORT: u16 = 10250;
+
+/// Reaches agents over TLS at the address and port that their Node reports.
+#[derive(Clone)]
+pub struct TlsNodes(TlsConnector);
+
+impl fmt::Debug for TlsNodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsNodes")
+    }
+}
+
+impl TlsNodes {
+    /// Shows `identity` to agents, and takes only those whose certificate the authority `ca_pem`
+    /// issued for their address.
+    ///
+    /// # Errors
+    /// When they are not usable.
+    pub fn new(identity: &Identity, ca_pem: &str) -> Result<Self, PkiError> {
+        let tls = |error: &dyn fmt::Display| PkiError::Tls(error.to_string());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+            roots.add(certificate.map_err(|e| tls(&e))?).map_err(|e| tls(&e))?;
+        }
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| tls(&error))?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(identity.key_pem.as_bytes())
+            .map_err(|error| tls(&error))?;
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| tls(&error))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(key))
+            .map_err(|error| tls(&error))?;
+        Ok(Self(TlsConnector::from(Arc::new(config))))
+    }
+}
+
+#[async_trait]
+impl NodeConnector for TlsNodes {
+    async fn connect(&self, node: &Node) -> io::Result<Box<dyn Io>> {
+        let (address, port) = endpoint(node)?;
+        let connecting = async {
+            let stream = TcpStream::connect((address, port)).await?;
+            stream.set_nodelay(true)?;
+            let stream = self.0.connect(ServerName::IpAddress(address.into()), stream).await?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        };
+        tokio::time::timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| {
+            Err(io::Error::new(
+                ErrorKind::TimedOut,
+                format!("dial tcp {address}:{port}: i/o timeout"),
+            ))
+        })
+    }
+}
+
+/// Where a node says that its agent listens.
+fn endpoint(node: &Node) -> io::Result<(IpAddr, u16)> {
+    let status = node.status.as_ref();
+    let addresses = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let of_type = |wanted: &str| {
+        let mut found = addresses.iter().filter(|address| address.type_ == wanted);
+        found.find_map(|address| address.address.parse().ok())
+    };
+    let address = of_type("InternalIP").or_else(|| of_type("ExternalIP")).ok_or_else(|| {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        io::Error::new(
+            ErrorKind::AddrNotAvailable,
+            format!("no preferred addresses found for node {name}"),
+        )
+    })?;
+    let endpoints = status.and_then(|status| status.daemon_endpoints.as_ref());
+    let port = endpoints.and_then(|endpoints| endpoints.kubelet_endpoint.as_ref());
+    let port = port.and_then(|endpoint| u16::try_from(endpoint.port).ok());
+    Ok((address, port.filter(|port| *port != 0).unwrap_or(DEFAULT_PORT)))
+}
+
+/// Reaches no node: what a server does that was not told how.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NoNodes;
+
+#[async_trait]
+impl NodeConnector for NoNodes {
+    async fn connect(&self, node: &Node) -> io::Result<Box<dyn Io>> {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let why = format!("this API server has no connection to node {name}");
+        Err(io::Error::new(ErrorKind::NotConnected, why))
+    }
+}

@@ -1,0 +1,180 @@
+//! Thousands of requests that nobody would send: the server answers each and stays whole.
+#![cfg(feature = "server")]
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+use rk_api::{rng::Rng, server::fuzzing};
+
+const WORDS: &[&str] = &[
+    "api",
+    "apis",
+    "v1",
+    "apps",
+    "namespaces",
+    "default",
+    "pods",
+    "configmaps",
+    "deployments",
+    "services",
+    "nodes",
+    "x",
+    "y",
+    "status",
+    "scale",
+    "binding",
+    "eviction",
+    "log",
+    "exec",
+    "token",
+    "finalize",
+    "watch",
+    "openapi",
+    "v3",
+    "livez",
+    "..",
+    "%2e",
+    "%00",
+    "",
+    "metrics",
+    "events",
+    "serviceaccounts",
+    "proxy",
+    "secrets",
+    "priorityclasses",
+    "scheduling.k8s.io",
+    "version",
+];
+
+const PARAMETERS: &[&str] = &[
+    "watch=1",
+    "limit=1",
+    "limit=-5",
+    "continue=e30",
+    "resourceVersion=1",
+    "resourceVersion=0",
+    "labelSelector=a%3Db",
+    "fieldSelector=metadata.name%3Dx",
+    "dryRun=All",
+    "timeoutSeconds=1",
+    "resourceVersionMatch=Exact",
+    "fieldValidation=Strict",
+    "gracePeriodSeconds=0",
+    "propagationPolicy=Orphan",
+    "sendInitialEvents=true",
+    "allowWatchBookmarks=true",
+    "tailLines=x",
+    "container=c",
+    "command=ls",
+    "includeObject=Object",
+    "pretty=1",
+    "%%%",
+    "a=b=c&&",
+];
+
+const MEDIA_TYPES: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+    "text/plain",
+    "",
+    "application/json;as=Table;v=v1;g=meta.k8s.io",
+    "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+    "*/*",
+    ";;;=,",
+];
+
+const BODIES: &[&str] = &[
+    "",
+    "{}",
+    "[]",
+    "null",
+    "7",
+    "\"x\"",
+    "{\"metadata\":{\"name\":\"x\"}}",
+    "{\"metadata\":{\"name\":\"x\"},\"data\":{\"a\":\"b\"}}",
+    "{\"metadata\":{\"generateName\":\"g\"}}",
+    "{\"metadata\":{\"name\":\"x\",\"finalizers\":[\"a.b/c\"]}}",
+    "{\"metadata\":{\"name\":\"x\"},\"spec\":{\"containers\":[{\"name\":\"c\",\"image\":\"i\"}]}}",
+    "{\"metadata\":{\"name\":\"x\"},\"spec\":{\"ports\":[{\"port\":80}],\"type\":\"NodePort\"}}",
+    "{\"spec\":{\"replicas\":-1}}",
+    "[{\"op\":\"add\",\"path\":\"/data/k\",\"value\":\"v\"}]",
+    "[{\"op\":\"remove\",\"path\":\"\"}]",
+    "metadata: {name: y}\ndata: {a: b}\n",
+    "a: &x [*x]\n",
+    "{\"target\":{\"kind\":\"Node\",\"name\":\"n\"}}",
+    "{\"$patch\":\"delete\"}",
+    "{\"metadata\":null}",
+    "{\"metadata\":{\"labels\":{\"a\":null}}}",
+    "{\"spec\":{\"expirationSeconds\":9223372036854775807}}",
+];
+
+fn pick<'a>(rng: &mut Rng, words: &[&'a str]) -> &'a str {
+    words[rng.below(words.len() as u64) as usize]
+}
+
+/// A request that is nearly right.
+fn plausible(rng: &mut Rng) -> Option<Request<Full<Bytes>>> {
+    let mut path = String::new();
+    let known =
+        ["/api/v1/namespaces/default/", "/api/v1/", "/apis/apps/v1/namespaces/default/", ""];
+    path.push_str(pick(rng, &known));
+    for _ in 0..rng.below(4) {
+        path.push('/');
+        path.push_str(pick(rng, WORDS));
+    }
+    for at in 0..rng.below(4) {
+        path.push(if at == 0 { '?' } else { '&' });
+        path.push_str(pick(rng, PARAMETERS));
+    }
+    let path = path.replace("//", "/");
+    let path = if path.starts_with('/') { path } else { format!("/{path}") };
+    let methods =
+        [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::POST];
+    let body = pick(rng, BODIES);
+    let cut =
+        if rng.below(6) == 0 { rng.below(body.len() as u64 + 1) as usize } else { body.len() };
+    let body = Bytes::copy_from_slice(&body.as_bytes()[..cut]);
+    Request::builder()
+        .method(&methods[rng.below(6) as usize])
+        .uri(path)
+        .header("content-type", pick(rng, MEDIA_TYPES))
+        .header("accept", pick(rng, MEDIA_TYPES))
+        .body(Full::new(body))
+        .ok()
+}
+
+#[tokio::test]
+async fn nearly_right_requests_are_all_answered() {
+    let server = fuzzing::server().await.unwrap();
+    let mut rng = Rng::seeded(1);
+    let mut answered = 0;
+    let mut codes = std::collections::BTreeMap::new();
+    for _ in 0..4_000 {
+        if let Some(request) = plausible(&mut rng) {
+            *codes.entry(fuzzing::run(&server, request).await).or_insert(0) += 1;
+            answered += 1;
+        }
+    }
+    println!("{codes:?}");
+    assert!(answered > 3_000 && codes.contains_key(&201) && codes.contains_key(&200));
+}
+
+#[tokio::test]
+async fn arbitrary_bytes_are_all_answered() {
+    let server = fuzzing::server().await.unwrap();
+    let mut rng = Rng::seeded(2);
+    for _ in 0..4_000 {
+        let length = rng.below(200) as usize;
+        let bytes: Vec<u8> = (0..length).map(|_| rng.next_u64() as u8).collect();
+        let ascii: Vec<u8> = bytes.iter().map(|byte| byte & 0x7f).collect();
+        for bytes in [bytes, ascii] {
+            if let Some(request) = fuzzing::request(&bytes) {
+                fuzzing::run(&server, request).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Controllers against the real API server, in process, under virtual time. Pods are bound and
+//! run by the fakes in `cluster.rs`.
+
+mod cluster;
+
+mod deployments;
+mod garbage;
+mod namespaces;
+mod nodes;
+mod replica_sets;
+mod sdk;
+mod services;

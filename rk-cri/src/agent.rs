@@ -1,0 +1,408 @@
+//! The node agent: registers a node, runs the pods bound to it through a [`Runtime`], and reports
+//! on both. It is what Kubernetes calls the kubelet.
+//!
+//! # Where to start
+//! - [`Agent`]: one node. [`Fleet`]: many simulated nodes that share what can be shared.
+//! - `sync.rs`: how one pod is brought up to date. `plan.rs` and `status.rs` are its decisions.
+//! - [`KubeletApi`]: logs, exec, attach, as the API server asks for them.
+//!
+//! # What always holds
+//! - The agent keeps nothing that matters: after a restart it finds its pods in the API and their
+//!   containers in the runtime, and goes on. Stopping it stops no pod.
+//! - A pod's status is written only when it changed, and conditions of others are left alone.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, Taint};
+use rk_api::{
+    client::{Change, EventRecorder, Informer, Informers},
+    meta::quantity::Quantity,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::worker::Core;
+pub use self::{
+    connector::Kubelets,
+    fleet::Fleet,
+    kubelet_api::{KubeletApi, KubeletBody},
+    spec::ClusterDns,
+};
+use crate::{
+    runtime::{DnsConfig, Runtime, RuntimeError},
+    timers::Timers,
+};
+
+mod admission;
+mod backoff;
+mod connector;
+mod env;
+mod fleet;
+mod handler;
+mod heartbeat;
+mod kubelet_api;
+mod node;
+mod observed;
+mod plan;
+mod probes;
+mod resources;
+mod spec;
+mod start;
+mod status;
+mod sync;
+mod volumes;
+mod worker;
+
+/// What an agent is told, in the form that its parts use.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    name: String,
+    node_ips: Vec<IpAddr>,
+    root_dir: PathBuf,
+    log_root: PathBuf,
+    cluster_dns: ClusterDns,
+    node_dns: DnsConfig,
+    heartbeat_period: Duration,
+    status_period: Duration,
+    identity: node::Identity,
+    /// The node's CPU in millicores and memory in bytes.
+    allocatable: (i64, i64),
+}
+
+/// Options of an [`Agent`].
+#[derive(Clone)]
+pub struct AgentBuilder {
+    client: kube::Client,
+    runtime: Arc<dyn Runtime>,
+    informers: Option<Informers>,
+    timers: Timers,
+    recorder: Option<EventRecorder>,
+    record_events: bool,
+    node_name: String,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    taints: Vec<Taint>,
+    capacity: BTreeMap<String, String>,
+    max_pods: u32,
+    pod_cidr: Option<String>,
+    root_dir: PathBuf,
+    log_dir: Option<PathBuf>,
+    node_ips: Vec<IpAddr>,
+    cluster_dns: ClusterDns,
+    heartbeat_period: Duration,
+    status_period: Duration,
+    kubelet_port: u16,
+}
+
+impl AgentBuilder {
+    /// The node's name; by default `node`.
+    pub fn node_name(mut self, name: impl Into<String>) -> Self {
+        self.node_name = name.into();
+        self
+    }
+
+    /// Labels of the node, besides those for host name, operating system and architecture.
+    pub fn labels<K: Into<String>, V: Into<String>>(
+        mut self,
+        labels: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.labels.extend(labels.into_iter().map(|(k, v)| (k.into(), v.into())));
+        self
+    }
+
+    /// Annotations of the node.
+    pub fn annotations<K: Into<String>, V: Into<String>>(
+        mut self,
+        annotations: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.annotations.extend(annotations.into_iter().map(|(k, v)| (k.into(), v.into())));
+        self
+    }
+
+    /// Taints that the node is registered with.
+    pub fn taints(mut self, taints: impl IntoIterator<Item = Taint>) -> Self {
+        self.taints.extend(taints);
+        self
+    }
+
+    /// Replaces what the node has of a resource, for example `("cpu", "64")`. By default what the
+    /// machine has; a simulated node has 32 CPUs, 256 Gi of memory and 1 Ti of storage.
+    pub fn capacity<K: Into<String>, V: Into<String>>(
+        mut self,
+        capacity: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.capacity.extend(capacity.into_iter().map(|(k, v)| (k.into(), v.into())));
+        self
+    }
+
+    /// How many pods the node takes; by default 110.
+    pub fn max_pods(mut self, pods: u32) -> Self {
+        self.max_pods = pods;
+        self
+    }
+
+    /// The range of pod addresses that the node is registered with.
+    pub fn pod_cidr(mut self, range: impl Into<String>) -> Self {
+        self.pod_cidr = Some(range.into());
+        self
+    }
+
+    /// Where pods' volumes are kept; by default `/var/lib/rk/agent`. Unused on a simulated node.
+    pub fn root_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.root_dir = directory.into();
+        self
+    }
+
+    /// Where containers' logs are kept; by default `logs` in the root directory.
+    pub fn log_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.log_dir = Some(directory.into());
+        self
+    }
+
+    /// The node's addresses, the primary one first; by default `127.0.0.1`.
+    pub fn node_ips(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.node_ips = addresses.into_iter().collect();
+        self
+    }
+
+    /// The cluster's name servers, and its domain (`cluster.local`). By default there are none, and
+    /// pods resolve names as the node does.
+    pub fn cluster_dns(mut self, servers: impl IntoIterator<Item = IpAddr>, domain: &str) -> Self {
+        self.cluster_dns =
+            ClusterDns { servers: servers.into_iter().collect(), domain: domain.to_string() };
+        self
+    }
+
+    /// How often the lease is renewed, and the status looked at; by default 10 s. The lease is good
+    /// for four times that.
+    pub fn heartbeat_period(mut self, period: Duration) -> Self {
+        self.heartbeat_period = period;
+        self
+    }
+
+    /// How often the status is written although nothing changed; by default 5 min.
+    pub fn status_period(mut self, period: Duration) -> Self {
+        self.status_period = period;
+        self
+    }
+
+    /// The port that the node's status names for the kubelet's API; by default 10250.
+    pub fn kubelet_port(mut self, port: u16) -> Self {
+        self.kubelet_port = port;
+        self
+    }
+
+    /// Informers to share with other components of this process; by default its own.
+    pub fn informers(mut self, informers: &Informers) -> Self {
+        self.informers = Some(informers.clone());
+        self
+    }
+
+    /// Timers to share with other agents of this process; by default its own.
+    pub fn timers(mut self, timers: &Timers) -> Self {
+        self.timers = timers.clone();
+        self
+    }
+
+    /// Writes events through this recorder; by default through one of its own.
+    pub fn recorder(mut self, recorder: &EventRecorder) -> Self {
+        self.recorder = Some(recorder.clone());
+        self
+    }
+
+    /// Whether to write events; by default so.
+    pub fn record_events(mut self, record: bool) -> Self {
+        self.record_events = record;
+        self
+    }
+
+    /// Makes the agent, within a tokio runtime. Nothing happens before [`Agent::run`].
+    pub fn build(self) -> Result<Agent, RuntimeError> {
+        let informers =
+            self.informers.clone().unwrap_or_else(|| Informers::new(self.client.clone()));
+        let only = format!("metadata.name={}", self.node_name);
+        let nodes = informers.selected(None, Some(&only));
+        let core = self.core(&informers, nodes)?;
+        Ok(Agent { core, informers })
+    }
+
+    fn core(
+        self,
+        informers: &Informers,
+        nodes: Informer<k8s_openapi::api::core::v1::Node>,
+    ) -> Result<Arc<Core>, RuntimeError> {
+        let simulated = self.runtime.simulated();
+        let mut capacity = if simulated {
+            node::simulated_capacity()
+        } else {
+            node::machine_capacity(&self.root_dir)
+        };
+        capacity.insert("pods".into(), self.max_pods.to_string());
+        capacity.extend(self.capacity);
+        for (name, amount) in &mut capacity {
+            let invalid =
+                |why| RuntimeError::Invalid(format!("capacity of {name}: {amount:?}: {why}"));
+            *amount = Quantity::canonical(amount).map_err(|error| invalid(error.to_string()))?;
+        }
+        let amount =
+            |name: &str| capacity.get(name).and_then(|amount| Quantity::parse(amount).ok());
+        let allocatable = (
+            amount("cpu").map_or(0, |quantity| quantity.millis()),
+            amount("memory").map_or(0, |quantity| quantity.value()),
+        );
+        let node_dns = if simulated {
+            DnsConfig::default()
+        } else {
+            let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+            spec::parse_resolv_conf(&text)
+        };
+        let identity = node::Identity {
+            name: self.node_name.clone(),
+            labels: self.labels,
+            annotations: self.annotations,
+            taints: self.taints,
+            pod_cidr: self.pod_cidr,
+            addresses: self.node_ips.clone(),
+            capacity,
+            kubelet_port: self.kubelet_port,
+            info: node::system_info(&self.runtime.version()),
+        };
+        let config = Config {
+            log_root: self.log_dir.unwrap_or_else(|| self.root_dir.join("logs")),
+            name: self.node_name,
+            node_ips: self.node_ips,
+            root_dir: self.root_dir,
+            cluster_dns: self.cluster_dns,
+            node_dns,
+            heartbeat_period: self.heartbeat_period,
+            status_period: self.status_period,
+            identity,
+            allocatable,
+        };
+        let recorder = self.record_events.then(|| {
+            let recorder =
+                self.recorder.unwrap_or_else(|| EventRecorder::new(self.client.clone(), "kubelet"));
+            recorder.on_host(&config.name)
+        });
+        let services = (!simulated).then(|| informers.of());
+        Ok(Core::new(config, self.client, self.runtime, recorder, self.timers, nodes, services))
+    }
+}
+
+/// A node's agent.
+pub struct Agent {
+    core: Arc<Core>,
+    informers: Informers,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("node", &self.core.config.name).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Options to make one with, for a node whose pods `runtime` runs.
+    pub fn builder(client: kube::Client, runtime: Arc<dyn Runtime>) -> AgentBuilder {
+        AgentBuilder {
+            client,
+            runtime,
+            informers: None,
+            timers: Timers::new(),
+            recorder: None,
+            record_events: true,
+            node_name: "node".into(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            taints: Vec::new(),
+            capacity: BTreeMap::new(),
+            max_pods: 110,
+            pod_cidr: None,
+            root_dir: "/var/lib/rk/agent".into(),
+            log_dir: None,
+            node_ips: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+            cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
+            heartbeat_period: Duration::from_secs(10),
+            status_period: Duration::from_secs(300),
+            kubelet_port: 10250,
+        }
+    }
+
+    /// The node's name.
+    pub fn node_name(&self) -> &str {
+        &self.core.config.name
+    }
+
+    /// The kubelet's HTTP API of this node: a tower service, see [`KubeletApi`].
+    pub fn kubelet_api(&self) -> KubeletApi {
+        KubeletApi::new(self.core.clone())
+    }
+
+    /// Registers the node and runs its pods until `shutdown`. The pods keep running then.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let core = self.core;
+        let stopped = core.stopped.clone().drop_guard();
+        let work = async {
+            let only = format!("spec.nodeName={}", core.config.name);
+            let pods: Informer<Pod> = self.informers.selected(None, Some(&only));
+            let mut changes = pods.subscribe();
+            let mut events = core.runtime.events();
+            core.nodes.synced().await;
+            core.register().await;
+            pods.synced().await;
+            while let Some(change) = changes.try_next() {
+                take(&core, change);
+            }
+            core.adopt_or_remove().await;
+            loop {
+                tokio::select! { biased;
+                    change = changes.next_change() => take(&core, change),
+                    event = events.next() => match event {
+                        Some(event) => core.poke(&event.pod.uid),
+                        None => events = futures::stream::pending().boxed(),
+                    },
+                }
+            }
+        };
+        shutdown.run_until_cancelled(work).await;
+        drop(stopped);
+    }
+}
+
+/// Takes in a change of a pod on this node.
+fn take(core: &Core, change: Change<Pod>) {
+    match change {
+        Change::Added(pod) | Change::Updated { new: pod, .. } => core.pod_changed(pod),
+        Change::Deleted(pod) => core.pod_gone(&pod),
+    }
+}
+
+impl Core {
+    /// Removes what the runtime has of pods that the API no longer has.
+    async fn adopt_or_remove(&self) {
+        let sandboxes = match self.runtime.list_pod_sandboxes().await {
+            Ok(sandboxes) => sandboxes,
+            Err(error) => {
+                tracing::warn!(node = self.config.name, %error, "unable to look for orphans");
+                return;
+            }
+        };
+        for sandbox in sandboxes {
+            let orphan = sandbox.config.pod;
+            if self.knows(&orphan.uid) {
+                continue;
+            }
+            tracing::info!(node = self.config.name, pod = orphan.name, "removing an orphaned pod");
+            let pod = Pod {
+                metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                    namespace: Some(orphan.namespace),
+                    name: Some(orphan.name),
+                    uid: Some(orphan.uid),
+                    ..Default::default()
+                },
+                ..Default::default()
+            };
+            self.pod_orphaned(Arc::new(pod));
+        }
+    }
+}

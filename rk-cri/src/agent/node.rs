@@ -1,0 +1,317 @@
+//! The node's own object, its status and its lease.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+            NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
+    },
+};
+use serde_json::{Map, Value, json};
+
+use crate::runtime::Image;
+
+/// How many images a node's status lists at most: the largest ones.
+const IMAGES_MAX: usize = 50;
+
+/// What a node is, apart from what changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) taints: Vec<Taint>,
+    pub(crate) pod_cidr: Option<String>,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) capacity: BTreeMap<String, String>,
+    pub(crate) kubelet_port: u16,
+    pub(crate) info: NodeSystemInfo,
+}
+
+/// The node's object as it is registered.
+pub(crate) fn node(identity: &Identity, now: &Time) -> Node {
+    let mut labels: BTreeMap<String, String> = [
+        ("kubernetes.io/hostname", identity.name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture()),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", architecture()),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .into();
+    labels.extend(identity.labels.clone());
+    Node {
+        metadata: ObjectMeta {
+            name: Some(identity.name.clone()),
+            labels: Some(labels),
+            annotations: Some(identity.annotations.clone()).filter(|map| !map.is_empty()),
+            ..Default::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: identity.pod_cidr.clone(),
+            pod_cidrs: identity.pod_cidr.clone().map(|range| vec![range]),
+            taints: Some(identity.taints.clone()).filter(|taints| !taints.is_empty()),
+            ..Default::default()
+        }),
+        status: Some(status(identity, &[], None, now)),
+    }
+}
+
+/// The node's status; conditions keep their transition times from `old`.
+pub(crate) fn status(
+    identity: &Identity,
+    images: &[Image],
+    old: Option<&NodeStatus>,
+    now: &Time,
+) -> NodeStatus {
+    let capacity: BTreeMap<String, Quantity> = identity
+        .capacity
+        .iter()
+        .map(|(name, amount)| (name.clone(), Quantity(amount.clone())))
+        .collect();
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.into(), address };
+    let mut addresses: Vec<NodeAddress> =
+        identity.addresses.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+    addresses.push(address("Hostname", identity.name.clone()));
+    NodeStatus {
+        addresses: Some(addresses),
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        conditions: Some(conditions(old, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
+        }),
+        images: Some(image_list(images)).filter(|images| !images.is_empty()),
+        node_info: Some(identity.info.clone()),
+        ..Default::default()
+    }
+}
+
+fn conditions(old: Option<&NodeStatus>, now: &Time) -> Vec<NodeCondition> {
+    let conditions = [
+        (
+            "MemoryPressure",
+            "False",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ];
+    let before = |type_: &str, status: &str| {
+        let old =
+            old?.conditions.as_ref()?.iter().find(|c| c.type_ == type_ && c.status == status)?;
+        old.last_transition_time.clone()
+    };
+    conditions
+        .into_iter()
+        .map(|(type_, status, reason, message)| NodeCondition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_heartbeat_time: Some(now.clone()),
+            last_transition_time: Some(before(type_, status).unwrap_or_else(|| now.clone())),
+        })
+        .collect()
+}
+
+fn image_list(images: &[Image]) -> Vec<ContainerImage> {
+    let mut images: Vec<&Image> = images.iter().collect();
+    images.sort_by(|a, b| (b.size_bytes, &a.id).cmp(&(a.size_bytes, &b.id)));
+    let list = images.into_iter().take(IMAGES_MAX).map(|image| ContainerImage {
+        names: Some(image.digests.iter().chain(&image.tags).cloned().collect()),
+        size_bytes: i64::try_from(image.size_bytes).ok(),
+    });
+    list.collect()
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// What `nodeInfo` shows of this machine and the runtime.
+pub(crate) fn system_info(runtime_version: &str) -> NodeSystemInfo {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
+    let os_release = read("/etc/os-release");
+    let os_image = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map(|name| name.trim_matches('"').to_string());
+    let version = format!("v1.37.0-rk.{}", env!("CARGO_PKG_VERSION"));
+    NodeSystemInfo {
+        architecture: architecture().into(),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: runtime_version.into(),
+        kernel_version: read("/proc/sys/kernel/osrelease"),
+        kube_proxy_version: String::new(),
+        kubelet_version: version,
+        machine_id: read("/etc/machine-id"),
+        operating_system: "linux".into(),
+        os_image: os_image.unwrap_or_default(),
+        system_uuid: read("/etc/machine-id"),
+        ..Default::default()
+    }
+}
+
+/// What this machine has; `root` is on the file system whose size counts as ephemeral storage.
+pub(crate) fn machine_capacity(root: &Path) -> BTreeMap<String, String> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut capacity = BTreeMap::from([("cpu".to_string(), cpus.to_string())]);
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = meminfo.lines().find_map(|line| {
+        let kib = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?;
+        kib.trim().parse::<u64>().ok()
+    });
+    capacity.insert("memory".into(), format!("{}Ki", memory.unwrap_or(1 << 20)));
+    capacity
+        .extend(file_system_kib(root).map(|kib| ("ephemeral-storage".into(), format!("{kib}Ki"))));
+    capacity
+}
+
+#[cfg(target_os = "linux")]
+fn file_system_kib(root: &Path) -> Option<u64> {
+    let existing = root.ancestors().find(|path| path.exists())?;
+    let stat = rustix::fs::statvfs(existing).ok()?;
+    Some(stat.f_blocks * stat.f_frsize / 1024)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn file_system_kib(_: &Path) -> Option<u64> {
+    None
+}
+
+/// What a simulated node has unless it is said otherwise.
+pub(crate) fn simulated_capacity() -> BTreeMap<String, String> {
+    [("cpu", "32"), ("memory", "256Gi"), ("ephemeral-storage", "1Ti")]
+        .map(|(name, amount)| (name.to_string(), amount.to_string()))
+        .into()
+}
+
+/// The strategic merge patch that takes a node's status from `old` to `new`; `None` if only
+/// heartbeats differ and `heartbeat` does not ask for them.
+pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) -> Option<Value> {
+    let (Ok(Value::Object(old)), Ok(Value::Object(mut new))) =
+        (serde_json::to_value(old), serde_json::to_value(new))
+    else {
+        return None;
+    };
+    let mut changed = Map::new();
+    if let Some(conditions) = new.remove("conditions") {
+        if heartbeat || without_heartbeats(old.get("conditions"), &conditions) {
+            changed.insert("conditions".into(), conditions);
+        }
+    }
+    for (key, value) in new {
+        if old.get(&key) == Some(&value) {
+            continue;
+        }
+        // Addresses merge by type, of which there may be two; so the list is replaced.
+        let value = match value {
+            Value::Array(mut list) if key == "addresses" => {
+                list.push(json!({"$patch": "replace"}));
+                Value::Array(list)
+            }
+            value => value,
+        };
+        changed.insert(key, value);
+    }
+    (!changed.is_empty()).then(|| json!({ "status": changed }))
+}
+
+/// Whether a condition changed in more than its heartbeat.
+fn without_heartbeats(old: Option<&Value>, new: &Value) -> bool {
+    let strip = |list: Option<&Value>| -> Vec<Value> {
+        let list = list.and_then(Value::as_array).cloned().unwrap_or_default();
+        let strip = |mut item: Value| {
+            item.as_object_mut().map(|item| item.remove("lastHeartbeatTime"));
+            item
+        };
+        list.into_iter().map(strip).collect()
+    };
+    let (old, new) = (strip(old), strip(Some(new)));
+    new.iter().any(|item| !old.contains(item))
+}
+
+/// The node's lease, renewed now.
+pub(crate) fn lease(node: &Node, seconds: i32, now: MicroTime) -> Lease {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    let owner = node.metadata.uid.clone().map(|uid| OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: name.clone(),
+        uid,
+        ..Default::default()
+    });
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some("kube-node-lease".into()),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..Default::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(name),
+            lease_duration_seconds: Some(seconds),
+            renew_time: Some(now),
+            ..Default::default()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            name: "n1".into(),
+            capacity: [("cpu".to_string(), "2".to_string())].into(),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_alone_is_no_change() {
+        let old = status(&identity(), &[], None, &at(100));
+        let new = status(&identity(), &[], Some(&old), &at(110));
+        assert_eq!(status_patch(&old, &new, false), None);
+        let patch = status_patch(&old, &new, true).unwrap();
+        let ready = &patch["status"]["conditions"][3];
+        assert_eq!(ready["lastTransitionTime"], "1970-01-01T00:01:40Z");
+        assert_eq!(ready["lastHeartbeatTime"], "1970-01-01T00:01:50Z");
+    }
+
+    #[test]
+    fn a_new_image_is_a_change() {
+        let old = status(&identity(), &[], None, &at(100));
+        let image = Image {
+            id: "i".into(),
+            tags: vec!["a:v1".into()],
+            size_bytes: 7,
+            ..Default::default()
+        };
+        let new = status(&identity(), &[image], Some(&old), &at(110));
+        let patch = status_patch(&old, &new, false).unwrap();
+        assert_eq!(patch["status"]["images"], json!([{"names": ["a:v1"], "sizeBytes": 7}]));
+        assert_eq!(patch["status"].as_object().unwrap().len(), 1);
+    }
+}

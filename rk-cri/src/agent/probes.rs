@@ -1,0 +1,292 @@
+//! Liveness, readiness and startup probes: a task for each, as long as its container runs.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Probe};
+use rk_api::{client::EventType, clock};
+
+use super::{
+    handler::{self, Action, Place, Verdict},
+    observed::Observed,
+    plan::Health,
+    worker::Core,
+};
+use crate::runtime::ContainerState;
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Startup,
+    Liveness,
+    Readiness,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Startup => "Startup",
+            Kind::Liveness => "Liveness",
+            Kind::Readiness => "Readiness",
+        }
+    }
+
+    fn of(self, container: &Container) -> Option<&Probe> {
+        match self {
+            Kind::Startup => container.startup_probe.as_ref(),
+            Kind::Liveness => container.liveness_probe.as_ref(),
+            Kind::Readiness => container.readiness_probe.as_ref(),
+        }
+    }
+}
+
+const PENDING: u8 = 0;
+const SUCCESS: u8 = 1;
+const FAILURE: u8 = 2;
+
+/// A probe's result so far, shared between its task and the pod's worker.
+#[derive(Clone, Debug, Default)]
+struct Outcome(Arc<AtomicU8>);
+
+impl Outcome {
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Whether it changed.
+    fn set(&self, to: u8) -> bool {
+        self.0.swap(to, Ordering::AcqRel) != to
+    }
+}
+
+#[derive(Debug)]
+struct Prober {
+    container_id: String,
+    outcome: Outcome,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The probes of a pod.
+#[derive(Debug, Default)]
+pub(crate) struct Probes {
+    probers: BTreeMap<(String, Kind), Prober>,
+}
+
+impl Probes {
+    /// Starts probes of containers that run, and ends those of containers that do not.
+    pub(crate) fn follow(&mut self, core: &Arc<Core>, pod: &Arc<Pod>, observed: &Observed) {
+        let Some(spec) = &pod.spec else { return };
+        if self.probers.is_empty()
+            && !spec.containers.iter().any(has_probes)
+            && spec.init_containers.is_none()
+        {
+            return;
+        }
+        let running = |name: &str, id: &str| {
+            observed.latest(name).is_some_and(|c| c.id == id && c.state == ContainerState::Running)
+        };
+        self.probers.retain(|(name, _), prober| running(name, &prober.container_id));
+        let pod_ip = observed.sandbox().and_then(|sandbox| sandbox.ips.first().copied());
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+            let Some(latest) = observed.latest(&container.name) else { continue };
+            if latest.state != ContainerState::Running || !has_probes(container) {
+                continue;
+            }
+            let pod_ip = if spec.host_network == Some(true) {
+                core.config.node_ips.first().copied()
+            } else {
+                pod_ip
+            };
+            let started = container.startup_probe.as_ref().map(|_| {
+                let key = (container.name.clone(), Kind::Startup);
+                self.probers.get(&key).map(|prober| prober.outcome.clone()).unwrap_or_default()
+            });
+            for kind in [Kind::Startup, Kind::Liveness, Kind::Readiness] {
+                let Some(probe) = kind.of(container) else { continue };
+                let key = (container.name.clone(), kind);
+                if self.probers.contains_key(&key) {
+                    continue;
+                }
+                let outcome = match (&started, kind) {
+                    (Some(started), Kind::Startup) => started.clone(),
+                    _ => Outcome::default(),
+                };
+                let subject = Subject {
+                    core: core.clone(),
+                    pod: pod.clone(),
+                    container: container.clone(),
+                    container_id: latest.id.clone(),
+                    pod_ip,
+                    started_at: latest.started_at.unwrap_or_else(clock::now),
+                    kind,
+                };
+                let gate = if kind == Kind::Startup { None } else { started.clone() };
+                let stopped = core.stopped.clone();
+                let probing = subject.run(probe.clone(), outcome.clone(), gate);
+                let task = tokio::spawn(async move {
+                    stopped.run_until_cancelled_owned(probing).await;
+                });
+                let container_id = latest.id.clone();
+                self.probers.insert(key, Prober { container_id, outcome, task });
+            }
+        }
+    }
+
+    /// Ends all.
+    pub(crate) fn clear(&mut self) {
+        self.probers.clear();
+    }
+
+    /// What the probes say of a container. Nothing said yet is: alive, not started, not ready.
+    pub(crate) fn health(&self, container: Option<&Container>, name: &str, id: &str) -> Health {
+        let Some(container) = container.filter(|container| has_probes(container)) else {
+            return Health::GOOD;
+        };
+        let outcome = |kind: Kind| {
+            kind.of(container)?;
+            let prober = self.probers.get(&(name.to_string(), kind));
+            Some(
+                prober
+                    .filter(|prober| prober.container_id == id)
+                    .map_or(PENDING, |p| p.outcome.get()),
+            )
+        };
+        let (startup, liveness) = (outcome(Kind::Startup), outcome(Kind::Liveness));
+        let failed = match (startup, liveness) {
+            (Some(FAILURE), _) => Some("startup"),
+            (_, Some(FAILURE)) => Some("liveness"),
+            _ => None,
+        };
+        Health {
+            ready: outcome(Kind::Readiness).is_none_or(|outcome| outcome == SUCCESS),
+            started: startup.is_none_or(|outcome| outcome == SUCCESS),
+            failed,
+        }
+    }
+}
+
+fn has_probes(container: &Container) -> bool {
+    container.startup_probe.is_some()
+        || container.liveness_probe.is_some()
+        || container.readiness_probe.is_some()
+}
+
+/// Counts results until they change what is believed (`failureThreshold`, `successThreshold`).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    last: Option<bool>,
+    run: i32,
+}
+
+impl Tally {
+    /// Notes a result; says what to believe once enough agree.
+    fn note(
+        &mut self,
+        success: bool,
+        success_threshold: i32,
+        failure_threshold: i32,
+    ) -> Option<bool> {
+        if self.last == Some(success) {
+            self.run += 1;
+        } else {
+            self.last = Some(success);
+            self.run = 1;
+        }
+        let threshold = if success { success_threshold } else { failure_threshold };
+        (self.run >= threshold).then_some(success)
+    }
+}
+
+struct Subject {
+    core: Arc<Core>,
+    pod: Arc<Pod>,
+    container: Container,
+    container_id: String,
+    pod_ip: Option<std::net::IpAddr>,
+    started_at: k8s_openapi::jiff::Timestamp,
+    kind: Kind,
+}
+
+impl Subject {
+    async fn run(self, probe: Probe, outcome: Outcome, started: Option<Outcome>) {
+        let seconds = |value: Option<i32>, default: i32, least: i32| {
+            Duration::from_secs(u64::try_from(value.unwrap_or(default).max(least)).unwrap_or(1))
+        };
+        let period = seconds(probe.period_seconds, 10, 1);
+        let timeout = seconds(probe.timeout_seconds, 1, 1);
+        let delay = seconds(probe.initial_delay_seconds, 0, 0);
+        let success_threshold = probe.success_threshold.unwrap_or(1).max(1);
+        let failure_threshold = probe.failure_threshold.unwrap_or(3).max(1);
+        let action = Action::of_probe(&probe);
+
+        let age = clock::now().duration_since(self.started_at).unsigned_abs();
+        tokio::time::sleep(delay.saturating_sub(age)).await;
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tally = Tally::default();
+        loop {
+            ticks.tick().await;
+            if started.as_ref().is_some_and(|started| started.get() != SUCCESS) {
+                continue;
+            }
+            let place = Place {
+                container: &self.container,
+                container_id: &self.container_id,
+                pod_ip: self.pod_ip,
+            };
+            let success = match handler::run(&*self.core.runtime, &action, &place, timeout).await {
+                Verdict::Success => true,
+                Verdict::Failure(why) => {
+                    self.event(&format!("{} probe failed: {why}", self.kind.name()));
+                    false
+                }
+                Verdict::Unknown(why) => {
+                    self.event(&format!("{} probe errored: {why}", self.kind.name()));
+                    continue;
+                }
+            };
+            let Some(believed) = tally.note(success, success_threshold, failure_threshold) else {
+                continue;
+            };
+            if outcome.set(if believed { SUCCESS } else { FAILURE }) {
+                self.core.poke(self.pod.metadata.uid.as_deref().unwrap_or_default());
+            }
+            // Done for this container: it is started for good, or about to be killed.
+            match (self.kind, believed) {
+                (Kind::Startup, _) | (Kind::Liveness, false) => return,
+                _ => {}
+            }
+        }
+    }
+
+    fn event(&self, message: &str) {
+        let about: ObjectReference = self.core.container_ref(&self.pod, &self.container.name);
+        self.core.event(&about, EventType::Warning, "Unhealthy", message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_belief_changes_after_enough_results_in_a_row() {
+        let mut tally = Tally::default();
+        let results = [false, false, true, false, false, false, true, true];
+        let beliefs: Vec<_> =
+            results.into_iter().map(|success| tally.note(success, 2, 3)).collect();
+        assert_eq!(beliefs, [None, None, None, None, None, Some(false), None, Some(true)]);
+    }
+}

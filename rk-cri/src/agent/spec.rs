@@ -1,0 +1,400 @@
+//! What the runtime is asked to make: pure functions from a pod to sandbox and container settings.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+use super::{
+    env::expand_all,
+    plan::{HASH_ANNOTATION, definition_hash},
+    resources,
+};
+use crate::runtime::{
+    ContainerConfig, DnsConfig, Mount, PodRef, PortMapping, SandboxConfig, Security,
+};
+
+/// How pods resolve names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterDns {
+    /// Addresses of the cluster's name servers; none leaves pods with the node's.
+    pub servers: Vec<IpAddr>,
+    /// The cluster's domain, usually `cluster.local`.
+    pub domain: String,
+}
+
+/// What is the node's rather than the pod's.
+pub(crate) struct NodeFacts<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) log_root: &'a Path,
+    pub(crate) dns: &'a ClusterDns,
+    /// The node's own `resolv.conf`.
+    pub(crate) node_dns: &'a DnsConfig,
+}
+
+pub(crate) fn pod_ref(pod: &Pod) -> PodRef {
+    PodRef {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+    }
+}
+
+/// `name_namespace(uid)`, as messages name a pod.
+pub(crate) fn full_name(pod: &Pod) -> String {
+    let PodRef { namespace, name, uid } = pod_ref(pod);
+    format!("{name}_{namespace}({uid})")
+}
+
+fn labels(pod: &PodRef) -> BTreeMap<String, String> {
+    [
+        ("io.kubernetes.pod.name", &pod.name),
+        ("io.kubernetes.pod.namespace", &pod.namespace),
+        ("io.kubernetes.pod.uid", &pod.uid),
+    ]
+    .map(|(key, value)| (key.to_string(), value.clone()))
+    .into()
+}
+
+/// Where a pod's logs are, below the node's directory of logs.
+pub(crate) fn log_directory(root: &Path, pod: &PodRef) -> PathBuf {
+    root.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
+}
+
+pub(crate) fn hostname(pod: &Pod, node: &str) -> String {
+    let default = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&default);
+    if spec.host_network == Some(true) {
+        return node.to_string();
+    }
+    let name = match spec.hostname.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => name,
+        None => pod.metadata.name.as_deref().unwrap_or_default(),
+    };
+    // Host names end at 63 characters, and not in a separator.
+    let short = &name[..name.len().min(63)];
+    short.trim_end_matches(['-', '.']).to_string()
+}
+
+pub(crate) fn sandbox_config(pod: &Pod, attempt: u32, node: &NodeFacts<'_>) -> SandboxConfig {
+    let default = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&default);
+    let reference = pod_ref(pod);
+    let mut labels = labels(&reference);
+    labels.extend(pod.metadata.labels.clone().unwrap_or_default());
+    let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.clone());
+    SandboxConfig {
+        attempt,
+        hostname: hostname(pod, node.name),
+        log_directory: log_directory(node.log_root, &reference),
+        dns: dns(&reference.namespace, spec, node),
+        port_mappings: port_mappings(spec),
+        host_network: spec.host_network == Some(true),
+        host_pid: spec.host_pid == Some(true),
+        host_ipc: spec.host_ipc == Some(true),
+        share_process_namespace: spec.share_process_namespace == Some(true),
+        sysctls: sysctls.unwrap_or_default().into_iter().map(|s| (s.name, s.value)).collect(),
+        cgroup_parent: resources::cgroup_parent(pod),
+        labels,
+        annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+        pod: reference,
+    }
+}
+
+fn port_mappings(spec: &PodSpec) -> Vec<PortMapping> {
+    if spec.host_network == Some(true) {
+        return Vec::new();
+    }
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            Some(PortMapping {
+                host_port: u16::try_from(port.host_port?).ok().filter(|port| *port > 0)?,
+                container_port: u16::try_from(port.container_port).ok()?,
+                protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
+                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+            })
+        })
+        .collect()
+}
+
+/// The resolver's settings by DNS policy, with the pod's own on top.
+fn dns(namespace: &str, spec: &PodSpec, node: &NodeFacts<'_>) -> DnsConfig {
+    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    let cluster = match policy {
+        "ClusterFirst" => spec.host_network != Some(true),
+        "ClusterFirstWithHostNet" => true,
+        _ => false,
+    };
+    let mut dns = if policy == "None" {
+        DnsConfig::default()
+    } else if cluster && !node.dns.servers.is_empty() {
+        let domain = &node.dns.domain;
+        let mut searches =
+            vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+        searches.extend(node.node_dns.searches.iter().cloned());
+        DnsConfig {
+            servers: node.dns.servers.iter().map(IpAddr::to_string).collect(),
+            searches,
+            options: vec!["ndots:5".into()],
+        }
+    } else {
+        node.node_dns.clone()
+    };
+    if let Some(own) = &spec.dns_config {
+        let add = |to: &mut Vec<String>, more: &Option<Vec<String>>| {
+            for item in more.iter().flatten() {
+                if !to.contains(item) {
+                    to.push(item.clone());
+                }
+            }
+        };
+        add(&mut dns.servers, &own.nameservers);
+        add(&mut dns.searches, &own.searches);
+        for option in own.options.iter().flatten() {
+            let Some(name) = &option.name else { continue };
+            let same = |other: &String| other == name || other.starts_with(&format!("{name}:"));
+            dns.options.retain(|other| !same(other));
+            dns.options.push(match &option.value {
+                Some(value) => format!("{name}:{value}"),
+                None => name.clone(),
+            });
+        }
+    }
+    dns
+}
+
+/// Reads a `resolv.conf`.
+pub(crate) fn parse_resolv_conf(text: &str) -> DnsConfig {
+    let mut dns = DnsConfig::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace().map(str::to_string);
+        match words.next().as_deref() {
+            Some("nameserver") => dns.servers.extend(words.next()),
+            Some("search") => dns.searches = words.collect(),
+            Some("options") => dns.options = words.collect(),
+            _ => {}
+        }
+    }
+    dns
+}
+
+/// The hosts file that the kubelet writes for a pod.
+pub(crate) fn hosts_file(pod: &Pod, ips: &[IpAddr], domain: &str) -> String {
+    let default = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&default);
+    let mut out = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+    );
+    let host = hostname(pod, "");
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    for ip in ips {
+        match spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty()) {
+            Some(subdomain) => {
+                out.push_str(&format!(
+                    "{ip}\t{host}.{subdomain}.{namespace}.svc.{domain}\t{host}\n"
+                ));
+            }
+            None => out.push_str(&format!("{ip}\t{host}\n")),
+        }
+    }
+    let aliases = spec.host_aliases.as_deref().unwrap_or_default();
+    if !aliases.is_empty() {
+        out.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in aliases {
+        let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+        out.push_str(&format!("{}\t{names}\n", alias.ip));
+    }
+    out
+}
+
+/// A container's settings.
+pub(crate) fn container_config(
+    pod: &Pod,
+    container: &Container,
+    attempt: u32,
+    image: String,
+    env: Vec<(String, String)>,
+    mounts: Vec<Mount>,
+) -> ContainerConfig {
+    let mut labels = labels(&pod_ref(pod));
+    labels.insert("io.kubernetes.container.name".into(), container.name.clone());
+    let annotations = [
+        (HASH_ANNOTATION, definition_hash(container)),
+        ("io.kubernetes.container.restartCount", attempt.to_string()),
+    ]
+    .map(|(key, value)| (key.to_string(), value))
+    .into();
+    let stop_signal =
+        container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
+    ContainerConfig {
+        name: container.name.clone(),
+        attempt,
+        image,
+        command: expand_all(container.command.as_deref(), &env),
+        args: expand_all(container.args.as_deref(), &env),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        env,
+        mounts,
+        log_path: PathBuf::from(&container.name).join(format!("{attempt}.log")),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        resources: resources::cgroup(container),
+        security: security(pod, container),
+        stop_signal: stop_signal.unwrap_or_default(),
+        labels,
+        annotations,
+    }
+}
+
+/// The container's security settings, with the pod's where it has none.
+fn security(pod: &Pod, container: &Container) -> Security {
+    let of_pod =
+        pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
+    let own = container.security_context.clone().unwrap_or_default();
+    let capabilities = own.capabilities.unwrap_or_default();
+    let mut supplemental_groups = of_pod.supplemental_groups.unwrap_or_default();
+    supplemental_groups.extend(of_pod.fs_group);
+    Security {
+        run_as_user: own.run_as_user.or(of_pod.run_as_user),
+        run_as_username: None,
+        run_as_group: own.run_as_group.or(of_pod.run_as_group),
+        supplemental_groups,
+        read_only_root: own.read_only_root_filesystem == Some(true),
+        privileged: own.privileged == Some(true),
+        add_capabilities: capabilities.add.unwrap_or_default(),
+        drop_capabilities: capabilities.drop.unwrap_or_default(),
+        no_new_privileges: own.allow_privilege_escalation == Some(false),
+    }
+}
+
+/// An image's name with its tag: `latest` where it has neither tag nor digest. An error says what is
+/// wrong with the name.
+pub(crate) fn image_with_tag(name: &str) -> Result<String, String> {
+    let invalid = || format!("couldn't parse image name {name:?}: invalid reference format");
+    let (rest, digest) = match name.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (name, None),
+    };
+    let last_slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (repository, tag) = match rest[last_slash..].split_once(':') {
+        Some((base, tag)) => (format!("{}{base}", &rest[..last_slash]), Some(tag)),
+        None => (rest.to_string(), None),
+    };
+    let good_tag = |tag: &str| {
+        !tag.is_empty()
+            && tag.len() <= 128
+            && !tag.starts_with(['.', '-'])
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+    };
+    let good_digest = |digest: &str| {
+        digest.split_once(':').is_some_and(|(algorithm, hex)| {
+            !algorithm.is_empty() && hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit())
+        })
+    };
+    let mut parts: Vec<&str> = repository.split('/').collect();
+    // The first part is a host if it looks like one; hosts may have capitals and a port.
+    if parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost") {
+        let host = parts.remove(0);
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+        if host.is_empty() || !host.chars().all(good) {
+            return Err(invalid());
+        }
+    }
+    let good_part = |part: &&str| {
+        let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let inner =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+        end(part.chars().next()) && end(part.chars().last()) && part.chars().all(inner)
+    };
+    if !parts.iter().all(good_part) || !tag.is_none_or(good_tag) || !digest.is_none_or(good_digest)
+    {
+        return Err(invalid());
+    }
+    Ok(if tag.is_none() && digest.is_none() { format!("{name}:latest") } else { name.to_string() })
+}
+
+/// When to fetch an image; by default always for `latest`, else if it is not there.
+pub(crate) fn pull_policy(container: &Container, image: &str) -> &'static str {
+    match container.image_pull_policy.as_deref() {
+        Some("Always") => "Always",
+        Some("Never") => "Never",
+        Some("IfNotPresent") => "IfNotPresent",
+        _ if image.ends_with(":latest") && !image.contains('@') => "Always",
+        _ => "IfNotPresent",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_is_the_latest() {
+        for (name, expected) in [
+            ("nginx", "nginx:latest"),
+            ("nginx:1.25", "nginx:1.25"),
+            ("localhost:5000/app", "localhost:5000/app:latest"),
+            ("Reg.example.com/team/app:v1", "Reg.example.com/team/app:v1"),
+        ] {
+            assert_eq!(image_with_tag(name).as_deref(), Ok(expected));
+        }
+        let digest = format!("app@sha256:{}", "0".repeat(64));
+        assert_eq!(image_with_tag(&digest), Ok(digest.clone()));
+        for name in
+            ["", "Nginx", "nginx:", "a//b", "-x", "nginx:a b", "app@sha256:12", "http://x/y"]
+        {
+            assert!(image_with_tag(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_pull_policy_hangs_on_the_tag() {
+        let container = |policy: Option<&str>| Container {
+            image_pull_policy: policy.map(str::to_string),
+            ..Default::default()
+        };
+        assert_eq!(pull_policy(&container(None), "nginx:latest"), "Always");
+        assert_eq!(pull_policy(&container(None), "nginx:1.25"), "IfNotPresent");
+        assert_eq!(pull_policy(&container(Some("Never")), "nginx:latest"), "Never");
+    }
+
+    #[test]
+    fn names_resolve_by_policy() {
+        let dns = ClusterDns {
+            servers: vec!["10.96.0.10".parse().unwrap()],
+            domain: "cluster.local".into(),
+        };
+        let node_dns =
+            parse_resolv_conf("# own\nnameserver 1.1.1.1\nsearch example.com\noptions edns0\n");
+        let node =
+            NodeFacts { name: "n", log_root: Path::new("/l"), dns: &dns, node_dns: &node_dns };
+        let of = |value: serde_json::Value| {
+            super::dns("team", &serde_json::from_value(value).unwrap(), &node)
+        };
+
+        let cluster = of(serde_json::json!({"containers": []}));
+        assert_eq!(cluster.servers, ["10.96.0.10"]);
+        assert_eq!(
+            cluster.searches,
+            ["team.svc.cluster.local", "svc.cluster.local", "cluster.local", "example.com"]
+        );
+        assert_eq!(of(serde_json::json!({"containers": [], "dnsPolicy": "Default"})), node_dns);
+        assert_eq!(of(serde_json::json!({"containers": [], "hostNetwork": true})), node_dns);
+        let own = serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig":
+            {"nameservers": ["9.9.9.9"], "options": [{"name": "ndots", "value": "2"}]}});
+        let expected = DnsConfig {
+            servers: vec!["9.9.9.9".into()],
+            searches: vec![],
+            options: vec!["ndots:2".into()],
+        };
+        assert_eq!(of(own), expected);
+    }
+}

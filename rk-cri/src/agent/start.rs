@@ -1,0 +1,536 @@
+//! Starts and stops containers: image, settings, hooks.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{
+        authentication::v1::{TokenRequest, TokenRequestSpec},
+        core::v1::{Container, Pod, PodSpec, Service, ServiceAccount},
+    },
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{Api, api::PostParams};
+use rk_api::{client::EventType, clock};
+
+use super::{
+    env,
+    handler::{self, Action, Place, Verdict, describe},
+    observed::Observed,
+    spec::{container_config, hosts_file, image_with_tag, pod_ref, pull_policy},
+    status::Waiting,
+    sync::{Memory, find},
+    volumes,
+    worker::Core,
+};
+use crate::runtime::{ContainerState, ContainerStatus, Mount, RuntimeError};
+
+/// After a mistake in a container's settings, until it is looked at again.
+const CONFIG_RETRY: Duration = Duration::from_secs(5);
+/// An image that could not be pulled is shown as such this long, before it is shown as waiting.
+const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
+/// A container gets at least this long to stop, whatever its hook took.
+const STOP_LEAST: Duration = Duration::from_secs(2);
+
+/// Why a container was not started.
+struct Refused {
+    waiting: Waiting,
+    /// Until it is tried again; `None` leaves that to the back-off of its restarts.
+    pause: Option<Duration>,
+}
+
+fn refused(reason: &str, message: impl Into<String>, pause: Option<Duration>) -> Refused {
+    Refused { waiting: Waiting { reason: reason.into(), message: Some(message.into()) }, pause }
+}
+
+impl Core {
+    /// Starts the next container of a name, or notes why not.
+    pub(super) async fn start_container(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        container: &Container,
+        memory: &mut Memory,
+    ) {
+        let observed = match self.observe(pod).await {
+            Ok(observed) => observed,
+            Err(_) => return,
+        };
+        // The sandbox may have gone meanwhile, or not have come.
+        if observed.sandbox().is_none() {
+            return;
+        }
+        let result = self.try_start(pod, container, &observed, memory).await;
+        let name = &container.name;
+        match result {
+            Ok(()) => {
+                memory.waiting.remove(name);
+                memory.holds.remove(name);
+            }
+            Err(Refused { waiting, pause }) => {
+                if let Some(pause) = pause {
+                    memory.hold(name, pause, clock::now());
+                }
+                memory.waiting.insert(name.clone(), waiting);
+            }
+        }
+        self.remove_old_attempts(name, pod).await;
+    }
+
+    async fn try_start(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        container: &Container,
+        observed: &Observed,
+        memory: &mut Memory,
+    ) -> Result<(), Refused> {
+        let about = self.container_ref(pod, &container.name);
+        let Some(sandbox) = observed.sandbox() else { return Ok(()) };
+        let latest = observed.latest(&container.name);
+        let image = self.ensure_image(pod, container, memory).await?;
+
+        let fail = |reason: &str, why: String| {
+            self.event(&about, EventType::Warning, "Failed", &format!("Error: {why}"));
+            refused(reason, why, Some(CONFIG_RETRY))
+        };
+        let config_error = |why: String| fail("CreateContainerConfigError", why);
+        let attempt = self.next_attempt(pod, container, latest);
+        let env = self.environment(pod, container, &sandbox.ips).await.map_err(config_error)?;
+        let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
+        let mounts = mounts.map_err(config_error)?;
+        let config = container_config(pod, container, attempt, image, env, mounts);
+
+        let id = match self.runtime.create_container(&sandbox.id, config).await {
+            Ok(id) => id,
+            Err(error) => return Err(fail("CreateContainerError", describe(&error))),
+        };
+        self.event(
+            &about,
+            EventType::Normal,
+            "Created",
+            &format!("Created container: {}", container.name),
+        );
+        let now = clock::now();
+        if let Some(failed_at) = latest
+            .filter(|latest| latest.state == ContainerState::Exited)
+            .and_then(|l| l.finished_at)
+        {
+            memory.back_offs.entry(container.name.clone()).or_default().tried(failed_at, now);
+        }
+        if let Err(error) = self.runtime.start_container(&id).await {
+            let why = describe(&error);
+            self.event(&about, EventType::Warning, "Failed", &format!("Error: {why}"));
+            let status = self.runtime.container_status(&id).await;
+            let ended = status.is_ok_and(|status| status.state == ContainerState::Exited);
+            // What never started has no end from which to count a pause.
+            let pause = if ended {
+                None
+            } else {
+                let back_off = memory.back_offs.entry(container.name.clone()).or_default();
+                back_off.tried(now, now);
+                Some(back_off.pause())
+            };
+            return Err(refused("RunContainerError", why, pause));
+        }
+        self.event(
+            &about,
+            EventType::Normal,
+            "Started",
+            &format!("Started container {}", container.name),
+        );
+        self.post_start(pod, container, &id, sandbox.ips.first().copied()).await
+    }
+
+    /// A container's number: the restart count.
+    fn next_attempt(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        latest: Option<&ContainerStatus>,
+    ) -> u32 {
+        if let Some(latest) = latest {
+            return latest.config.attempt + 1;
+        }
+        // The runtime has lost the last one; the API may know of it.
+        let status = pod.status.as_ref();
+        let statuses = status.iter().flat_map(|status| {
+            let apps = status.container_statuses.iter().flatten();
+            apps.chain(status.init_container_statuses.iter().flatten())
+        });
+        let known = statuses.into_iter().find(|status| status.name == container.name);
+        let ran =
+            known.filter(|status| status.container_id.as_ref().is_some_and(|id| !id.is_empty()));
+        ran.and_then(|status| u32::try_from(status.restart_count + 1).ok()).unwrap_or(0)
+    }
+
+    /// Keeps of each container the newest and the one before, which `lastState` and
+    /// `logs --previous` tell of.
+    async fn remove_old_attempts(&self, name: &str, pod: &Pod) {
+        let Ok(observed) = self.observe(pod).await else { return };
+        for old in observed.attempts(name).iter().skip(2) {
+            if old.state != ContainerState::Running {
+                self.runtime.remove_container(&old.id).await.ok();
+            }
+        }
+    }
+
+    // === images ===
+
+    /// Sees to it that the image is on the node, and returns the name to run it by.
+    async fn ensure_image(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        memory: &mut Memory,
+    ) -> Result<String, Refused> {
+        let about = self.container_ref(pod, &container.name);
+        let warn =
+            |reason: &str, message: &str| self.event(&about, EventType::Warning, reason, message);
+        let tell =
+            |reason: &str, message: &str| self.event(&about, EventType::Normal, reason, message);
+        let named = container.image.as_deref().unwrap_or_default();
+        let image = match image_with_tag(named) {
+            Ok(image) => image,
+            Err(why) => {
+                let message = format!("Failed to apply default image tag {named:?}: {why}");
+                warn("InspectFailed", &message);
+                warn("Failed", "Error: InvalidImageName");
+                return Err(refused("InvalidImageName", message, Some(Duration::from_secs(30))));
+            }
+        };
+        let present = match self.runtime.image_status(&image).await {
+            Ok(present) => present.is_some(),
+            Err(error) => {
+                let message = format!("Failed to inspect image {named:?}: {}", describe(&error));
+                warn("InspectFailed", &message);
+                return Err(refused("ImageInspectError", message, Some(CONFIG_RETRY)));
+            }
+        };
+        match pull_policy(container, &image) {
+            "Always" => {}
+            "IfNotPresent" if !present => {}
+            _ if present => {
+                tell("Pulled", &format!("Container image {named:?} already present on machine"));
+                memory.image_back_offs.remove(&image);
+                return Ok(image);
+            }
+            _ => {
+                let message =
+                    format!("Container image {named:?} is not present with pull policy of Never");
+                warn("ErrImageNeverPull", &message);
+                warn("Failed", "Error: ErrImageNeverPull");
+                return Err(refused("ErrImageNeverPull", message, Some(Duration::from_secs(10))));
+            }
+        }
+        let back_off = memory.image_back_offs.entry(image.clone()).or_default();
+        if let Some(left) = back_off.remaining_since_try(clock::now()) {
+            let message = format!("Back-off pulling image {named:?}");
+            tell("BackOff", &message);
+            warn("Failed", "Error: ImagePullBackOff");
+            return Err(refused("ImagePullBackOff", message, Some(left)));
+        }
+        tell("Pulling", &format!("Pulling image {named:?}"));
+        let begun = tokio::time::Instant::now();
+        if let Err(error) = self.runtime.pull_image(&image).await {
+            let why = match &error {
+                RuntimeError::ImagePull { reason, .. } => {
+                    format!("failed to pull and unpack image {image:?}: {reason}")
+                }
+                other => describe(other),
+            };
+            warn("Failed", &format!("Failed to pull image {named:?}: {why}"));
+            warn("Failed", "Error: ErrImagePull");
+            let now = clock::now();
+            back_off.tried(now, now);
+            return Err(refused("ErrImagePull", why, Some(PULL_ERROR_SHOWN)));
+        }
+        let took = begun.elapsed().as_millis();
+        let size =
+            self.runtime.image_status(&image).await.ok().flatten().map_or(0, |i| i.size_bytes);
+        tell(
+            "Pulled",
+            &format!(
+                "Successfully pulled image {named:?} in {took}ms ({took}ms including waiting). Image size: {size} bytes."
+            ),
+        );
+        memory.image_back_offs.remove(&image);
+        Ok(image)
+    }
+
+    // === settings ===
+
+    async fn environment(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        pod_ips: &[IpAddr],
+    ) -> Result<Vec<(String, String)>, String> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let (config_maps, secrets) = env::references(container);
+        let referenced = self.fetch(namespace, config_maps, secrets).await?;
+        let links = pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
+        let mut services: Vec<Arc<Service>> = Vec::new();
+        if let Some(informer) = &self.services {
+            informer.synced().await;
+            services.extend(informer.get("default", "kubernetes"));
+            if links {
+                services.extend(informer.list_in(namespace).into_iter().filter(|service| {
+                    namespace != "default" || service.metadata.name.as_deref() != Some("kubernetes")
+                }));
+            }
+        }
+        let services =
+            env::service_variables(services.iter().map(|service| &**service), namespace, links);
+        env::environment(container, &self.facts(pod, pod_ips), &referenced, &services)
+    }
+
+    async fn mounts(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        container: &Container,
+        env: &[(String, String)],
+        pod_ips: &[IpAddr],
+        attempt: u32,
+        memory: &mut Memory,
+    ) -> Result<Vec<Mount>, String> {
+        if self.runtime.simulated() {
+            return Ok(Vec::new());
+        }
+        if memory.volumes.is_none() {
+            // After a restart of the agent: the volumes are there, but where is not known.
+            let made = self.set_up_volumes(pod, pod_ips, memory).await;
+            made.map_err(|(volume, why)| {
+                format!("MountVolume.SetUp failed for volume {volume:?} : {why}")
+            })?;
+        }
+        let volumes = memory.volumes.as_ref().map(|(paths, _)| paths.clone()).unwrap_or_default();
+        let (dir, container, env) = (self.pod_dir(pod), container.clone(), env.to_vec());
+        let hosts = hosts_file(pod, pod_ips, &self.config.cluster_dns.domain);
+        let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let work = move || {
+            let mut mounts = volumes::mounts(&dir, &container, &volumes, &env)?;
+            let taken = |mounts: &[Mount], path: &str| {
+                mounts.iter().any(|mount| mount.container_path == Path::new(path))
+            };
+            let file = |path: PathBuf, text: &str| {
+                if let Some(parent) = path.parent() {
+                    std::fs::create_dir_all(parent).map_err(|error| error.to_string())?;
+                }
+                std::fs::write(&path, text).map_err(|error| error.to_string())?;
+                Ok::<_, String>(path)
+            };
+            if !host_network && !taken(&mounts, "/etc/hosts") {
+                let host_path = file(dir.join("etc-hosts"), &hosts)?;
+                mounts.push(Mount {
+                    host_path,
+                    container_path: "/etc/hosts".into(),
+                    ..Default::default()
+                });
+            }
+            let message =
+                container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+            if !message.is_empty() && !taken(&mounts, message) {
+                let path = dir.join("containers").join(&container.name).join(attempt.to_string());
+                let host_path = file(path, "")?;
+                volumes::set_mode(&host_path, 0o666).map_err(|error| error.to_string())?;
+                mounts.push(Mount {
+                    host_path,
+                    container_path: message.into(),
+                    ..Default::default()
+                });
+            }
+            Ok(mounts)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+    }
+
+    /// Makes the pod's volumes, or brings them up to date.
+    pub(super) async fn set_up_volumes(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        pod_ips: &[IpAddr],
+        memory: &mut Memory,
+    ) -> Result<(), volumes::Failure> {
+        let list = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        if list.is_empty() && self.runtime.simulated() {
+            return Ok(());
+        }
+        let first = || list.first().map(|volume| volume.name.clone()).unwrap_or_default();
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let (config_maps, secrets) = volumes::references(pod);
+        let referenced = self
+            .fetch(namespace, config_maps.into_iter().collect(), secrets.into_iter().collect())
+            .await
+            .map_err(|why| (first(), why))?;
+        if !self.runtime.simulated() {
+            self.fetch_tokens(pod, memory).await?;
+        }
+        let tokens = if self.runtime.simulated() {
+            token_sources(pod).map(|(key, ..)| (key, String::new())).collect()
+        } else {
+            memory.tokens.iter().map(|(key, (token, _))| (key.clone(), token.clone())).collect()
+        };
+        let facts = self.facts(pod, pod_ips);
+        let mut sources = Vec::new();
+        for volume in list {
+            let source = volumes::source(volume, &facts, &referenced, &tokens);
+            sources.push((volume.name.clone(), source.map_err(|why| (volume.name.clone(), why))?));
+        }
+        let mut paths = BTreeMap::new();
+        if !self.runtime.simulated() {
+            let dir = self.pod_dir(pod);
+            let work = move || {
+                for (name, source) in sources {
+                    let path =
+                        volumes::set_up(&dir, &name, source).map_err(|why| (name.clone(), why))?;
+                    paths.insert(name, path);
+                }
+                Ok::<_, volumes::Failure>(paths)
+            };
+            let made = tokio::task::spawn_blocking(work).await;
+            paths = made.map_err(|error| (first(), error.to_string()))??;
+        }
+        memory.volumes = Some((paths, clock::now()));
+        Ok(())
+    }
+
+    /// Fetches the tokens that volumes show, and new ones when four fifths of their life are over.
+    async fn fetch_tokens(&self, pod: &Pod, memory: &mut Memory) -> Result<(), volumes::Failure> {
+        let reference = pod_ref(pod);
+        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into());
+        let now = clock::now();
+        for (key, audience, seconds) in token_sources(pod) {
+            if memory.tokens.get(&key).is_some_and(|(_, renew_at)| *renew_at > now) {
+                continue;
+            }
+            let request = TokenRequest {
+                spec: Some(TokenRequestSpec {
+                    attestations: None,
+                    audiences: audience.map(|audience| vec![audience]),
+                    expiration_seconds: Some(seconds),
+                    bound_object_ref: Some(
+                        k8s_openapi::api::authentication::v1::BoundObjectReference {
+                            api_version: Some("v1".into()),
+                            kind: Some("Pod".into()),
+                            name: Some(reference.name.clone()),
+                            uid: Some(reference.uid.clone()),
+                        },
+                    ),
+                }),
+                ..Default::default()
+            };
+            let api: Api<ServiceAccount> =
+                Api::namespaced(self.client.clone(), &reference.namespace);
+            let answer = api.create_token_request(&account, &PostParams::default(), &request).await;
+            let status = match answer {
+                Ok(answer) => answer.status.unwrap_or_default(),
+                Err(error) if memory.tokens.contains_key(&key) => {
+                    tracing::warn!(pod = reference.name, %error, "unable to renew a token, will try again");
+                    continue;
+                }
+                Err(error) => return Err((key.0, format!("failed to fetch token: {error}"))),
+            };
+            let (Some(token), Some(expires)) = (status.token, status.expiration_timestamp) else {
+                return Err((key.0, "failed to fetch token: the answer has none".into()));
+            };
+            let life = expires.0.duration_since(now).as_secs() * 4 / 5;
+            let renew_at =
+                now.saturating_add(SignedDuration::from_secs(life)).unwrap_or(Timestamp::MAX);
+            memory.tokens.insert(key, (token, renew_at));
+        }
+        Ok(())
+    }
+
+    // === hooks and stops ===
+
+    async fn post_start(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        id: &str,
+        pod_ip: Option<IpAddr>,
+    ) -> Result<(), Refused> {
+        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let Some(hook) = hook else { return Ok(()) };
+        let place = Place { container, container_id: id, pod_ip };
+        let verdict =
+            handler::run(&*self.runtime, &Action::of_hook(hook), &place, Duration::MAX / 4).await;
+        let (Verdict::Failure(why) | Verdict::Unknown(why)) = verdict else { return Ok(()) };
+        let about = self.container_ref(pod, &container.name);
+        self.event(
+            &about,
+            EventType::Warning,
+            "FailedPostStartHook",
+            &format!("PostStartHook failed: {why}"),
+        );
+        let message = "FailedPostStartHook";
+        self.event(&about, EventType::Normal, "Killing", message);
+        self.runtime.stop_container(id, STOP_LEAST).await.ok();
+        Err(refused("PostStartHookError", why, None))
+    }
+
+    /// Runs a container's `preStop` hook, then stops it, all within `grace`.
+    pub(super) async fn stop_container(
+        &self,
+        pod: &Pod,
+        status: &ContainerStatus,
+        observed: &Observed,
+        grace: Duration,
+    ) {
+        let begun = tokio::time::Instant::now();
+        let container = find(pod, &status.config.name);
+        let hook = container
+            .and_then(|container| container.lifecycle.as_ref())
+            .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+        if let (Some(hook), Some(container)) = (hook, container)
+            && !grace.is_zero()
+        {
+            let pod_ip = observed.sandbox().and_then(|sandbox| sandbox.ips.first().copied());
+            let place = Place { container, container_id: &status.id, pod_ip };
+            let action = Action::of_hook(hook);
+            let run = handler::run(&*self.runtime, &action, &place, grace);
+            if let Ok(Verdict::Failure(why) | Verdict::Unknown(why)) =
+                tokio::time::timeout(grace, run).await
+            {
+                let about = self.container_ref(pod, &container.name);
+                self.event(
+                    &about,
+                    EventType::Warning,
+                    "FailedPreStopHook",
+                    &format!("PreStopHook failed: {why}"),
+                );
+            }
+        }
+        let spent = begun.elapsed();
+        let left =
+            if spent.is_zero() { grace } else { grace.saturating_sub(spent).max(STOP_LEAST) };
+        if let Err(error) = self.runtime.stop_container(&status.id, left).await {
+            tracing::warn!(container = status.id, error = describe(&error), "unable to stop");
+        }
+    }
+}
+
+type TokenSource = ((String, String), Option<String>, i64);
+
+/// The tokens that a pod's volumes show: where, for whom, for how long.
+fn token_sources(pod: &Pod) -> impl Iterator<Item = TokenSource> {
+    let default = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&default);
+    let volumes = spec.volumes.iter().flatten();
+    let tokens = volumes.flat_map(|volume| {
+        let sources =
+            volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        let tokens = sources.filter_map(|source| source.service_account_token.as_ref());
+        tokens.map(|token| {
+            let key = (volume.name.clone(), token.path.clone());
+            let audience = token.audience.clone().filter(|audience| !audience.is_empty());
+            (key, audience, token.expiration_seconds.unwrap_or(3600))
+        })
+    });
+    tokens.collect::<Vec<_>>().into_iter()
+}

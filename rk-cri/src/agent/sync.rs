@@ -1,0 +1,692 @@
+//! Brings one pod up to date: look, decide ([`plan`]), act, tell the API ([`status`]).
+//!
+//! Each call may be the first after a crash, and may end at any await point: what it needs to know
+//! is read from the runtime and from the API, and what is remembered between calls only paces it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Container, Pod, Secret},
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use rk_api::{client::EventType, clock};
+
+use super::{
+    admission::{Refusal, admit},
+    backoff::BackOff,
+    env::{Facts, Referenced},
+    observed::Observed,
+    plan::{Health, Plan, Remembered, is_sidecar, plan},
+    probes::Probes,
+    spec::{NodeFacts, full_name, log_directory, pod_ref, sandbox_config},
+    status::{self, Waiting, is_terminal, pod_status},
+    volumes,
+    worker::{Core, Job, Next},
+};
+use crate::runtime::{ContainerState, ContainerStatus, RuntimeError};
+
+/// How long to wait after the runtime or the API failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often what a pod's volumes show is brought up to date.
+const REFRESH: Duration = Duration::from_secs(60);
+/// Actions may lead to further ones at once; a pod that never comes to rest gives way to others.
+const ROUNDS_MAX: usize = 16;
+
+/// What is kept of a pod between calls.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) back_offs: BTreeMap<String, BackOff>,
+    pub(super) image_back_offs: BTreeMap<String, BackOff>,
+    /// Nothing is tried before then, by container; the sandbox and the volumes are the empty name.
+    pub(super) holds: BTreeMap<String, Timestamp>,
+    /// Why containers wait.
+    pub(super) waiting: BTreeMap<String, Waiting>,
+    pub(super) probes: Probes,
+    /// Where the volumes are, and when they were last brought up to date.
+    pub(super) volumes: Option<(BTreeMap<String, PathBuf>, Timestamp)>,
+    pub(super) tokens: BTreeMap<(String, String), (String, Timestamp)>,
+    /// The pod was ended from outside: reason and message.
+    ended: Option<Refusal>,
+    admitted: bool,
+    /// The pod as the API had it after the last write.
+    written: Option<Arc<Pod>>,
+    /// The last write failed.
+    unwritten: bool,
+    /// The final delete was sent.
+    deleted: bool,
+    /// How often the sandbox or the volumes failed in a row.
+    failures: u32,
+}
+
+/// [`Memory`] as decisions see it.
+pub(super) struct View<'a> {
+    pub(super) pod: &'a Pod,
+    pub(super) memory: &'a Memory,
+}
+
+impl Remembered for View<'_> {
+    fn back_off(&self, container: &str) -> BackOff {
+        self.memory.back_offs.get(container).copied().unwrap_or_default()
+    }
+
+    fn health(&self, container: &ContainerStatus) -> Health {
+        let name = &container.config.name;
+        self.memory.probes.health(find(self.pod, name), name, &container.id)
+    }
+}
+
+/// A container of the pod by name, init containers included.
+pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name)
+}
+
+impl Memory {
+    /// The pod as decisions are to see it: the newer of the informer's and our own last write.
+    fn newest(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
+        let version = |pod: &Pod| pod.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+        match &self.written {
+            Some(written) if version(written) > version(pod) => written.clone(),
+            _ => {
+                self.written = None;
+                pod.clone()
+            }
+        }
+    }
+
+    pub(super) fn hold(&mut self, name: &str, pause: Duration, now: Timestamp) {
+        let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
+        self.holds.insert(name.to_string(), now.saturating_add(pause).unwrap_or(Timestamp::MAX));
+    }
+
+    fn held(&self, name: &str, now: Timestamp) -> bool {
+        self.holds.get(name).is_some_and(|until| *until > now)
+    }
+
+    /// How long until the first hold ends.
+    fn next_hold(&self, now: Timestamp) -> Option<Duration> {
+        self.holds
+            .values()
+            .filter(|until| **until > now)
+            .map(|until| until.duration_since(now).unsigned_abs())
+            .min()
+    }
+}
+
+fn grace(pod: &Pod) -> Duration {
+    let spec = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    let seconds = pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
+}
+
+/// The shorter of two pauses, where none is for ever.
+fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+impl Core {
+    /// Brings a pod up to date, as far as that goes now.
+    pub(super) async fn sync(self: &Arc<Self>, job: &Job, memory: &mut Memory) -> Next {
+        if job.gone {
+            return self.clean_up(job, memory).await;
+        }
+        let pod = memory.newest(&job.pod);
+        let observed = match self.observe(&pod).await {
+            Ok(observed) => observed,
+            Err(error) => return self.runtime_failed(&pod, &error),
+        };
+        if pod.metadata.deletion_timestamp.is_some() {
+            return self.terminate(job, &pod, observed, memory).await;
+        }
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if phase.is_some_and(is_terminal) {
+            return self.stop_finished(job, &pod, &observed, memory).await;
+        }
+        if let Err(refusal) = self.admitted(&pod, &observed, memory) {
+            memory.ended = Some(refusal);
+        }
+        let deadline = self.check_deadline(&pod, memory);
+        if memory.ended.is_some() {
+            return self.end(job, &pod, observed, memory).await;
+        }
+        self.run(job, pod, observed, memory, deadline).await
+    }
+
+    /// The pod as the runtime has it.
+    pub(super) async fn observe(&self, pod: &Pod) -> Result<Observed, RuntimeError> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let mut observed = Observed::new(self.runtime.pod_status(uid).await?);
+        if !self.runtime.simulated() {
+            self.read_termination_messages(pod, &mut observed).await;
+        }
+        Ok(observed)
+    }
+
+    fn runtime_failed(&self, pod: &Pod, error: &RuntimeError) -> Next {
+        tracing::warn!(
+            pod = full_name(pod),
+            error = super::handler::describe(error),
+            "runtime failed"
+        );
+        Next::Wait(Some(RETRY))
+    }
+
+    // === pods that are to run ===
+
+    /// Looks, decides and acts until there is nothing more to do now.
+    async fn run(
+        self: &Arc<Self>,
+        job: &Job,
+        mut pod: Arc<Pod>,
+        mut observed: Observed,
+        memory: &mut Memory,
+        deadline: Option<Duration>,
+    ) -> Next {
+        let mut wake = deadline;
+        let mut finished = false;
+        for _ in 0..ROUNDS_MAX {
+            memory.probes.follow(self, &pod, &observed);
+            let now = clock::now();
+            let mut next = plan(&pod, &observed, &View { pod: &pod, memory }, now);
+            self.hold_back(&pod, &mut next, memory, now);
+            finished =
+                next.finished && !next.stop_all || next.finished && observed.sandbox().is_none();
+            if next.is_idle() {
+                wake = sooner(wake, next.backing_off.values().min().copied());
+                break;
+            }
+            if next.create_sandbox.is_some() && !self.runtime.simulated() {
+                // Slow things come now: let everybody see that the pod has been taken on.
+                pod = self.report(&pod, &observed, memory, false).await;
+            }
+            self.act(job, &pod, &observed, &next, memory).await;
+            observed = match self.observe(&pod).await {
+                Ok(observed) => observed,
+                Err(error) => return self.runtime_failed(&pod, &error),
+            };
+            if next.finished {
+                finished = true;
+                break;
+            }
+        }
+        memory.probes.follow(self, &pod, &observed);
+        self.report(&pod, &observed, memory, finished).await;
+
+        let now = clock::now();
+        wake = sooner(wake, memory.next_hold(now));
+        if memory.unwritten {
+            wake = sooner(wake, Some(RETRY));
+        }
+        if !self.runtime.simulated() && observed.sandbox().is_some() && volumes::have_contents(&pod)
+        {
+            wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
+        }
+        Next::Wait(wake)
+    }
+
+    /// Takes out of a plan what is not to be tried yet, and says why containers wait.
+    fn hold_back(&self, pod: &Pod, plan: &mut Plan, memory: &mut Memory, now: Timestamp) {
+        if memory.held("", now) {
+            plan.create_sandbox = None;
+        }
+        plan.start.retain(|name| !memory.held(name, now));
+        for name in plan.backing_off.keys() {
+            let pause = super::backoff::go_duration(
+                memory.back_offs.get(name).copied().unwrap_or_default().pause(),
+            );
+            let pod_name = full_name(pod);
+            let waiting = Waiting {
+                reason: "CrashLoopBackOff".into(),
+                message: Some(format!(
+                    "back-off {pause} restarting failed container={name} pod={pod_name}"
+                )),
+            };
+            if memory.waiting.get(name) != Some(&waiting) {
+                let message =
+                    format!("Back-off restarting failed container {name} in pod {pod_name}");
+                self.event(&self.container_ref(pod, name), EventType::Warning, "BackOff", &message);
+                memory.waiting.insert(name.clone(), waiting);
+            }
+        }
+    }
+
+    /// Does what a plan says, as far as it can be done.
+    async fn act(
+        self: &Arc<Self>,
+        job: &Job,
+        pod: &Arc<Pod>,
+        observed: &Observed,
+        plan: &Plan,
+        memory: &mut Memory,
+    ) {
+        if plan.stop_all {
+            if plan.create_sandbox.is_some() {
+                let message = "Pod sandbox changed, it will be killed and re-created.";
+                self.event(&self.pod_reference(pod), EventType::Normal, "SandboxChanged", message);
+            }
+            self.stop_pod(job, pod, observed).await;
+        }
+        for (id, why) in &plan.stop {
+            let Some(container) = observed.all().find(|container| container.id == *id) else {
+                continue;
+            };
+            self.event(
+                &self.container_ref(pod, &container.config.name),
+                EventType::Normal,
+                "Killing",
+                why,
+            );
+            self.stop_container(pod, container, observed, grace(pod)).await;
+        }
+        if let Some(attempt) = plan.create_sandbox {
+            self.create_sandbox(pod, observed, attempt, memory).await;
+        }
+        for name in &plan.start {
+            if let Some(container) = find(pod, name) {
+                self.start_container(pod, container, memory).await;
+            }
+        }
+    }
+
+    async fn create_sandbox(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        observed: &Observed,
+        attempt: u32,
+        memory: &mut Memory,
+    ) {
+        let failed = |memory: &mut Memory| {
+            memory.failures += 1;
+            // Half a second, doubled up to half a minute.
+            let pause = Duration::from_millis(500 << memory.failures.min(6));
+            memory.hold("", pause, clock::now());
+        };
+        if let Err((volume, why)) = self.set_up_volumes(pod, &[], memory).await {
+            let message = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
+            self.event(&self.pod_reference(pod), EventType::Warning, "FailedMount", &message);
+            return failed(memory);
+        }
+        let facts = NodeFacts {
+            name: &self.config.name,
+            log_root: &self.config.log_root,
+            dns: &self.config.cluster_dns,
+            node_dns: &self.config.node_dns,
+        };
+        let config = sandbox_config(pod, attempt, &facts);
+        if !self.runtime.simulated() {
+            // The runtime may want to put files there.
+            let directory = config.log_directory.clone();
+            let made =
+                tokio::task::spawn_blocking(move || std::fs::create_dir_all(directory)).await;
+            if let Ok(Err(error)) = made {
+                tracing::warn!(pod = full_name(pod), %error, "no directory for logs");
+            }
+        }
+        match self.runtime.run_pod_sandbox(config).await {
+            Ok(_) => memory.failures = 0,
+            Err(error) => {
+                let message =
+                    format!("Failed to create pod sandbox: {}", super::handler::describe(&error));
+                self.event(
+                    &self.pod_reference(pod),
+                    EventType::Warning,
+                    "FailedCreatePodSandBox",
+                    &message,
+                );
+                failed(memory);
+            }
+        }
+        // The one before is kept with its containers, which tell of the last run; older ones go.
+        for old in observed.sandboxes.iter().skip(1) {
+            self.runtime.remove_pod_sandbox(&old.id).await.ok();
+        }
+    }
+
+    // === ends ===
+
+    /// Whether this node takes the pod on. One that it already runs is not asked again.
+    fn admitted(&self, pod: &Pod, observed: &Observed, memory: &mut Memory) -> Result<(), Refusal> {
+        if memory.admitted || !observed.sandboxes.is_empty() {
+            memory.admitted = true;
+            return Ok(());
+        }
+        let Some(node) = self.nodes.get("", &self.config.name) else {
+            // Before the node is known nothing can be said against it.
+            return Ok(());
+        };
+        let mine = pod.metadata.uid.as_ref();
+        let others = self.pods();
+        // In the order of creation, so that of two that collide the older one stays.
+        let born = |pod: &Pod| {
+            (pod.metadata.creation_timestamp.clone().map(|t| t.0), pod.metadata.uid.clone())
+        };
+        let others: Vec<&Pod> = others
+            .iter()
+            .map(|other| &**other)
+            .filter(|other| other.metadata.uid.as_ref() != mine)
+            .filter(|other| {
+                let status = other.status.as_ref();
+                let over =
+                    status.and_then(|status| status.phase.as_deref()).is_some_and(is_terminal);
+                let taken_on = status.is_some_and(|status| status.start_time.is_some());
+                !over && (taken_on || born(other) < born(pod))
+            })
+            .collect();
+        let verdict = admit(pod, &others, &node);
+        match &verdict {
+            Ok(()) => memory.admitted = true,
+            Err((reason, message)) => {
+                self.event(&self.pod_reference(pod), EventType::Warning, reason, message);
+            }
+        }
+        verdict
+    }
+
+    /// Ends a pod whose time is up; else says how long it has.
+    fn check_deadline(&self, pod: &Pod, memory: &mut Memory) -> Option<Duration> {
+        let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+        let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+        let deadline = started.saturating_add(SignedDuration::from_secs(seconds)).ok()?;
+        let now = clock::now();
+        if now < deadline {
+            return Some(deadline.duration_since(now).unsigned_abs());
+        }
+        let message = "Pod was active on the node longer than the specified deadline";
+        if memory.ended.is_none() {
+            self.event(&self.pod_reference(pod), EventType::Normal, "DeadlineExceeded", message);
+            memory.ended = Some(("DeadlineExceeded".into(), message.into()));
+        }
+        None
+    }
+
+    /// Stops a pod that was ended from outside, and says so.
+    async fn end(
+        &self,
+        job: &Job,
+        pod: &Arc<Pod>,
+        observed: Observed,
+        memory: &mut Memory,
+    ) -> Next {
+        memory.probes.clear();
+        self.stop_pod(job, pod, &observed).await;
+        let observed = self.observe(pod).await.unwrap_or(observed);
+        self.report(pod, &observed, memory, true).await;
+        Next::Wait(memory.unwritten.then_some(RETRY))
+    }
+
+    /// A pod that is over: nothing of it may run.
+    async fn stop_finished(
+        &self,
+        job: &Job,
+        pod: &Pod,
+        observed: &Observed,
+        memory: &mut Memory,
+    ) -> Next {
+        memory.probes.clear();
+        if observed.sandbox().is_some() || observed.running().next().is_some() {
+            self.stop_pod(job, pod, observed).await;
+        }
+        Next::Wait(None)
+    }
+
+    /// Stops a pod that is being deleted, says how it ended, and lets the API forget it.
+    async fn terminate(
+        &self,
+        job: &Job,
+        pod: &Arc<Pod>,
+        observed: Observed,
+        memory: &mut Memory,
+    ) -> Next {
+        memory.probes.clear();
+        if memory.deleted {
+            return Next::Wait(None);
+        }
+        self.stop_pod(job, pod, &observed).await;
+        let observed = match self.observe(pod).await {
+            Ok(observed) if observed.running().next().is_none() => observed,
+            Ok(_) => return Next::Wait(Some(RETRY)),
+            Err(error) => return self.runtime_failed(pod, &error),
+        };
+        let pod = self.report(pod, &observed, memory, true).await;
+        if !self.runtime.simulated() {
+            self.remove_directory(self.pod_dir(&pod)).await;
+        }
+        let reference = pod_ref(&pod);
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &reference.namespace);
+        let parameters = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: Some(reference.uid), resource_version: None }),
+            ..Default::default()
+        };
+        match api.delete(&reference.name, &parameters).await {
+            Ok(_) => memory.deleted = true,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                memory.deleted = true
+            }
+            Err(error) => {
+                tracing::warn!(pod = full_name(&pod), %error, "unable to delete, will try again");
+                return Next::Wait(Some(RETRY));
+            }
+        }
+        Next::Wait(None)
+    }
+
+    /// Stops and removes all that is left of a pod.
+    async fn clean_up(&self, job: &Job, memory: &mut Memory) -> Next {
+        memory.probes.clear();
+        let pod = &job.pod;
+        let observed = match self.observe(pod).await {
+            Ok(observed) => observed,
+            Err(error) => return self.runtime_failed(pod, &error),
+        };
+        self.stop_pod(job, pod, &observed).await;
+        for sandbox in &observed.sandboxes {
+            if let Err(error) = self.runtime.remove_pod_sandbox(&sandbox.id).await {
+                return self.runtime_failed(pod, &error);
+            }
+        }
+        if !self.runtime.simulated() {
+            self.remove_directory(self.pod_dir(pod)).await;
+            self.remove_directory(log_directory(&self.config.log_root, &pod_ref(pod))).await;
+        }
+        Next::Forget
+    }
+
+    async fn remove_directory(&self, directory: PathBuf) {
+        let shown = directory.display().to_string();
+        let removed = tokio::task::spawn_blocking(move || volumes::tear_down(&directory)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(directory = shown, %error, "unable to remove");
+        }
+    }
+
+    /// Stops all containers of a pod, the sidecars after the others, then its sandboxes.
+    async fn stop_pod(&self, job: &Job, pod: &Pod, observed: &Observed) {
+        let running: Vec<&ContainerStatus> = observed.running().collect();
+        for container in &running {
+            let name = &container.config.name;
+            let message = format!("Stopping container {name}");
+            self.event(&self.container_ref(pod, name), EventType::Normal, "Killing", &message);
+        }
+        let sidecar = |container: &&ContainerStatus| {
+            find(pod, &container.config.name).is_some_and(is_sidecar)
+        };
+        let (sidecars, others): (Vec<_>, Vec<_>) = running.into_iter().partition(sidecar);
+        let begun = tokio::time::Instant::now();
+        for group in [others, sidecars] {
+            if group.is_empty() {
+                continue;
+            }
+            loop {
+                let left = self.current_grace(job).saturating_sub(begun.elapsed());
+                let stops = group
+                    .iter()
+                    .map(|container| self.stop_container(pod, container, observed, left));
+                tokio::select! { biased;
+                    _ = futures::future::join_all(stops) => break,
+                    // The pod changed: perhaps its grace period became shorter.
+                    () = self.grace_shortened(job, left + begun.elapsed()) => {}
+                }
+            }
+        }
+        for sandbox in observed.sandboxes.iter().filter(|sandbox| sandbox.ready) {
+            if let Err(error) = self.runtime.stop_pod_sandbox(&sandbox.id).await {
+                let message = format!("error killing pod: {}", super::handler::describe(&error));
+                self.event(&self.pod_reference(pod), EventType::Warning, "FailedKillPod", &message);
+            }
+        }
+    }
+
+    fn current_grace(&self, job: &Job) -> Duration {
+        let uid = job.pod.metadata.uid.as_deref().unwrap_or_default();
+        grace(&self.newest_pod(uid).unwrap_or_else(|| job.pod.clone()))
+    }
+
+    async fn grace_shortened(&self, job: &Job, than: Duration) {
+        loop {
+            job.changed.notified().await;
+            if self.current_grace(job) < than {
+                return;
+            }
+        }
+    }
+
+    // === status ===
+
+    /// Writes the pod's status if it changed, and returns the pod as it is then.
+    async fn report(
+        &self,
+        pod: &Arc<Pod>,
+        observed: &Observed,
+        memory: &mut Memory,
+        terminal: bool,
+    ) -> Arc<Pod> {
+        let pod = memory.newest(pod);
+        let new = {
+            let view = View { pod: &pod, memory };
+            let inputs = status::Inputs {
+                memory: &view,
+                waiting: &memory.waiting,
+                ended: memory.ended.as_ref(),
+                terminal,
+                host_ips: &self.config.node_ips,
+                scheme: &self.scheme,
+                now: clock::now(),
+            };
+            pod_status(&pod, observed, &inputs)
+        };
+        let old = pod.status.clone().unwrap_or_default();
+        let reference = pod_ref(&pod);
+        let Some(patch) = status::patch(&reference.uid, &old, &new) else {
+            memory.unwritten = false;
+            return pod;
+        };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &reference.namespace);
+        match api
+            .patch_status(&reference.name, &PatchParams::default(), &Patch::Strategic(&patch))
+            .await
+        {
+            Ok(written) => {
+                memory.unwritten = false;
+                let written = Arc::new(written);
+                memory.written = Some(written.clone());
+                written
+            }
+            // It is gone, or another one of its name is there: the watch will tell.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                memory.unwritten = false;
+                pod
+            }
+            Err(error) => {
+                tracing::warn!(pod = full_name(&pod), %error, "unable to write the status, will try again");
+                memory.unwritten = true;
+                pod
+            }
+        }
+    }
+
+    // === what pods refer to ===
+
+    pub(super) fn facts<'a>(&'a self, pod: &'a Pod, pod_ips: &'a [IpAddr]) -> Facts<'a> {
+        let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        Facts {
+            pod,
+            node_name: &self.config.name,
+            host_ips: &self.config.node_ips,
+            pod_ips: if host_network { &self.config.node_ips } else { pod_ips },
+            allocatable: self.config.allocatable,
+        }
+    }
+
+    /// Reads ConfigMaps and Secrets; those that do not exist are left out.
+    pub(super) async fn fetch(
+        &self,
+        namespace: &str,
+        config_maps: BTreeSet<&str>,
+        secrets: BTreeSet<&str>,
+    ) -> Result<Referenced, String> {
+        let mut referenced = Referenced::default();
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        for name in config_maps {
+            let found = api.get_opt(name).await.map_err(|error| error.to_string())?;
+            referenced.config_maps.extend(found.map(|map| (name.to_string(), Arc::new(map))));
+        }
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        for name in secrets {
+            let found = api.get_opt(name).await.map_err(|error| error.to_string())?;
+            referenced.secrets.extend(found.map(|secret| (name.to_string(), Arc::new(secret))));
+        }
+        Ok(referenced)
+    }
+
+    /// Brings what volumes show up to date if it is time to; how long until the next time.
+    async fn refresh_volumes(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        observed: &Observed,
+        memory: &mut Memory,
+    ) -> Option<Duration> {
+        let age =
+            memory.volumes.as_ref().map(|(_, at)| clock::now().duration_since(*at).unsigned_abs());
+        if let Some(left) =
+            age.and_then(|age| REFRESH.checked_sub(age)).filter(|left| !left.is_zero())
+        {
+            return Some(left);
+        }
+        let ips = observed.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        if let Err((volume, why)) = self.set_up_volumes(pod, &ips, memory).await {
+            let message = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
+            self.event(&self.pod_reference(pod), EventType::Warning, "FailedMount", &message);
+        }
+        Some(REFRESH)
+    }
+
+    /// Adds what containers wrote to their termination logs.
+    async fn read_termination_messages(&self, pod: &Pod, observed: &mut Observed) {
+        let dir = self.pod_dir(pod);
+        for container in observed.all_mut() {
+            if container.state != ContainerState::Exited || !container.message.is_empty() {
+                continue;
+            }
+            let name = &container.config.name;
+            let path = dir.join("containers").join(name).join(container.config.attempt.to_string());
+            if let Ok(text) = tokio::fs::read(&path).await {
+                let text = &text[..text.len().min(4096)];
+                container.message = String::from_utf8_lossy(text).into_owned();
+            }
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! A pod's volumes on the node's disk.
+//!
+//! A pod's directory is `ROOT/pods/UID`. Volumes with contents (ConfigMap, Secret, downward API,
+//! projected) are written so that a reader sees the old files or the new ones, never a mixture
+//! ([`atomic`]). A `subPath` cannot lead out of its volume ([`subpath`]).
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeMount,
+};
+
+use self::atomic::Files;
+use super::{
+    env::{Facts, Referenced, expand, field},
+    resources,
+};
+use crate::runtime::Mount;
+
+pub(crate) mod atomic;
+pub(crate) mod subpath;
+
+/// A volume that could not be set up: its name and why.
+pub(crate) type Failure = (String, String);
+
+/// What a volume is made from.
+pub(crate) enum Source {
+    EmptyDir { memory: bool, size_limit: Option<i64> },
+    HostPath { path: PathBuf, type_: String },
+    Files { plugin: &'static str, files: Files },
+}
+
+/// Tokens for `serviceAccountToken` sources, by volume and path.
+pub(crate) type Tokens = BTreeMap<(String, String), String>;
+
+/// The directory of a volume, where it has one of its own.
+pub(crate) fn directory(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
+    pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+}
+
+/// Names of the ConfigMaps and Secrets that volumes refer to.
+pub(crate) fn references(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
+    let (mut config_maps, mut secrets) = (Vec::new(), Vec::new());
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    for volume in volumes {
+        config_maps.extend(volume.config_map.as_ref().map(|map| map.name.as_str()));
+        secrets.extend(volume.secret.as_ref().and_then(|secret| secret.secret_name.as_deref()));
+        let sources =
+            volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        for source in sources {
+            config_maps.extend(source.config_map.as_ref().map(|map| map.name.as_str()));
+            secrets.extend(source.secret.as_ref().map(|secret| secret.name.as_str()));
+        }
+    }
+    (config_maps, secrets)
+}
+
+/// Whether the volumes' contents can change while the pod runs.
+pub(crate) fn have_contents(pod: &Pod) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.any(|volume| {
+        volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.downward_api.is_some()
+            || volume.projected.is_some()
+    })
+}
+
+/// What a volume is to be made from.
+pub(crate) fn source(
+    volume: &Volume,
+    facts: &Facts<'_>,
+    referenced: &Referenced,
+    tokens: &Tokens,
+) -> Result<Source, String> {
+    if let Some(empty) = &volume.empty_dir {
+        let size_limit = empty.size_limit.as_ref();
+        let size_limit =
+            size_limit.and_then(|q| rk_api::meta::quantity::Quantity::parse(&q.0).ok());
+        return Ok(Source::EmptyDir {
+            memory: empty.medium.as_deref() == Some("Memory"),
+            size_limit: size_limit.map(|limit| limit.value()),
+        });
+    }
+    if let Some(host) = &volume.host_path {
+        let type_ = host.type_.clone().unwrap_or_default();
+        return Ok(Source::HostPath { path: host.path.clone().into(), type_ });
+    }
+    let mut files = Files::new();
+    if let Some(wanted) = &volume.config_map {
+        let mode = mode(wanted.default_mode);
+        let optional = wanted.optional == Some(true);
+        let map = referenced.config_maps.get(&wanted.name).map(|map| &**map);
+        config_map_files(&mut files, &wanted.name, map, wanted.items.as_deref(), optional, mode)?;
+        return Ok(Source::Files { plugin: "configmap", files });
+    }
+    if let Some(wanted) = &volume.secret {
+        let mode = mode(wanted.default_mode);
+        let optional = wanted.optional == Some(true);
+        let name = wanted.secret_name.as_deref().unwrap_or_default();
+        let secret = referenced.secrets.get(name).map(|secret| &**secret);
+        secret_files(&mut files, name, secret, wanted.items.as_deref(), optional, mode)?;
+        return Ok(Source::Files { plugin: "secret", files });
+    }
+    if let Some(wanted) = &volume.downward_api {
+        let mode = mode(wanted.default_mode);
+        downward_files(&mut files, wanted.items.as_deref(), facts, mode)?;
+        return Ok(Source::Files { plugin: "downward-api", files });
+    }
+    if let Some(projected) = &volume.projected {
+        let mode = mode(projected.default_mode);
+        for source in projected.sources.iter().flatten() {
+            if let Some(wanted) = &source.config_map {
+                let optional = wanted.optional == Some(true);
+                let map = referenced.config_maps.get(&wanted.name).map(|map| &**map);
+                config_map_files(
+                    &mut files,
+                    &wanted.name,
+                    map,
+                    wanted.items.as_deref(),
+                    optional,
+                    mode,
+                )?;
+            } else if let Some(wanted) = &source.secret {
+                let optional = wanted.optional == Some(true);
+                let secret = referenced.secrets.get(&wanted.name).map(|secret| &**secret);
+                secret_files(
+                    &mut files,
+                    &wanted.name,
+                    secret,
+                    wanted.items.as_deref(),
+                    optional,
+                    mode,
+                )?;
+            } else if let Some(wanted) = &source.downward_api {
+                downward_files(&mut files, wanted.items.as_deref(), facts, mode)?;
+            } else if let Some(wanted) = &source.service_account_token {
+                let key = (volume.name.clone(), wanted.path.clone());
+                let token = tokens.get(&key).ok_or("failed to fetch token")?;
+                files.insert(wanted.path.clone(), (token.clone().into_bytes(), mode));
+            } else {
+                return Err("unsupported projected volume source".into());
+            }
+        }
+        return Ok(Source::Files { plugin: "projected", files });
+    }
+    Err("no volume plugin matched".into())
+}
+
+fn mode(mode: Option<i32>) -> u32 {
+    mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644) & 0o777
+}
+
+fn select<'a, T>(
+    files: &mut Files,
+    kind: &str,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    default_mode: u32,
+    data: &'a BTreeMap<String, T>,
+    bytes: impl Fn(&'a T) -> Vec<u8>,
+) -> Result<(), String> {
+    match items {
+        None => {
+            files.extend(
+                data.iter().map(|(key, value)| (key.clone(), (bytes(value), default_mode))),
+            );
+        }
+        Some(items) => {
+            for item in items {
+                match data.get(&item.key) {
+                    Some(value) => {
+                        let mode = item.mode.map_or(default_mode, |own| mode(Some(own)));
+                        files.insert(item.path.clone(), (bytes(value), mode));
+                    }
+                    None if optional => {}
+                    None => {
+                        return Err(format!(
+                            "{kind} references non-existent {kind} key: {}",
+                            item.key
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn config_map_files(
+    files: &mut Files,
+    name: &str,
+    map: Option<&ConfigMap>,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    mode: u32,
+) -> Result<(), String> {
+    let Some(map) = map else {
+        return if optional { Ok(()) } else { Err(format!("configmap {name:?} not found")) };
+    };
+    let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+    let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+    let data: BTreeMap<String, Vec<u8>> = text.chain(binary).collect();
+    select(files, "configmap", items, optional, mode, &data, Vec::clone)
+}
+
+fn secret_files(
+    files: &mut Files,
+    name: &str,
+    secret: Option<&Secret>,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    mode: u32,
+) -> Result<(), String> {
+    let Some(secret) = secret else {
+        return if optional { Ok(()) } else { Err(format!("secret {name:?} not found")) };
+    };
+    let empty = BTreeMap::new();
+    let data = secret.data.as_ref().unwrap_or(&empty);
+    select(files, "secret", items, optional, mode, data, |bytes| bytes.0.clone())
+}
+
+fn downward_files(
+    files: &mut Files,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    facts: &Facts<'_>,
+    default_mode: u32,
+) -> Result<(), String> {
+    for item in items.unwrap_or_default() {
+        let text = if let Some(reference) = &item.field_ref {
+            field(reference, facts)?
+        } else if let Some(reference) = &item.resource_field_ref {
+            resources::field(reference, &Container::default(), facts)?
+        } else {
+            String::new()
+        };
+        let mode = item.mode.map_or(default_mode, |own| mode(Some(own)));
+        files.insert(item.path.clone(), (text.into_bytes(), mode));
+    }
+    Ok(())
+}
+
+/// Makes a volume, or brings its contents up to date, and returns where it is. Blocks.
+pub(crate) fn set_up(pod_dir: &Path, volume: &str, source: Source) -> Result<PathBuf, String> {
+    match source {
+        Source::EmptyDir { memory, size_limit } => {
+            let path = directory(pod_dir, "empty-dir", volume);
+            empty_dir(&path, memory, size_limit).map_err(|error| error.to_string())?;
+            Ok(path)
+        }
+        Source::HostPath { path, type_ } => {
+            host_path(&path, &type_)?;
+            Ok(path)
+        }
+        Source::Files { plugin, files } => {
+            let path = directory(pod_dir, plugin, volume);
+            atomic::write(&path, &files).map_err(|error| error.to_string())?;
+            Ok(path)
+        }
+    }
+}
+
+fn empty_dir(path: &Path, memory: bool, size_limit: Option<i64>) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path)?;
+    set_mode(path, 0o777)?;
+    if memory {
+        mount_tmpfs(path, size_limit);
+    }
+    Ok(())
+}
+
+/// Memory behind a directory, where that is allowed; else the directory does.
+#[cfg(target_os = "linux")]
+fn mount_tmpfs(path: &Path, size_limit: Option<i64>) {
+    use rustix::mount::{MountFlags, mount};
+    let options = match size_limit {
+        Some(bytes) if bytes > 0 => format!("mode=0777,size={bytes}"),
+        _ => "mode=0777".to_string(),
+    };
+    let options = std::ffi::CString::new(options).unwrap_or_default();
+    if let Err(error) = mount("tmpfs", path, "tmpfs", MountFlags::empty(), &*options) {
+        tracing::debug!(%error, path = %path.display(), "no tmpfs; the volume is on disk");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn mount_tmpfs(_: &Path, _: Option<i64>) {}
+
+#[cfg(unix)]
+pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn set_mode(_: &Path, _: u32) -> io::Result<()> {
+    Ok(())
+}
+
+/// Checks that a path of the host is what the volume says it is, or makes it.
+fn host_path(path: &Path, type_: &str) -> Result<(), String> {
+    let failed =
+        |what: &str| Err(format!("hostPath type check failed: {} is not {what}", path.display()));
+    let found = std::fs::metadata(path).map(|meta| meta.file_type());
+    match type_ {
+        "" => Ok(()),
+        "DirectoryOrCreate" => {
+            if found.is_err() {
+                std::fs::create_dir_all(path).map_err(|error| error.to_string())?;
+                return set_mode(path, 0o755).map_err(|error| error.to_string());
+            }
+            if path.is_dir() { Ok(()) } else { failed("a directory") }
+        }
+        "FileOrCreate" => {
+            if found.is_err() {
+                std::fs::File::create(path).map_err(|error| error.to_string())?;
+                return set_mode(path, 0o644).map_err(|error| error.to_string());
+            }
+            if path.is_file() { Ok(()) } else { failed("a file") }
+        }
+        "Directory" => {
+            if path.is_dir() {
+                Ok(())
+            } else {
+                failed("a directory")
+            }
+        }
+        "File" => {
+            if path.is_file() {
+                Ok(())
+            } else {
+                failed("a file")
+            }
+        }
+        _ => special(found.ok(), type_).map_or_else(|| failed(&format!("a {type_}")), |()| Ok(())),
+    }
+}
+
+#[cfg(unix)]
+fn special(found: Option<std::fs::FileType>, type_: &str) -> Option<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let found = found?;
+    let is = match type_ {
+        "Socket" => found.is_socket(),
+        "CharDevice" => found.is_char_device(),
+        "BlockDevice" => found.is_block_device(),
+        _ => false,
+    };
+    is.then_some(())
+}
+
+#[cfg(not(unix))]
+fn special(_: Option<std::fs::FileType>, _: &str) -> Option<()> {
+    None
+}
+
+/// The mounts of a container. Blocks. An error is the message of `CreateContainerConfigError`.
+pub(crate) fn mounts(
+    pod_dir: &Path,
+    container: &Container,
+    volumes: &BTreeMap<String, PathBuf>,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, String> {
+    let mut mounts = Vec::new();
+    for (number, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let root = volumes.get(&mount.name).ok_or_else(|| {
+            format!(
+                "cannot find volume {:?} to mount into container {:?}",
+                mount.name, container.name
+            )
+        })?;
+        let sub_path = match &mount.sub_path_expr {
+            Some(expression) if !expression.is_empty() => expand(expression, |name| {
+                env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+            }),
+            _ => mount.sub_path.clone().unwrap_or_default(),
+        };
+        let host_path = if sub_path.is_empty() {
+            root.clone()
+        } else {
+            let target = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name);
+            subpath::prepare(root, &sub_path, &target.join(number.to_string())).map_err(
+                |error| {
+                    format!(
+                        "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
+                        mount.name, container.name
+                    )
+                },
+            )?
+        };
+        mounts.push(Mount {
+            host_path,
+            container_path: container_path(mount),
+            read_only: mount.read_only == Some(true),
+            propagation: mount
+                .mount_propagation
+                .clone()
+                .filter(|propagation| propagation != "None"),
+        });
+    }
+    Ok(mounts)
+}
+
+fn container_path(mount: &VolumeMount) -> PathBuf {
+    // A relative path is one from the root.
+    Path::new("/").join(&mount.mount_path)
+}
+
+/// Unmounts what was mounted below a pod's directory, and removes it. Blocks.
+pub(crate) fn tear_down(pod_dir: &Path) -> io::Result<()> {
+    if !pod_dir.exists() {
+        return Ok(());
+    }
+    unmount_below(pod_dir)?;
+    match std::fs::remove_dir_all(pod_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn unmount_below(dir: &Path) -> io::Result<()> {
+    let dir = dir.canonicalize()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| {
+        // The kernel writes spaces and the like as octal escapes.
+        PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
+    });
+    // The newest mounts come last and are unmounted first.
+    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(&dir)).collect();
+    points.reverse();
+    for point in points {
+        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH)?;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unmount_below(_: &Path) -> io::Result<()> {
+    Ok(())
+}

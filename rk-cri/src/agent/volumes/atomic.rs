@@ -1,0 +1,163 @@
+//! Replaces a directory's files all at once.
+//!
+//! The files are in a directory of their own, named by time; `..data` is a link to it, and each
+//! visible name is a link through `..data`. Renaming a new `..data` over the old one changes all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Component, Path},
+};
+
+use rk_api::clock;
+
+use super::set_mode;
+
+/// Contents and mode by relative path.
+pub(crate) type Files = BTreeMap<String, (Vec<u8>, u32)>;
+
+const DATA: &str = "..data";
+const NEW_DATA: &str = "..data_tmp";
+
+/// Makes `dir` hold exactly `files`. Whether anything changed. Blocks.
+pub(crate) fn write(dir: &Path, files: &Files) -> io::Result<bool> {
+    check(files)?;
+    fs::create_dir_all(dir)?;
+    let old = fs::read_link(dir.join(DATA)).ok();
+    if old.is_some() && read(&dir.join(DATA))? == *files {
+        return Ok(false);
+    }
+
+    let stamp = format!("..{}", clock::now().strftime("%Y_%m_%d_%H_%M_%S.%N"));
+    let fresh = dir.join(&stamp);
+    fs::create_dir_all(&fresh)?;
+    set_mode(&fresh, 0o755)?;
+    for (path, (contents, mode)) in files {
+        let file = fresh.join(path);
+        if let Some(parent) = file.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&file, contents)?;
+        set_mode(&file, *mode)?;
+    }
+    let _ = fs::remove_file(dir.join(NEW_DATA));
+    symlink(Path::new(&stamp), &dir.join(NEW_DATA))?;
+    fs::rename(dir.join(NEW_DATA), dir.join(DATA))?;
+
+    let visible: BTreeSet<&str> = files.keys().filter_map(|path| path.split('/').next()).collect();
+    for name in &visible {
+        let link = dir.join(name);
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(&Path::new(DATA).join(name), &link)?;
+        }
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with("..") && !visible.contains(&*name) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    if let Some(old) = old {
+        fs::remove_dir_all(dir.join(old))?;
+    }
+    Ok(true)
+}
+
+/// Paths must stay inside, and must not look like what holds the directory together.
+fn check(files: &Files) -> io::Result<()> {
+    for path in files.keys() {
+        let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        if !inside || path.starts_with("..") || path.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("invalid path {path:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn read(dir: &Path) -> io::Result<Files> {
+    fn walk(base: &Path, prefix: &str, files: &mut Files) -> io::Result<()> {
+        for entry in fs::read_dir(base)? {
+            let entry = entry?;
+            let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if entry.file_type()?.is_dir() {
+                walk(&entry.path(), &format!("{path}/"), files)?;
+            } else {
+                files.insert(path, (fs::read(entry.path())?, mode_of(&entry.path())?));
+            }
+        }
+        Ok(())
+    }
+    let mut files = Files::new();
+    walk(dir, "", &mut files)?;
+    Ok(files)
+}
+
+#[cfg(unix)]
+fn mode_of(path: &Path) -> io::Result<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::metadata(path)?.permissions().mode() & 0o777)
+}
+
+#[cfg(not(unix))]
+fn mode_of(_: &Path) -> io::Result<u32> {
+    Ok(0o644)
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(not(unix))]
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(list: &[(&str, &str)]) -> Files {
+        list.iter()
+            .map(|(path, text)| (path.to_string(), (text.as_bytes().to_vec(), 0o640)))
+            .collect()
+    }
+
+    fn listing(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with("..2")).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_appear_change_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert!(write(dir, &files(&[("a", "1"), ("sub/b", "2"), ("old", "3")])).unwrap());
+        assert_eq!(fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
+        assert_eq!(mode_of(&dir.join("a")).unwrap(), 0o640);
+
+        assert!(!write(dir, &files(&[("a", "1"), ("sub/b", "2"), ("old", "3")])).unwrap());
+        assert!(write(dir, &files(&[("a", "one"), ("new", "4")])).unwrap());
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "one");
+        assert_eq!(listing(dir), ["..data", "a", "new"]);
+        let held = fs::read_dir(dir).unwrap().count();
+        assert_eq!(held, 4, "one directory of data is kept");
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["../a", "/etc/passwd", "a/../../b", "..data", ""] {
+            assert!(write(dir.path(), &files(&[(path, "x")])).is_err(), "{path}");
+        }
+    }
+}
