@@ -61,8 +61,16 @@ fn help_explains_every_flag() {
     let help = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success());
     for flag in [
-        "--data-dir", "--nodes", "--runtime", "--port", "--kubeconfig", "--components", "--token",
-        "--load-image", "--host-network", "COMMAND",
+        "--data-dir",
+        "--nodes",
+        "--runtime",
+        "--port",
+        "--kubeconfig",
+        "--components",
+        "--token",
+        "--load-image",
+        "--host-network",
+        "COMMAND",
     ] {
         assert!(help.contains(flag), "{flag} in {help}");
     }
@@ -131,7 +139,12 @@ fn a_token_is_accepted_and_written_into_the_kubeconfig() {
         return;
     }
     let output = run(&with(&[
-        "--quiet", "--token", "let-me-in", "--", "sh", "-c",
+        "--quiet",
+        "--token",
+        "let-me-in",
+        "--",
+        "sh",
+        "-c",
         "grep -q let-me-in $KUBECONFIG && kubectl auth whoami -o name; kubectl get ns default -o name",
     ]));
     assert!(output.status.success(), "{output:?}");
@@ -144,7 +157,12 @@ fn only_the_components_asked_for_run() {
         return;
     }
     let output = run(&with(&[
-        "--quiet", "--components", "apiserver", "--", "sh", "-c",
+        "--quiet",
+        "--components",
+        "apiserver",
+        "--",
+        "sh",
+        "-c",
         "kubectl get nodes -o name; kubectl run p --image=nginx >/dev/null 2>&1 || \
          kubectl create sa default >/dev/null && kubectl run p --image=nginx >/dev/null; sleep 1; \
          kubectl get pod p -o 'jsonpath={.spec.nodeName}'",

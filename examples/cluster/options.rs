@@ -35,8 +35,13 @@ pub(crate) struct Options {
     pub(crate) kubeconfig: Option<PathBuf>,
 
     /// Which parts to run.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum,
-          default_value = "apiserver,scheduler,controllers,node")]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_enum,
+        default_value = "apiserver,scheduler,controllers,node"
+    )]
     pub(crate) components: Vec<Component>,
 
     /// Also accept this bearer token as an administrator's, and write it into the kubeconfig

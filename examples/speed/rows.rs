@@ -40,12 +40,7 @@ pub(crate) struct Row {
 pub(crate) fn all() -> Vec<Row> {
     macro_rules! row {
         ($name:literal, $reference:literal, $aim:literal, $measure:path) => {
-            Row {
-                name: $name,
-                reference: $reference,
-                aim: $aim,
-                measure: || Box::pin($measure()),
-            }
+            Row { name: $name, reference: $reference, aim: $aim, measure: || Box::pin($measure()) }
         };
     }
     vec![
@@ -56,7 +51,12 @@ pub(crate) fn all() -> Vec<Row> {
         row!("Pod creates/s, 64 in flight, in process", "-", "40,000", creates_in_process),
         row!("Pod gets/s, 64 in flight, over TLS", "6,661 (p99 34 ms)", "30,000", gets_tls),
         row!("list of 5,000 Pods, over TLS", "125 ms (9.2 MB)", "12 ms", list_tls),
-        row!("watch events/s to 200 watchers, over TLS", "62,000 (p99 13.6 ms)", "500,000", watch_tls),
+        row!(
+            "watch events/s to 200 watchers, over TLS",
+            "62,000 (p99 13.6 ms)",
+            "500,000",
+            watch_tls
+        ),
         row!("Pods/s scheduled on 1,000 nodes", "442", "5,000", scheduled),
         row!("memory, 5,000 nodes with 50,000 Pods", "-", "2 GiB", fleet_memory),
     ]
@@ -225,7 +225,9 @@ async fn watch_tls() -> Result<String, Error> {
 
     let origin = Instant::now();
     ORIGIN.set(origin).map_err(|_| "measured twice")?;
-    let maps = Api::<rk::k8s_openapi::api::core::v1::ConfigMap>::default_namespaced(server.cluster.client());
+    let maps = Api::<rk::k8s_openapi::api::core::v1::ConfigMap>::default_namespaced(
+        server.cluster.client(),
+    );
     for n in 0..EVENTS {
         let map = serde_json::from_value(serde_json::json!({
             "metadata": {"name": format!("m-{n}")},

@@ -62,7 +62,8 @@ pub(crate) async fn run(name: &'static str, context: Context, shutdown: Cancella
         served: served.clone(),
     };
     let controller = Controller::new(name, collector).metrics(&context.metrics).workers(WORKERS);
-    let mut monitors = Monitors::new(context.client.clone(), graph, controller.queue());
+    let mut monitors =
+        Monitors::new(context.client.clone(), context.informers.clone(), graph, controller.queue());
 
     let client = context.client.clone();
     let first = async {

@@ -86,13 +86,15 @@ impl Reconciler for Tokens {
             return self.account_is_gone(key, secrets).await;
         };
         let account_uid = account.uid().unwrap_or_default();
+        let of_another = |secret: &Arc<Secret>| {
+            secret.annotations().get(ACCOUNT_UID).is_some_and(|uid| *uid != account_uid)
+        };
+        let (others, secrets): (Vec<_>, Vec<_>) = secrets.into_iter().partition(of_another);
+        for secret in others {
+            self.delete(&secret).await?;
+        }
         for secret in &secrets {
-            let of_another =
-                secret.annotations().get(ACCOUNT_UID).is_some_and(|uid| *uid != account_uid);
-            match of_another {
-                true => self.delete(secret).await?,
-                false => self.fill_in(&account, secret).await?,
-            }
+            self.fill_in(&account, secret).await?;
         }
         if self.legacy && account.metadata.deletion_timestamp.is_none() {
             self.ensure_listed(&account, &secrets).await?;

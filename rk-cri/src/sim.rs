@@ -138,7 +138,7 @@ impl SimRuntimeBuilder {
         self
     }
 
-    /// Forgets of each container what only a real one needs (environment, mounts), so that many
+    /// Forgets of each pod what only a real one needs (environment, mounts, labels), so that many
     /// fit in memory; by default off.
     pub fn lean(mut self, lean: bool) -> Self {
         self.lean = lean;
@@ -603,6 +603,7 @@ impl Runtime for SimRuntime {
         if node.options.lean {
             config.dns = DnsConfig::default();
             config.port_mappings = Vec::new();
+            config.labels.clear();
         }
         let number = state.next;
         state.next += 1;
@@ -688,6 +689,7 @@ impl Runtime for SimRuntime {
         if node.options.lean {
             config.mounts = Vec::new();
             config.env = Vec::new();
+            config.labels.clear();
         }
         let number = state.next;
         state.next += 1;

@@ -1,4 +1,5 @@
 //! The kubelet's HTTP API over a pipe in memory, with the simulated runtime behind it.
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,14 +29,17 @@ struct World {
 impl World {
     async fn new() -> Self {
         let store = Arc::new(EmbeddedStore::in_memory());
-        let server = ApiServer::builder(store).start().await.unwrap();
+        let kubelets = Kubelets::new();
+        let server = ApiServer::builder(store);
+        #[cfg(feature = "server")]
+        let server = server.node_connector(Arc::new(kubelets.clone()));
+        let server = server.start().await.unwrap();
         let runtime = SimRuntime::builder().exec(|_, command| {
             (command[0] == "hostname")
                 .then(|| ExecOutput { stdout: Bytes::from_static(b"web\n"), ..Default::default() })
         });
         let runtime = Arc::new(runtime.build().unwrap());
         let agent = Agent::builder(server.client(), runtime).node_name("n1").build().unwrap();
-        let kubelets = Kubelets::new();
         kubelets.add("n1", agent.kubelet_api());
         let token = CancellationToken::new();
         tokio::spawn(agent.run(token.clone()));
@@ -234,4 +238,34 @@ async fn the_nodes_pods_are_listed() {
     );
     assert_eq!(world.get("/nothing").await.0, 404);
     assert!(world.kubelets.connect_to("n2").is_err());
+}
+
+/// The same, asked of the API server as kubectl would.
+#[cfg(feature = "server")]
+#[tokio::test(start_paused = true)]
+async fn logs_and_commands_come_through_the_api_server() {
+    use kube::api::{AttachParams, LogParams};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let world = World::new().await;
+    world.run("web", "echo one; sleep 1h", json!({})).await;
+    assert_eq!(world.pods.logs("web", &LogParams::default()).await.unwrap(), "one\n");
+    let previous = LogParams { previous: true, ..Default::default() };
+    let kube::Error::Api(status) = world.pods.logs("web", &previous).await.unwrap_err() else {
+        panic!("not an answer of the API");
+    };
+    assert_eq!(status.code, 400);
+
+    let parameters = AttachParams::default().stdin(true);
+    let mut process =
+        world.pods.exec("web", ["sh", "-c", "cat; exit 3"], &parameters).await.unwrap();
+    let (mut stdin, mut stdout) = (process.stdin().unwrap(), process.stdout().unwrap());
+    let status = process.take_status().unwrap();
+    stdin.write_all(b"typed\n").await.unwrap();
+    stdin.shutdown().await.unwrap();
+    drop(stdin);
+    let mut text = String::new();
+    stdout.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "typed\n");
+    assert_eq!(status.await.unwrap().reason.as_deref(), Some("NonZeroExitCode"));
 }

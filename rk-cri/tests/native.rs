@@ -4,6 +4,8 @@
 //! again and `main` must call [`rk_cri::native::init`] first. It takes the names to run as
 //! arguments, and `--list`.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
 #[path = "native/lab.rs"]
 mod lab;
 #[path = "native/life.rs"]
@@ -36,6 +38,7 @@ const TESTS: &[(&str, Test)] = tests![
     life::a_program_that_cannot_run_is_a_start_error,
     life::the_user_and_directory_are_those_of_pod_or_image,
     life::capabilities_and_read_only_root_hold,
+    life::the_hosts_program_cannot_be_overwritten_from_a_container,
     life::fifty_pods_leave_nothing_behind,
     life::teardown_leaves_only_images,
     life::an_image_in_use_keeps_its_layers,

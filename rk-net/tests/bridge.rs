@@ -1,5 +1,7 @@
 //! The bridge network with real namespaces, links and packets. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},

@@ -36,11 +36,13 @@ pub struct Placement {
 /// # Equal Pods share work
 ///
 /// Pods whose plugins all [sign](crate::framework::Plugin::sign) them alike have the same possible
-/// nodes and the same scores. These are kept, and corrected for the nodes that changed since: after
-/// a Pod is assumed that is one node, however many there are. For such Pods all nodes take part.
-/// A Pod that cannot share has a cycle of its own, in which the search ends as upstream's does: as
-/// soon as enough nodes are possible, by `percentageOfNodesToScore`, beginning where the last
-/// search ended.
+/// nodes and the same scores. From the second such Pod on these are kept, and corrected for the
+/// nodes that changed since: after a Pod is assumed that is one node, however many there are. For
+/// such Pods all nodes take part.
+///
+/// The first of its kind, and a Pod that cannot share, has a cycle of its own, in which the search
+/// ends as upstream's does: as soon as enough nodes are possible, by `percentageOfNodesToScore`,
+/// beginning where the last search ended.
 #[derive(Debug)]
 pub struct Scheduler {
     profile: Arc<Profile>,
@@ -120,21 +122,26 @@ impl Scheduler {
             return Ok(Found::Node { index, feasible: 1 });
         }
 
-        let candidates: Vec<u32> = match &prepared.only {
-            Some(names) => names.iter().filter_map(|name| snapshot.index(name)).collect(),
-            None => (0..total).map(|n| ((n + self.next_start) % total) as u32).collect(),
+        let named: Option<Vec<u32>> = prepared
+            .only
+            .as_ref()
+            .map(|names| names.iter().filter_map(|name| snapshot.index(name)).collect());
+        let candidates = named.as_ref().map_or(total, Vec::len);
+        let candidate = |n: usize| match &named {
+            Some(named) => named[n],
+            None => ((n + self.next_start) % total) as u32,
         };
         let wanted = match self.profile.score.is_empty() {
             true => 1,
             false => feasible_nodes_to_find(
                 self.profile.percentage_of_nodes_to_score as usize,
-                candidates.len(),
+                candidates,
             ),
         };
         let mut diagnosis = Diagnosis::new(total);
         let mut feasible = Vec::new();
         let mut looked_at = 0;
-        for index in candidates {
+        for index in (0..candidates).map(candidate) {
             looked_at += 1;
             match filters.filter_with_nominated(&prepared, pod, index) {
                 Ok(()) => feasible.push(index),
@@ -290,8 +297,8 @@ pub struct Filters<'a> {
 #[derive(Debug, Default)]
 pub struct Prepared {
     state: CycleState,
-    /// Plugins whose filter need not run.
-    skipped: BTreeSet<&'static str>,
+    /// Filters that need not run, by their place in the profile.
+    skipped: Vec<bool>,
     /// The only nodes that are possible, if that is known, and who says so.
     only: Option<BTreeSet<String>>,
     narrowed_by: BTreeSet<&'static str>,
@@ -310,13 +317,16 @@ pub type Rejection = (&'static str, Status);
 impl Filters<'_> {
     /// Runs `PreFilter` for a Pod.
     pub fn prepare(&self, pod: &PodInfo) -> Result<Prepared, Rejection> {
-        let mut prepared = Prepared::default();
+        let mut prepared =
+            Prepared { skipped: vec![false; self.profile.filter.len()], ..Prepared::default() };
         for plugin in &self.profile.pre_filter {
             let Some(pre_filter) = plugin.as_pre_filter() else { continue };
             match pre_filter.pre_filter(&mut prepared.state, pod, self.snapshot) {
                 PreFiltered::All => {}
                 PreFiltered::Skip => {
-                    prepared.skipped.insert(plugin.name());
+                    for (skipped, filter) in prepared.skipped.iter_mut().zip(&self.profile.filter) {
+                        *skipped |= filter.name() == plugin.name();
+                    }
                 }
                 PreFiltered::Only(names) => {
                     prepared.narrowed_by.insert(plugin.name());
@@ -350,11 +360,8 @@ impl Filters<'_> {
         pod: &PodInfo,
         node: &NodeInfo,
     ) -> Result<(), Rejection> {
-        for plugin in &self.profile.filter {
-            let Some(filter) = plugin.as_filter() else { continue };
-            if prepared.skipped.contains(plugin.name()) {
-                continue;
-            }
+        for (plugin, skipped) in self.profile.filter.iter().zip(&prepared.skipped) {
+            let Some(filter) = plugin.as_filter().filter(|_| !skipped) else { continue };
             let status = filter.filter(&prepared.state, pod, node);
             if !status.is_success() {
                 return Err((plugin.name(), status));

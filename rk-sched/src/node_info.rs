@@ -24,6 +24,27 @@ pub struct NodeInfo {
     pub used_ports: Vec<HostPort>,
     /// Its Pods, those included that are assumed to be bound.
     pub pods: Vec<Arc<PodInfo>>,
+    /// Parts of the node that most cycles look at, so that a row is all they touch.
+    facts: Facts,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    taints: Vec<Taint>,
+    unschedulable: bool,
+    has_images: bool,
+}
+
+impl Facts {
+    fn of(node: &Node) -> Self {
+        let spec = node.spec.as_ref();
+        let images = node.status.as_ref().and_then(|status| status.images.as_ref());
+        Self {
+            taints: spec.and_then(|spec| spec.taints.clone()).unwrap_or_default(),
+            unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+            has_images: images.is_some_and(|images| !images.is_empty()),
+        }
+    }
 }
 
 /// Which parts of a node an update changed, as far as scheduling looks at them.
@@ -80,6 +101,7 @@ impl NodeInfo {
             non_zero: NonZero::default(),
             used_ports: Vec::new(),
             pods: Vec::new(),
+            facts: Facts::of(&node),
             node,
         }
     }
@@ -88,6 +110,7 @@ impl NodeInfo {
     pub fn set_node(&mut self, node: Arc<Node>) {
         let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
         self.allocatable = Resources::from_map(allocatable);
+        self.facts = Facts::of(&node);
         self.node = node;
     }
 
@@ -98,12 +121,17 @@ impl NodeInfo {
 
     /// Its taints.
     pub fn taints(&self) -> &[Taint] {
-        self.node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+        &self.facts.taints
     }
 
     /// Whether it is cordoned.
     pub fn unschedulable(&self) -> bool {
-        self.node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
+        self.facts.unschedulable
+    }
+
+    /// Whether it reports any images.
+    pub fn has_images(&self) -> bool {
+        self.facts.has_images
     }
 
     /// Counts a Pod in.

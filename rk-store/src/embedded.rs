@@ -3,6 +3,7 @@
 mod disk;
 mod durable;
 mod expiry;
+pub mod fuzzing;
 mod history;
 mod lock;
 mod log;

@@ -140,15 +140,22 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn delete(&self, key: &str, expect: Expect) -> Result<(Revision, Versioned), StoreError>;
 
     /// The latest committed revision, no older than any write acknowledged before the call.
+    ///
+    /// Open watches then report their progress up to it, if necessary by an empty batch: who needs
+    /// to know that a watch has caught up asks for the revision and waits for the watch to get
+    /// there.
     async fn revision(&self) -> Result<Revision, StoreError>;
 
     /// Events under `prefix` after revision `from`, until the stream is dropped.
     ///
-    /// Fails with [`StoreError::Compacted`] when events after `from` are no longer all kept. The
-    /// stream also ends with it when the reader falls behind further than the store keeps.
+    /// Fails with [`StoreError::Compacted`] when events after `from` are no longer all kept, and
+    /// with [`StoreError::Future`] when `from` has not happened yet. The stream also ends with it when the reader falls behind further than the store keeps.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError>;
 
-    /// Forgets versions that were superseded at or before `revision`.
+    /// Forgets versions that were superseded at or before `revision`. The state as of `revision`
+    /// can still be read, and watched from. What is forgotten already stays so: that is no error.
+    ///
+    /// Fails with [`StoreError::Future`] when the revision has not happened yet.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }
 

@@ -1,5 +1,7 @@
 //! The embedded store passes the conformance kit, in memory and durable.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests.
+
 use std::sync::Arc;
 
 use rk_store::{EmbeddedStore, Options, Store, conformance};

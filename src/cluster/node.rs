@@ -197,15 +197,14 @@ pub(super) async fn start_native(
 
     let first = pod_cidr(builder.nodes, 0);
     let pods = Cidr::new(first.into(), NODE_PREFIX).map_err(part("the pod network"))?;
-    let mut network =
-        NodeNetwork::builder(&root, pods).host_network_of_machine(node.host_network);
+    let mut network = NodeNetwork::builder(&root, pods).host_network_of_machine(node.host_network);
     if !node.host_network {
         network = network.node_address(node_ip(0));
     }
     let network = network.build().await.map_err(part("the pod network"))?;
 
-    let mut runtime = NativeRuntime::builder(root.join("runtime"), network.plugin())
-        .node_ips(network.node_ips());
+    let mut runtime =
+        NativeRuntime::builder(root.join("runtime"), network.plugin()).node_ips(network.node_ips());
     if let Some(netns) = network.netns() {
         runtime = runtime.node_netns(netns);
     }

@@ -57,8 +57,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
     // One set of informers: an object is decoded once for all parts of this process.
     let informers = Informers::new(server.client());
     if builder.components.contains(&Component::Scheduler) {
-        let scheduler =
-            Scheduler::builder(server.client()).informers(informers.clone()).build();
+        let scheduler = Scheduler::builder(server.client()).informers(informers.clone()).build();
         tasks.spawn(scheduler.run(stop.clone()));
     }
     let mut controllers = Vec::new();
@@ -72,7 +71,8 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         let nodes = match &builder.native {
             Some(node) => {
                 let running =
-                    node::start_native(node, &builder, &server, &kubelets, &mut tasks, &stop).await?;
+                    node::start_native(node, &builder, &server, &kubelets, &mut tasks, &stop)
+                        .await?;
                 native = Some(running);
                 1
             }
@@ -112,12 +112,11 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
 /// the process.
 fn pki(builder: &ClusterBuilder) -> Result<Option<Pki>, ClusterError> {
     match (&builder.data_dir, builder.listen) {
-        (Some(directory), _) => Pki::load_or_create(&directory.join("pki")).map(Some).map_err(
-            |error| ClusterError::DataDir {
-                directory: directory.clone(),
-                reason: error.to_string(),
-            },
-        ),
+        (Some(directory), _) => {
+            Pki::load_or_create(&directory.join("pki")).map(Some).map_err(|error| {
+                ClusterError::DataDir { directory: directory.clone(), reason: error.to_string() }
+            })
+        }
         (None, Some(_)) => Pki::generate().map(Some).map_err(part("the certificate authority")),
         (None, None) => Ok(None),
     }
@@ -207,7 +206,5 @@ async fn nodes_ready(informers: &Informers, wanted: usize) -> Result<(), Cluster
             }
         }
     };
-    tokio::time::timeout(patience, waiting)
-        .await
-        .map_err(|_| ClusterError::NodesNotReady(patience))
+    tokio::time::timeout(patience, waiting).await.map_err(|_| ClusterError::NodesNotReady(patience))
 }

@@ -23,17 +23,26 @@ fn s51_every_stage_of_a_request_can_refuse(t: &Shell) {
 
     let server = "$(kubectl config view --minify -o 'jsonpath={.clusters[0].cluster.server}')";
     let anonymous = t.ok(&format!("curl -sk {server}/api/v1/namespaces"));
-    assert!(anonymous.contains("\"code\":401") && anonymous.contains("Unauthorized"), "{anonymous}");
+    assert!(
+        anonymous.contains("\"code\":401") && anonymous.contains("Unauthorized"),
+        "{anonymous}"
+    );
     let wrong = t.ok(&format!("curl -sk -H 'Authorization: Bearer no' {server}/api/v1/nodes"));
     assert!(wrong.contains("\"code\":401"), "{wrong}");
     let forbidden = t.fails("kubectl get nodes --as=somebody");
-    assert!(forbidden.contains("(Forbidden)") && forbidden.contains("User \"somebody\""), "{forbidden}");
+    assert!(
+        forbidden.contains("(Forbidden)") && forbidden.contains("User \"somebody\""),
+        "{forbidden}"
+    );
     let admission = t.fails("kubectl create configmap lost -n no-such-namespace");
     assert!(admission.contains("namespaces \"no-such-namespace\" not found"), "{admission}");
     let validation = t.fails("kubectl create configmap Upper_Case");
     assert!(validation.contains("metadata.name: Invalid value"), "{validation}");
 
-    assert_eq!(t.ok("kubectl get configmaps -o name | grep -v kube-root-ca.crt"), "configmap/kept\n");
+    assert_eq!(
+        t.ok("kubectl get configmaps -o name | grep -v kube-root-ca.crt"),
+        "configmap/kept\n"
+    );
 }
 
 fn s52_a_watch_delivers_every_change_once_in_order(t: &Shell) {
@@ -76,7 +85,9 @@ fn versions_and_kinds_are_discovered(t: &Shell) {
     let kinds = t.ok("kubectl api-resources");
     for (plural, short) in [("pods", "po"), ("deployments", "deploy"), ("services", "svc")] {
         assert!(
-            rows(&kinds).iter().any(|row| row[0] == plural && row[1].split(',').any(|s| s == short)),
+            rows(&kinds)
+                .iter()
+                .any(|row| row[0] == plural && row[1].split(',').any(|s| s == short)),
             "{kinds}"
         );
     }
@@ -87,7 +98,8 @@ fn versions_and_kinds_are_discovered(t: &Shell) {
 
 fn s56_explain_shows_fields_with_types(t: &Shell) {
     let pod = t.ok("kubectl explain pod");
-    for text in ["KIND:       Pod", "VERSION:    v1", "DESCRIPTION:", "FIELDS:", "spec\t<PodSpec>"] {
+    for text in ["KIND:       Pod", "VERSION:    v1", "DESCRIPTION:", "FIELDS:", "spec\t<PodSpec>"]
+    {
         assert!(pod.contains(text), "{text} in {pod}");
     }
     let spec = t.ok("kubectl explain pod.spec");
@@ -128,7 +140,9 @@ fn s59_a_name_is_unique_within_kind_and_namespace(t: &Shell) {
     let name = t.namespace().to_owned();
     t.ok(&format!("kubectl create configmap {name}"));
     assert_eq!(
-        t.ok(&format!("kubectl get configmap {name} -n default -o 'jsonpath={{.metadata.namespace}}'")),
+        t.ok(&format!(
+            "kubectl get configmap {name} -n default -o 'jsonpath={{.metadata.namespace}}'"
+        )),
         "default"
     );
     t.ok(&format!("kubectl delete configmap {name} -n default"));
@@ -231,9 +245,8 @@ fn s64_a_wrong_manifest_is_refused_with_its_field(t: &Shell) {
          image: nginx\n    resources: {limits: {cpu: 1}, requests: {cpu: 0.5}}\n",
     );
     t.ok("kubectl apply -f bare.yaml");
-    let cpu = t.ok(
-        "kubectl get pod bare -o 'jsonpath={.spec.containers[0].resources.requests.cpu} \
-         {.spec.containers[0].resources.limits.cpu}'",
-    );
+    let cpu = t
+        .ok("kubectl get pod bare -o 'jsonpath={.spec.containers[0].resources.requests.cpu} \
+         {.spec.containers[0].resources.limits.cpu}'");
     assert_eq!(cpu, "500m 1");
 }

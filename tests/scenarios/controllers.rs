@@ -38,11 +38,24 @@ fn s125_a_replication_controller_keeps_its_count(t: &Shell) {
     let pods = running(t, "app=rc", 2);
     t.ok(&format!("kubectl delete pod {}", pods[0]));
     running(t, "app=rc", 2);
-    t.write("set.yaml", &manifest.replace("name: rc}", "name: set}").replace("{app: rc}\n  template", "{matchLabels: {app: rc}}\n  template"));
+    t.write(
+        "set.yaml",
+        &manifest
+            .replace("name: rc}", "name: set}")
+            .replace("{app: rc}\n  template", "{matchLabels: {app: rc}}\n  template"),
+    );
     t.fails("kubectl create -f set.yaml");
-    t.write("never.yaml", &manifest.replace("name: rc}", "name: never}").replace("spec: {containers", "spec: {restartPolicy: Never, containers"));
+    t.write(
+        "never.yaml",
+        &manifest
+            .replace("name: rc}", "name: never}")
+            .replace("spec: {containers", "spec: {restartPolicy: Never, containers"),
+    );
     let refused = t.fails("kubectl create -f never.yaml");
-    assert!(refused.contains("spec.template.spec.restartPolicy: Unsupported value: \"Never\""), "{refused}");
+    assert!(
+        refused.contains("spec.template.spec.restartPolicy: Unsupported value: \"Never\""),
+        "{refused}"
+    );
 }
 
 fn s126_a_replica_set_replaces_and_scales(t: &Shell) {
@@ -65,8 +78,10 @@ fn s127_a_relabelled_pod_is_released_and_replaced(t: &Shell) {
     t.ok("kubectl apply -f 07-replicaset-example.yaml");
     let pods = running(t, "app=nginx", 3);
     let pod = &pods[0];
-    let owner = format!("kubectl get pod {pod} -o 'jsonpath={{.metadata.ownerReferences[*].name}}'");
-    let container = format!("kubectl get pod {pod} -o 'jsonpath={{.status.containerStatuses[0].containerID}}'");
+    let owner =
+        format!("kubectl get pod {pod} -o 'jsonpath={{.metadata.ownerReferences[*].name}}'");
+    let container =
+        format!("kubectl get pod {pod} -o 'jsonpath={{.status.containerStatuses[0].containerID}}'");
     let before = t.ok(&container);
     t.ok(&format!("kubectl label pod {pod} app=myapp --overwrite"));
     running(t, "app=nginx", 3);
@@ -88,8 +103,11 @@ fn s128_matching_pods_are_adopted(t: &Shell) {
     let owner = "kubectl get pod bare -o 'jsonpath={.metadata.ownerReferences[0].name}'";
     t.until(owner, "adopted", |owner| owner == "frontend");
     let count = "kubectl get rs frontend --no-headers";
-    t.until(count, "3 3 3", |out| rows(out).first().is_some_and(|row| row[1..4] == ["3", "3", "3"]));
-    let kept = t.ok(&format!("kubectl get {others} -o 'jsonpath={{.metadata.ownerReferences[0].name}}'"));
+    t.until(count, "3 3 3", |out| {
+        rows(out).first().is_some_and(|row| row[1..4] == ["3", "3", "3"])
+    });
+    let kept =
+        t.ok(&format!("kubectl get {others} -o 'jsonpath={{.metadata.ownerReferences[0].name}}'"));
     assert!(kept.starts_with("other-"), "{kept}");
     t.ok("kubectl run late --image=nginx --labels=tier=frontend");
     t.until("kubectl get pods -l tier=frontend --no-headers", "three and the other's", |out| {
@@ -139,8 +157,7 @@ fn s131_a_rolling_update_keeps_within_its_bounds(t: &Shell) {
         let pods = t.ok("kubectl get pods -l app=test01 --no-headers");
         let rows = rows(&pods);
         let live = rows.iter().filter(|row| row[2] != "Terminating").count();
-        let available =
-            rows.iter().filter(|row| row[1] == "1/1" && row[2] == "Running").count();
+        let available = rows.iter().filter(|row| row[1] == "1/1" && row[2] == "Running").count();
         assert!(live <= 4, "{pods}");
         assert!(available >= 3, "{pods}");
     }
@@ -183,7 +200,8 @@ fn s133_recreate_never_runs_both_versions(t: &Shell) {
     running(t, "app=r", 3);
     t.ok("kubectl set image deployment r nginx=nginx:2");
     for _ in 0..15 {
-        let images = t.ok("kubectl get pods -l app=r -o 'jsonpath={.items[*].spec.containers[0].image}'");
+        let images =
+            t.ok("kubectl get pods -l app=r -o 'jsonpath={.items[*].spec.containers[0].image}'");
         assert!(!(images.contains("nginx:1") && images.contains("nginx:2")), "{images}");
     }
     running(t, "app=r", 3);
@@ -209,10 +227,13 @@ fn node_loss_moves_a_deployments_pods(t: &Shell) {
     let node = format!("{}-lost", t.namespace());
     t.write("node.yaml", &format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n"));
     t.ok("kubectl create -f node.yaml");
-    t.write("pod.yaml", &format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: stranded}}\nspec:\n  nodeName: {node}\n  \
+    t.write(
+        "pod.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: stranded}}\nspec:\n  nodeName: {node}\n  \
          containers: [{{name: c, image: nginx}}]\n"
-    ));
+        ),
+    );
     t.ok("kubectl create -f pod.yaml");
     t.ok(&format!("kubectl delete node {node}"));
     t.until("kubectl get pods -o name", "the stranded pod gone", |out| !out.contains("stranded"));

@@ -10,7 +10,10 @@ use std::{
 };
 
 use rk::{Cluster, NativeNode};
+
 use tokio::runtime::Runtime;
+
+use crate::stand_ins;
 
 /// What a scenario runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +88,11 @@ impl Clusters {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let path = directory.path();
         let (sim, real) = runtime.block_on(async {
-            let sim = start(Cluster::builder().nodes(3), path.join("sim")).await;
+            let sim = start(
+                Cluster::builder().nodes(3).missing_images(["missing/httpd:3"]),
+                path.join("sim"),
+            )
+            .await;
             (sim, start_real(path).await)
         });
         Ok(Self { runtime, sim: sim?, real, passed: Mutex::default(), directory })
@@ -159,8 +166,12 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 async fn start(builder: rk::ClusterBuilder, kubeconfig: PathBuf) -> Result<Running, String> {
-    let cluster =
-        builder.listen(([127, 0, 0, 1], 0)).start().await.map_err(|error| error.to_string())?;
+    let cluster = builder
+        .listen(([127, 0, 0, 1], 0))
+        .legacy_token_secrets(true)
+        .start()
+        .await
+        .map_err(|error| error.to_string())?;
     let text = cluster.kubeconfig().ok_or("the cluster does not listen")?;
     std::fs::write(&kubeconfig, text).map_err(|error| error.to_string())?;
     Ok(Running { cluster, kubeconfig })
@@ -171,11 +182,12 @@ async fn start_real(directory: &Path) -> Result<Running, String> {
     if !busybox.exists() {
         return Err("the static busybox is not at /bin/busybox (busybox-static)".into());
     }
-    let images = directory.join("images");
-    std::fs::create_dir_all(&images).map_err(|error| error.to_string())?;
-    let archives =
-        rk::cri::images::samples::write(busybox, &images).map_err(|error| error.to_string())?;
-    let node = NativeNode::new().root(directory.join("node")).name("server3").load(archives);
+    NativeNode::preflight().map_err(|reasons| reasons.join("; "))?;
+    let archive = directory.join("images.tar");
+    let written = stand_ins::images(busybox)
+        .and_then(|images| rk::cri::images::build::write_archive(&archive, &images));
+    written.map_err(|error| error.to_string())?;
+    let node = NativeNode::new().root(directory.join("node")).name("server3").load([archive]);
     start(Cluster::builder().native(node), directory.join("real")).await
 }
 
@@ -248,11 +260,6 @@ impl Shell {
         &self.namespace
     }
 
-    /// The folder that commands run in.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Writes a file into the folder that commands run in.
     pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.directory.join(name), text).expect("the test's folder takes files");
@@ -272,7 +279,8 @@ impl Shell {
     /// Runs a line of shell with this standard input.
     pub(crate) fn sh_with_input(&self, line: &str, input: &str) -> Output {
         self.write(".stdin", input);
-        let stdin = std::fs::File::open(self.directory.join(".stdin")).expect("it was just written");
+        let stdin =
+            std::fs::File::open(self.directory.join(".stdin")).expect("it was just written");
         let output = Command::new("timeout")
             .args(["--kill-after=5", &PATIENCE.as_secs().to_string(), "sh", "-c", line])
             .current_dir(&self.directory)

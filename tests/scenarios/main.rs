@@ -14,6 +14,7 @@ mod controllers;
 mod harness;
 mod kubectl;
 mod pods;
+mod stand_ins;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -33,13 +34,11 @@ fn main() -> ExitCode {
 
     let scenarios: Vec<Scenario> =
         [api::all(), kubectl::all(), pods::all(), controllers::all()].concat();
-    let ids: BTreeMap<&str, usize> = scenarios.iter().filter_map(Scenario::id).fold(
-        BTreeMap::new(),
-        |mut ids, id| {
+    let ids: BTreeMap<&str, usize> =
+        scenarios.iter().filter_map(Scenario::id).fold(BTreeMap::new(), |mut ids, id| {
             *ids.entry(id).or_default() += 1;
             ids
-        },
-    );
+        });
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(scenarios, None)).exit_code();
     }

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use super::{
     negotiate::{self, Format},
+    protobuf,
     status::{ApiError, Result},
     watch::WatchBody,
 };
@@ -165,13 +166,21 @@ async fn drain(body: &mut RequestBody) {
 pub(super) fn answer(
     headers: &HeaderMap,
     status: u16,
-    format: Format,
+    mut format: Format,
     json: impl Into<Bytes>,
 ) -> Response<ResponseBody> {
     let json: Bytes = json.into();
     let body = match format {
         Format::Json => json,
         Format::Yaml => Bytes::from(to_yaml(&json)),
+        Format::Protobuf => match protobuf::from_json(&json) {
+            Some(body) => Bytes::from(body),
+            // A type without a protobuf form: the content type says what came instead.
+            None => {
+                format = Format::Json;
+                json
+            }
+        },
     };
     let zip = body.len() > GZIP_ABOVE_BYTES && accepts_gzip(headers);
     let body = if zip { gzip(&body).map_or(body, Bytes::from) } else { body };

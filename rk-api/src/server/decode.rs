@@ -11,6 +11,7 @@ use super::{
     body,
     context::Warnings,
     negotiate::{self, Format},
+    protobuf,
     query::FieldValidation,
     status::{ApiError, Result},
 };
@@ -24,6 +25,9 @@ pub(super) fn json(headers: &HeaderMap, body: Bytes) -> Result<Bytes> {
     match negotiate::input(headers)? {
         Format::Json => Ok(body),
         Format::Yaml => body::yaml_to_json(&body).map(Bytes::from),
+        Format::Protobuf => protobuf::to_json(&body).map(Bytes::from).map_err(|why| {
+            ApiError::bad_request(format!("the protobuf body cannot be decoded: {why}"))
+        }),
     }
 }
 

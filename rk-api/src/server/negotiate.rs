@@ -2,12 +2,16 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::status::{ApiError, Result};
+use super::{
+    protobuf,
+    status::{ApiError, Result},
+};
 
 /// The media types that are served, as error messages list them.
-pub(super) const SERVED: &str = "application/json, application/yaml";
+pub(super) const SERVED: &str =
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
-/// A text format of objects.
+/// A format of objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Format {
     /// JSON.
@@ -15,6 +19,8 @@ pub(super) enum Format {
     Json,
     /// YAML.
     Yaml,
+    /// Kubernetes' protobuf.
+    Protobuf,
 }
 
 impl Format {
@@ -23,6 +29,7 @@ impl Format {
         HeaderValue::from_static(match self {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => protobuf::MEDIA_TYPE,
         })
     }
 }
@@ -103,6 +110,7 @@ impl<'a> Clause<'a> {
         match self.media_type {
             "application/json" | "*/*" | "application/*" | "" => Some(Format::Json),
             "application/yaml" => Some(Format::Yaml),
+            protobuf::MEDIA_TYPE => Some(Format::Protobuf),
             _ => None,
         }
     }
@@ -116,8 +124,10 @@ pub(super) fn accepted(headers: &HeaderMap) -> Vec<Clause<'_>> {
         .flat_map(|value| value.split(','))
         .map(|clause| Clause::parse(clause.trim()))
         .collect();
-    // Stable: among equals the client's order counts.
-    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    // Stable: among equals the client's order counts, but for protobuf. Answers are kept as JSON, so
+    // a client that takes either is served sooner with that.
+    let late = |clause: &Clause<'_>| clause.media_type == protobuf::MEDIA_TYPE;
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality).then(late(a).cmp(&late(b))));
     clauses
 }
 
@@ -175,6 +185,7 @@ pub(super) fn input(headers: &HeaderMap) -> Result<Format> {
     match content_type(headers) {
         "" | "application/json" => Ok(Format::Json),
         "application/yaml" => Ok(Format::Yaml),
+        protobuf::MEDIA_TYPE => Ok(Format::Protobuf),
         _ => Err(ApiError::unsupported_media_type(SERVED)),
     }
 }

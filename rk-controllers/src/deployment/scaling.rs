@@ -23,16 +23,18 @@ impl Rollout<'_> {
         let desired = desired(self.deployment);
         if let Some(only) = self.only_active() {
             self.resize(only, desired);
-            return;
-        }
-        if self.is_saturated() {
+        } else if self.is_saturated() {
             for old in self.old() {
                 self.resize(old, 0);
             }
-            return;
-        }
-        if !model::is_recreate(self.deployment) {
+        } else if !model::is_recreate(self.deployment) {
             self.scale_proportionally(desired);
+        }
+        // Also where the size stays: the set has been through this scaling event, and must not
+        // hold up the roll-out by looking as if it had not.
+        for set in (0..self.sets.len()).filter(|set| size(&self.sets[*set]) > 0).collect::<Vec<_>>()
+        {
+            self.annotate_size(set);
         }
     }
 
@@ -85,8 +87,6 @@ impl Rollout<'_> {
         }
         for (set, target) in active.into_iter().zip(targets) {
             self.resize(set, target);
-            // A set whose size stays is marked too: it has been through this scaling event.
-            self.annotate_size(set);
         }
     }
 

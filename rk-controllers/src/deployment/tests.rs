@@ -414,6 +414,17 @@ fn scaling_does_not_make_a_revision() {
 }
 
 #[test]
+fn a_set_that_has_the_new_size_already_does_not_hold_up_the_rollout() {
+    let mut model = Model::rolling(3, json!("25%"), json!("25%")).settled();
+    // Somebody resized the set by hand, then the Deployment alike, and a new image comes along.
+    Arc::make_mut(&mut model.sets[0].object).spec.replicas = Some(5);
+    model.set_replicas(5);
+    model.set_image("v2");
+    model.settle();
+    assert_eq!(model.sizes(), [0, 5]);
+}
+
+#[test]
 fn the_oldest_revisions_beyond_the_limit_go() {
     let mut model = Model::rolling(1, json!(1), json!(0));
     model.deployment.spec.revision_history_limit = Some(2);

@@ -1,4 +1,7 @@
-//! One metadata watch for each kind that can be collected, feeding the graph.
+//! One watch for each kind that can be collected, feeding the graph.
+//!
+//! Kinds that other controllers cache anyway come from the shared informers, so that an object is
+//! sent and decoded once; of all others only the metadata is read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,6 +10,17 @@ use std::{
 };
 
 use futures::{StreamExt, pin_mut};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        coordination::v1::Lease,
+        core::v1::{
+            Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+        },
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::DynamicObject,
@@ -17,10 +31,10 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
-use rk_api::client::WorkQueue;
+use rk_api::client::{Change, Informers, Watchable, WorkQueue};
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::graph::{Graph, Node};
+use super::graph::{self, Graph};
 use crate::{
     discovery::{Served, ServedKind},
     key::ObjectKey,
@@ -37,6 +51,7 @@ pub(super) struct Monitors {
     client: Client,
     graph: Arc<Mutex<Graph>>,
     queue: WorkQueue<ObjectKey>,
+    informers: Informers,
     running: BTreeMap<ServedKind, Monitor>,
 }
 
@@ -52,8 +67,13 @@ impl Drop for Monitor {
 }
 
 impl Monitors {
-    pub fn new(client: Client, graph: Arc<Mutex<Graph>>, queue: WorkQueue<ObjectKey>) -> Self {
-        Self { client, graph, queue, running: BTreeMap::new() }
+    pub fn new(
+        client: Client,
+        informers: Informers,
+        graph: Arc<Mutex<Graph>>,
+        queue: WorkQueue<ObjectKey>,
+    ) -> Self {
+        Self { client, graph, queue, informers, running: BTreeMap::new() }
     }
 
     /// Starts watches for kinds that came and ends those for kinds that went. A group that could
@@ -88,26 +108,81 @@ impl Monitors {
     }
 
     fn start(&self, kind: ServedKind) -> Monitor {
+        match (kind.group.as_str(), kind.version.as_str(), kind.plural.as_str()) {
+            ("", "v1", "endpoints") => self.share::<Endpoints>(kind),
+            ("", "v1", "namespaces") => self.share::<Namespace>(kind),
+            ("", "v1", "nodes") => self.share::<Node>(kind),
+            ("", "v1", "pods") => self.share::<Pod>(kind),
+            ("", "v1", "replicationcontrollers") => self.share::<ReplicationController>(kind),
+            ("", "v1", "serviceaccounts") => self.share::<ServiceAccount>(kind),
+            ("", "v1", "services") => self.share::<Service>(kind),
+            ("apps", "v1", "deployments") => self.share::<Deployment>(kind),
+            ("apps", "v1", "replicasets") => self.share::<ReplicaSet>(kind),
+            ("coordination.k8s.io", "v1", "leases") => self.share::<Lease>(kind),
+            ("discovery.k8s.io", "v1", "endpointslices") => self.share::<EndpointSlice>(kind),
+            _ => self.watch(kind),
+        }
+    }
+
+    /// Follows a shared informer.
+    fn share<K: Watchable>(&self, kind: ServedKind) -> Monitor {
         let (done, synced) = watch::channel(false);
-        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(
-            self.client.clone(),
-            &kind.api_resource(),
-        );
-        let feed = Feed {
-            kind,
+        let informer = self.informers.of::<K>();
+        let mut changes = informer.subscribe();
+        let mut feed = self.feed(kind);
+        let follow = async move {
+            loop {
+                match changes.next_change().await {
+                    Change::Updated { old, new } if same_ties(old.meta(), new.meta()) => {}
+                    Change::Added(object) | Change::Updated { new: object, .. } => {
+                        feed.observe(object.meta())
+                    }
+                    Change::Deleted(object) => feed.forget(&object.uid().unwrap_or_default()),
+                }
+            }
+        };
+        let list = async move {
+            informer.synced().await;
+            done.send_replace(true);
+        };
+        let task = tokio::spawn(async { tokio::join!(list, follow) }).abort_handle();
+        Monitor { task, synced }
+    }
+
+    /// Watches the metadata of a kind that nobody else caches.
+    fn watch(&self, kind: ServedKind) -> Monitor {
+        let (done, synced) = watch::channel(false);
+        let resource = kind.api_resource();
+        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), &resource);
+        let task = tokio::spawn(self.feed(kind).run(api, done)).abort_handle();
+        Monitor { task, synced }
+    }
+
+    fn feed(&self, kind: ServedKind) -> Feed {
+        let api_version = kind.api_resource().api_version;
+        Feed {
+            kind: kind.kind,
+            api_version,
             graph: self.graph.clone(),
             queue: self.queue.clone(),
             listed: None,
             known: BTreeSet::new(),
-        };
-        let task = tokio::spawn(feed.run(api, done)).abort_handle();
-        Monitor { task, synced }
+        }
     }
+}
+
+/// Whether a change of an object means nothing to the graph, as most do.
+fn same_ties(old: &ObjectMeta, new: &ObjectMeta) -> bool {
+    old.uid == new.uid
+        && old.owner_references == new.owner_references
+        && old.finalizers == new.finalizers
+        && old.deletion_timestamp.is_some() == new.deletion_timestamp.is_some()
 }
 
 /// The objects of one kind on their way into the graph.
 struct Feed {
-    kind: ServedKind,
+    kind: String,
+    api_version: String,
     graph: Arc<Mutex<Graph>>,
     queue: WorkQueue<ObjectKey>,
     /// UIDs of the list that is under way.
@@ -127,33 +202,35 @@ impl Feed {
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => self.listed = Some(BTreeSet::new()),
-                Ok(Event::InitApply(object) | Event::Apply(object)) => self.observe(object),
+                Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                    self.observe(&object.metadata)
+                }
                 Ok(Event::InitDone) => {
                     self.drop_unlisted();
                     synced.send_replace(true);
                 }
                 Ok(Event::Delete(object)) => self.forget(&object.uid().unwrap_or_default()),
                 Err(error) => {
-                    tracing::debug!(kind = self.kind.kind, %error, "watch failed, trying again")
+                    tracing::debug!(kind = self.kind, %error, "watch failed, trying again")
                 }
             }
         }
     }
 
-    fn observe(&mut self, object: PartialObjectMeta<DynamicObject>) {
-        let uid = object.uid().unwrap_or_default();
+    fn observe(&mut self, meta: &ObjectMeta) {
+        let uid = meta.uid.clone().unwrap_or_default();
         if let Some(listed) = &mut self.listed {
             listed.insert(uid.clone());
         }
         self.known.insert(uid.clone());
-        let node = Node {
-            api_version: self.kind.api_resource().api_version,
-            kind: self.kind.kind.clone(),
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-            owners: object.owner_references().to_vec(),
-            deleting: object.metadata.deletion_timestamp.is_some(),
-            finalizers: object.finalizers().to_vec(),
+        let node = graph::Node {
+            api_version: self.api_version.clone(),
+            kind: self.kind.clone(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            owners: meta.owner_references.clone().unwrap_or_default(),
+            deleting: meta.deletion_timestamp.is_some(),
+            finalizers: meta.finalizers.clone().unwrap_or_default(),
         };
         let look_at = self.graph.lock().observe(uid, node);
         self.enqueue(look_at);

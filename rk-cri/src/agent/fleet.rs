@@ -87,8 +87,10 @@ impl Fleet {
             core.runtime.events().map(move |event: RuntimeEvent| (owner.clone(), event))
         });
         let mut events: SelectAll<_> = events.collect();
+        // Owned by each future: borrowed from `self` the whole would not be `Send`.
+        let registrations = self.order.clone();
         let registrations =
-            self.order.iter().cloned().map(|core| async move { core.register().await });
+            registrations.into_iter().map(|core| async move { core.register().await });
         futures::stream::iter(registrations)
             .buffer_unordered(REGISTERING_MAX)
             .collect::<()>()

@@ -133,7 +133,11 @@ impl Probes {
                     kind,
                 };
                 let gate = if kind == Kind::Startup { None } else { started.clone() };
-                let task = tokio::spawn(subject.run(probe.clone(), outcome.clone(), gate));
+                let stopped = core.stopped.clone();
+                let probing = subject.run(probe.clone(), outcome.clone(), gate);
+                let task = tokio::spawn(async move {
+                    stopped.run_until_cancelled_owned(probing).await;
+                });
                 let container_id = latest.id.clone();
                 self.probers.insert(key, Prober { container_id, outcome, task });
             }

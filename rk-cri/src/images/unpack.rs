@@ -435,8 +435,11 @@ impl<'a> Layer<'a> {
                 }
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                let major = entry.header().device_major()?.unwrap_or(0);
-                let minor = entry.header().device_minor()?.unwrap_or(0);
+                // Only devices have a number; tools leave the fields of a pipe empty.
+                let (major, minor) = match kind {
+                    EntryType::Fifo => (0, 0),
+                    _ => device_of(entry.header()).map_err(damaged(what))?,
+                };
                 let kind = match kind {
                     EntryType::Char if (major, minor) == (0, 0) => {
                         return Err(hostile("device 0:0 is overlayfs' whiteout"));
@@ -576,6 +579,10 @@ impl Meta {
     fn set_times(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(futimens(fd, &timestamps(self.mtime))?)
     }
+}
+
+fn device_of(header: &tar::Header) -> io::Result<(u32, u32)> {
+    Ok((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)))
 }
 
 fn timestamps(seconds: i64) -> Timestamps {

@@ -22,7 +22,7 @@ use libcontainer::{
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use rustix::{
-    fs::CWD,
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
         move_mount, open_tree,
@@ -314,7 +314,16 @@ pub(super) fn execute(arguments: &[String], environment: &[CString]) -> String {
 
 fn find_program(name: &str, environment: &[CString]) -> Result<std::path::PathBuf, String> {
     let executable = |path: &Path| -> io::Result<()> {
-        let meta = fs::metadata(path)?;
+        // Not through a magic link of /proc: `/proc/self/exe` is this program, which is the host's.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+        let meta = match found {
+            Ok(found) => fs::File::from(found).metadata()?,
+            Err(rustix::io::Errno::LOOP) => {
+                return Err(io::Error::from_raw_os_error(libc::EACCES));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if meta.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::EISDIR));
         }

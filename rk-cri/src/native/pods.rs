@@ -415,10 +415,9 @@ impl Inner {
         if channel.send(&Request::Shutdown, &[]).await.is_err() {
             return Ok(());
         }
-        match timeout(KILL_TIMEOUT, channel.receive::<Reply>()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(RuntimeError::Timeout(KILL_TIMEOUT)),
-        }
+        // It answers when its containers are gone, and hangs up when it is.
+        let ended = async { while let Ok(Some(_)) = channel.receive::<Reply>().await {} };
+        timeout(KILL_TIMEOUT, ended).await.map_err(|_| RuntimeError::Timeout(KILL_TIMEOUT))
     }
 
     pub(super) async fn remove_pod(&self, id: &str) -> Result<(), RuntimeError> {

@@ -116,6 +116,28 @@ pub(super) fn close_others(keep: &[BorrowedFd<'_>]) {
     }
 }
 
+/// Makes a mount that is attached nowhere refuse writes.
+pub(super) fn make_read_only(mount: &OwnedFd) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty string, and the attributes are as long as said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sends a signal to the process group led by `pid`.
 pub(super) fn kill_group(pid: Pid, signal: i32) {
     // SAFETY: kill has no memory effects.

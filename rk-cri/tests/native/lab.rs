@@ -154,7 +154,8 @@ impl Lab {
     /// Takes everything down, and tells what would not go.
     pub async fn take_down(mut self) -> Result<(), String> {
         if self.owned.is_none() {
-            self.reopen().await;
+            let opened = try_open(self.directory.path(), &self.network).await;
+            self.owned = Some(opened.map_err(|error| format!("cannot open again: {error:?}"))?);
         }
         let torn = self.runtime().teardown().await.map_err(|error| format!("{error:?}"));
         let deleted = self.network.delete().await.map_err(|error| format!("{error:?}"));
@@ -172,13 +173,19 @@ pub async fn network(directory: &Path) -> NodeNetwork {
 }
 
 pub async fn open(directory: &Path, network: &NodeNetwork) -> NativeRuntime {
+    try_open(directory, network).await.unwrap()
+}
+
+async fn try_open(
+    directory: &Path,
+    network: &NodeNetwork,
+) -> Result<NativeRuntime, rk_cri::RuntimeError> {
     NativeRuntime::builder(directory.join("runtime"), network.plugin())
         .cgroup_root(Path::new("rk").join(cgroup_name(directory)))
         .node_netns(network.netns().unwrap())
         .node_ips(network.node_ips())
         .build()
         .await
-        .unwrap()
 }
 
 fn cgroup_name(directory: &Path) -> String {

@@ -1,7 +1,8 @@
 //! What Pods of equal signature share: the possible nodes and their scores.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::BuildHasher,
     sync::Arc,
 };
 
@@ -12,7 +13,7 @@ use super::{Filters, Found, Prepared, failed, pre_score};
 use crate::{
     Code, Diagnosis, NodeInfo, PodInfo, Profile, Snapshot, Status, Unschedulable,
     diagnosis::NO_VERDICT,
-    framework::{Filter, MAX_NODE_SCORE, Normalize, Reads, Score, normalized},
+    framework::{MAX_NODE_SCORE, Normalize, Reads, Score, normalized},
 };
 
 /// How many rows all entries together may have: about 30 MiB.
@@ -20,17 +21,24 @@ const ROWS_MAX: usize = 512 * 1024;
 /// How many entries there may be in any case.
 const ENTRIES_MAX: usize = 256;
 
+/// How many signatures seen once are remembered.
+const SEEN_MAX: usize = 4096;
+
 /// Evaluations by signature, the least recently used dropped first.
 #[derive(Debug, Default)]
 pub(super) struct SharedWork {
     entries: HashMap<Box<[u8]>, Entry, RandomState>,
+    /// Hashes of signatures that came once: only one that comes again is worth an entry. Two that
+    /// collide cost a needless entry.
+    seen: HashSet<u64, RandomState>,
     snapshot: u64,
     tick: u64,
     signature: Vec<u8>,
 }
 
 impl SharedWork {
-    /// The best node for a Pod, or why there is none; `None` if the Pod cannot share.
+    /// The best node for a Pod, or why there is none; `None` if the Pod cannot share, or is the
+    /// first of its kind.
     pub(super) fn find(
         &mut self,
         profile: &Arc<Profile>,
@@ -38,6 +46,9 @@ impl SharedWork {
         pod: &PodInfo,
         rng: &mut Rng,
     ) -> Result<Option<Found>, Unschedulable> {
+        if !self.sign(profile, snapshot, pod) || self.is_first() {
+            return Ok(None);
+        }
         let Some(entry) = self.entry(profile, snapshot, pod)? else { return Ok(None) };
         let found = match entry.best(rng) {
             Some(index) => Found::Node { index, feasible: entry.feasible },
@@ -46,7 +57,29 @@ impl SharedWork {
         Ok(Some(found))
     }
 
-    /// The up-to-date entry for a Pod.
+    /// Writes down the Pod's signature; returns whether it has one.
+    pub(super) fn sign(&mut self, profile: &Profile, snapshot: &Snapshot, pod: &PodInfo) -> bool {
+        self.signature.clear();
+        profile.all.iter().all(|plugin| {
+            let judges = plugin.as_filter().is_some()
+                || plugin.as_score().is_some()
+                || plugin.as_pre_filter().is_some();
+            !judges || plugin.sign(pod, snapshot, &mut self.signature)
+        })
+    }
+
+    /// Whether the signature written down comes for the first time.
+    fn is_first(&mut self) -> bool {
+        if self.entries.contains_key(self.signature.as_slice()) {
+            return false;
+        }
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.insert(self.entries.hasher().hash_one(self.signature.as_slice()))
+    }
+
+    /// The up-to-date entry for a Pod whose signature is written down.
     pub(super) fn entry(
         &mut self,
         profile: &Arc<Profile>,
@@ -57,20 +90,6 @@ impl SharedWork {
             self.entries.clear();
             self.snapshot = snapshot.id();
         }
-
-        let mut signature = std::mem::take(&mut self.signature);
-        signature.clear();
-        let signed = profile.all.iter().all(|plugin| {
-            let judges = plugin.as_filter().is_some()
-                || plugin.as_score().is_some()
-                || plugin.as_pre_filter().is_some();
-            !judges || plugin.sign(pod, snapshot, &mut signature)
-        });
-        self.signature = signature;
-        if !signed {
-            return Ok(None);
-        }
-
         self.tick += 1;
         if !self.entries.contains_key(self.signature.as_slice()) {
             let Some(entry) = Entry::new(profile, snapshot, pod)? else { return Ok(None) };
@@ -117,6 +136,10 @@ pub(super) struct Entry {
     used: u64,
     version: u64,
     prepared: Prepared,
+    /// The filters that run, by their place in the profile: those that read the node alone, and the
+    /// others.
+    static_filters: Vec<u32>,
+    pod_filters: Vec<u32>,
     scorers: Vec<Scorer>,
     raw_width: usize,
     rows: Vec<Row>,
@@ -206,9 +229,18 @@ impl Entry {
             return Ok(None);
         }
         let total_max: i64 = scorers.iter().map(|it| it.weight * MAX_NODE_SCORE).sum();
+        let filters_that = |reads: Reads| -> Vec<u32> {
+            let runs = |place: &u32| {
+                let filter = profile.filter[*place as usize].as_filter();
+                filter.is_some_and(|it| it.reads() == reads) && !prepared.skipped[*place as usize]
+            };
+            (0..profile.filter.len() as u32).filter(runs).collect()
+        };
         Ok(Some(Self {
             used: 0,
             version: 0,
+            static_filters: filters_that(Reads::Node),
+            pod_filters: filters_that(Reads::NodeAndPods),
             prepared,
             buckets: vec![Vec::new(); total_max as usize + 1],
             scorers,
@@ -298,14 +330,9 @@ impl Entry {
 
         let row = self.rows[index as usize];
         let mut verdict = row.static_verdict;
-        let before = row.static_filter.min(profile.filter.len() as u32);
-        for plugin in &profile.filter[..before as usize] {
-            let Some(filter) = self.filter_of(plugin, Reads::NodeAndPods) else { continue };
-            let status = filter.filter(&self.prepared.state, pod, node);
-            if !status.is_success() {
-                verdict = self.verdict(plugin.name(), status)?;
-                break;
-            }
+        let before = self.pod_filters.iter().take_while(|place| **place < row.static_filter);
+        if let Some((_, plugin, status)) = self.first_rejection(before, profile, pod, node) {
+            verdict = self.verdict(plugin, status)?;
         }
         self.rows[index as usize].verdict = verdict;
         if verdict == NO_VERDICT {
@@ -323,29 +350,33 @@ impl Entry {
         index: u32,
         node: &NodeInfo,
     ) -> Result<(), Unschedulable> {
-        let (mut at, mut verdict) = (u32::MAX, NO_VERDICT);
-        for (place, plugin) in profile.filter.iter().enumerate() {
-            let Some(filter) = self.filter_of(plugin, Reads::Node) else { continue };
-            let status = filter.filter(&self.prepared.state, pod, node);
-            if !status.is_success() {
-                verdict = self.verdict(plugin.name(), status)?;
-                at = place as u32;
-                break;
-            }
-        }
+        let rejection = self.first_rejection(self.static_filters.iter(), profile, pod, node);
+        let (at, verdict) = match rejection {
+            Some((place, plugin, status)) => (place, self.verdict(plugin, status)?),
+            None => (u32::MAX, NO_VERDICT),
+        };
         let row = &mut self.rows[index as usize];
         (row.static_filter, row.static_verdict) = (at, verdict);
         Ok(())
     }
 
-    fn filter_of<'p>(
+    /// The first of some filters that rejects a node, with its place.
+    fn first_rejection<'a>(
         &self,
-        plugin: &'p Arc<dyn crate::framework::Plugin>,
-        reads: Reads,
-    ) -> Option<&'p dyn Filter> {
-        let filter = plugin.as_filter()?;
-        let runs = filter.reads() == reads && !self.prepared.skipped.contains(plugin.name());
-        runs.then_some(filter)
+        places: impl Iterator<Item = &'a u32>,
+        profile: &Profile,
+        pod: &PodInfo,
+        node: &NodeInfo,
+    ) -> Option<(u32, &'static str, Status)> {
+        for place in places {
+            let plugin = &profile.filter[*place as usize];
+            let Some(filter) = plugin.as_filter() else { continue };
+            let status = filter.filter(&self.prepared.state, pod, node);
+            if !status.is_success() {
+                return Some((*place, plugin.name(), status));
+            }
+        }
+        None
     }
 
     /// The number of a rejection.

@@ -391,9 +391,10 @@ proptest! {
                     let info = Arc::new(PodInfo::from(&pod));
                     let expected = judged_slowly(&snapshot, &pod);
                     prop_assert_eq!(&judged_alone(&profile, &snapshot, &info), &expected);
+                    prop_assert!(scheduler.shared.sign(&profile, &snapshot, &info), "such Pods share");
                     let shared = scheduler.shared.entry(&profile, &snapshot, &info).unwrap();
                     let shared: Vec<_> = shared
-                        .expect("such Pods can share")
+                        .expect("all can be evaluated together")
                         .verdicts()
                         .into_iter()
                         .map(|it| it.map_err(|(_, status)| words(&status)))

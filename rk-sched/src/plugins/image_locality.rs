@@ -1,8 +1,8 @@
 //! Prefers nodes that hold a Pod's images already.
 
 use crate::{
-    NodeInfo, PodInfo, Snapshot,
-    framework::{CycleState, MAX_NODE_SCORE, Plugin, PreFilter, PreFiltered, Score},
+    NodeInfo, PodInfo, Snapshot, Status,
+    framework::{CycleState, MAX_NODE_SCORE, Plugin, PreFilter, PreFiltered, PreScore, Score},
     plugins::{no_args, sign_count, sign_part},
 };
 
@@ -58,6 +58,9 @@ impl Plugin for ImageLocality {
     fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
         Some(self)
     }
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
+        Some(self)
+    }
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
@@ -81,11 +84,18 @@ impl PreFilter for ImageLocality {
     }
 }
 
+impl PreScore for ImageLocality {
+    fn pre_score(&self, state: &mut CycleState, _: &PodInfo, _: &[&NodeInfo]) -> Status {
+        let held = |Spread(wanted): &Spread| wanted.iter().any(|(_, part)| *part > 0.0);
+        if state.get().is_some_and(held) { Status::success() } else { Status::skip() }
+    }
+}
+
 impl Score for ImageLocality {
     fn score(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> i64 {
-        let Some(Spread(wanted)) = state.get() else { return 0 };
+        let Some(Spread(wanted)) = state.get().filter(|_| node.has_images()) else { return 0 };
         let held = node.node.status.as_ref().and_then(|status| status.images.as_ref());
-        let Some(held) = held.filter(|held| !held.is_empty()) else { return 0 };
+        let Some(held) = held else { return 0 };
         let size = |image: &String| {
             let holds = |names: &Option<Vec<String>>| {
                 names.as_ref().is_some_and(|names| names.contains(image))

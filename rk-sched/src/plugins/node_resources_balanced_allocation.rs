@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use super::node_resources_fit::{WeightedResources, allocation, sign_requests};
+use super::node_resources_fit::{Scored, WeightedResources, sign_requests};
 use crate::{
     NodeInfo, PodInfo, Snapshot, Status,
     framework::{CycleState, MAX_NODE_SCORE, Plugin, PreScore, Score},
@@ -19,6 +19,7 @@ pub const NAME: &str = "NodeResourcesBalancedAllocation";
 #[derive(Debug, Default)]
 pub struct NodeResourcesBalancedAllocation {
     args: NodeResourcesBalancedAllocationArgs,
+    scored: Scored,
 }
 
 /// `NodeResourcesBalancedAllocationArgs`.
@@ -41,7 +42,8 @@ impl FromArgs for NodeResourcesBalancedAllocation {
         if args.resources.0.iter().any(|it| it.weight != 1) {
             return Err(serde::de::Error::custom("resource weights must be 1"));
         }
-        Ok(Self { args })
+        let scored = Scored::new(&args.resources);
+        Ok(Self { args, scored })
     }
 }
 
@@ -76,13 +78,9 @@ impl PreScore for NodeResourcesBalancedAllocation {
 impl Score for NodeResourcesBalancedAllocation {
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let fractions: SmallVec<[f64; 4]> = self
-            .args
-            .resources
-            .0
-            .iter()
-            .map(|resource| allocation(&resource.name, pod, node, false))
-            .filter(|(have, _)| *have != 0)
-            .map(|(have, taken)| (taken as f64 / have as f64).min(1.0))
+            .scored
+            .allocations(pod, node, false)
+            .map(|(have, taken, _)| (taken as f64 / have as f64).min(1.0))
             .collect();
         let deviation = match fractions.as_slice() {
             [] | [_] => 0.0,

@@ -5,7 +5,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use crate::{
-    Code, NodeInfo, PodInfo, Resources, Snapshot, Status,
+    Code, NodeInfo, PodInfo, Snapshot, Status,
     framework::{ClusterEvent, CycleState, EnqueueExtensions, Filter, Hint, Plugin, Score},
     plugins::{FromArgs, sign_count, sign_part},
 };
@@ -18,6 +18,69 @@ pub const NAME: &str = "NodeResourcesFit";
 #[derive(Debug, Default)]
 pub struct NodeResourcesFit {
     args: NodeResourcesFitArgs,
+    scored: Scored,
+}
+
+/// The resources that count for a score, and their weights, with the names looked at once.
+#[derive(Clone, Debug)]
+pub(super) struct Scored(SmallVec<[(Kind, i64); 2]>);
+
+/// A resource.
+#[derive(Clone, Debug)]
+enum Kind {
+    Cpu,
+    Memory,
+    Ephemeral,
+    Extended(String),
+}
+
+impl Default for Scored {
+    fn default() -> Self {
+        Self::new(&WeightedResources::default())
+    }
+}
+
+impl Scored {
+    pub(super) fn new(resources: &WeightedResources) -> Self {
+        let kind = |name: &str| match name {
+            "cpu" => Kind::Cpu,
+            "memory" => Kind::Memory,
+            "ephemeral-storage" => Kind::Ephemeral,
+            name => Kind::Extended(name.to_owned()),
+        };
+        Self(resources.0.iter().map(|it| (kind(&it.name), it.weight)).collect())
+    }
+
+    /// For each resource what a node can give, what would be taken with the Pod on it, and the
+    /// weight. What a node does not have is left out, as is an extended resource that the Pod does
+    /// not request.
+    pub(super) fn allocations(
+        &self,
+        pod: &PodInfo,
+        node: &NodeInfo,
+        non_zero: bool,
+    ) -> impl Iterator<Item = (i64, i64, i64)> {
+        let (want, have, taken) = (&pod.requests, &node.allocatable, &node.requested);
+        let amounts = move |kind: &Kind| match kind {
+            Kind::Cpu if non_zero => {
+                (have.cpu_milli, node.non_zero.cpu_milli + pod.non_zero.cpu_milli)
+            }
+            Kind::Cpu => (have.cpu_milli, taken.cpu_milli + want.cpu_milli),
+            Kind::Memory if non_zero => {
+                (have.memory_bytes, node.non_zero.memory_bytes + pod.non_zero.memory_bytes)
+            }
+            Kind::Memory => (have.memory_bytes, taken.memory_bytes + want.memory_bytes),
+            Kind::Ephemeral => (have.ephemeral_bytes, taken.ephemeral_bytes + want.ephemeral_bytes),
+            Kind::Extended(name) => match want.extended(name) {
+                0 => (0, 0),
+                amount => (have.extended(name), taken.extended(name) + amount),
+            },
+        };
+        self.0.iter().filter_map(move |(kind, weight)| {
+            let (have, taken) = amounts(kind);
+            (have != 0).then_some((have, taken, *weight))
+        })
+    }
 }
 
 /// `NodeResourcesFitArgs`.
@@ -139,7 +202,8 @@ impl FromArgs for NodeResourcesFit {
                 );
             }
         }
-        Ok(Self { args })
+        let scored = Scored::new(&args.scoring_strategy.resources);
+        Ok(Self { args, scored })
     }
 }
 
@@ -254,35 +318,11 @@ impl Filter for NodeResourcesFit {
     }
 }
 
-/// What of a resource a node can give, and what would be taken with the Pod on it. Both are 0 for
-/// an extended resource that the Pod does not request: it does not count then.
-pub(super) fn allocation(name: &str, pod: &PodInfo, node: &NodeInfo, non_zero: bool) -> (i64, i64) {
-    let (want, have, taken) = (&pod.requests, &node.allocatable, &node.requested);
-    match name {
-        "cpu" if non_zero => (have.cpu_milli, node.non_zero.cpu_milli + pod.non_zero.cpu_milli),
-        "memory" if non_zero => {
-            (have.memory_bytes, node.non_zero.memory_bytes + pod.non_zero.memory_bytes)
-        }
-        "cpu" | "memory" | "ephemeral-storage" => {
-            let sum = |resources: &Resources| resources.amount(name);
-            (sum(have), sum(taken) + sum(want))
-        }
-        _ => match want.extended(name) {
-            0 => (0, 0),
-            amount => (have.extended(name), taken.extended(name) + amount),
-        },
-    }
-}
-
 impl Score for NodeResourcesFit {
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let strategy = &self.args.scoring_strategy;
         let (mut sum, mut weights) = (0, 0);
-        for resource in &strategy.resources.0 {
-            let (have, taken) = allocation(&resource.name, pod, node, true);
-            if have == 0 {
-                continue;
-            }
+        for (have, taken, weight) in self.scored.allocations(pod, node, true) {
             let score = match strategy.kind {
                 ScoringKind::LeastAllocated if taken > have => 0,
                 ScoringKind::LeastAllocated => (have - taken) * 100 / have,
@@ -298,8 +338,8 @@ impl Score for NodeResourcesFit {
                     }
                 }
             };
-            sum += score * resource.weight;
-            weights += resource.weight;
+            sum += score * weight;
+            weights += weight;
         }
         match (weights, strategy.kind) {
             (0, _) => 0,

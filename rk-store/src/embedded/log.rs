@@ -104,30 +104,37 @@ impl Spare {
 
     /// A new segment's file: the spare if there is one that fits, else made here and now.
     fn segment(&self, header: &Header) -> io::Result<Arc<dyn DiskFile>> {
-        let take = header.size == self.size && {
-            let mut state = self.state.lock();
-            let ready = *state == SpareState::Ready;
-            if ready {
-                *state = SpareState::Missing;
-            }
-            ready
-        };
         let unfinished = "segment.tmp";
-        let from = if take { SPARE } else { unfinished };
-        let file = if take { self.disk.open(from)? } else { self.disk.create(from)? };
         let made = (|| {
-            if !take {
+            let file = if header.size == self.size && self.take(unfinished)? {
+                self.disk.open(unfinished)?
+            } else {
+                let file = self.disk.create(unfinished)?;
                 file.write_zeros(HEADER_BYTES as u64, header.size)?;
-            }
+                file
+            };
             file.write_all_at(&header.encode(), 0)?;
             file.sync()?;
-            self.disk.rename(from, &segment_name(header.number))?;
-            self.disk.sync()
+            self.disk.rename(unfinished, &segment_name(header.number))?;
+            self.disk.sync()?;
+            Ok(file)
         })();
         if made.is_err() {
-            let _ = self.disk.remove(from);
+            let _ = self.disk.remove(unfinished);
         }
-        made.map(|()| file)
+        made
+    }
+
+    /// Moves the spare to `name`, if there is one.
+    fn take(&self, name: &str) -> io::Result<bool> {
+        let mut state = self.state.lock();
+        if *state != SpareState::Ready {
+            return Ok(false);
+        }
+        // Under the lock: as soon as the spare counts as missing, the next may take its name.
+        self.disk.rename(SPARE, name)?;
+        *state = SpareState::Missing;
+        Ok(true)
     }
 }
 

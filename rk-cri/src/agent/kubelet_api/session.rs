@@ -7,7 +7,10 @@ use futures::{Sink, SinkExt, StreamExt, stream::SplitStream};
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{
+    Error, Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
 
 use super::{
     KubeletApi, KubeletBody, Query, Refusal,
@@ -133,6 +136,9 @@ async fn talk(
     if message.len() > 1 && sink.send(Message::Binary(message.freeze())).await.is_err() {
         return;
     }
+    // client-go takes any other code, and a frame without one, for a broken connection.
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    sink.send(Message::Close(Some(normal))).await.ok();
     sink.close().await.ok();
 }
 
