@@ -1,5 +1,6 @@
 //! Watches: what a client sees is what happened, in order, once.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
