@@ -5,7 +5,7 @@
 //! ```text
 //! nat-prerouting, nat-output -> services -> @service-ips, @service-nodeports
 //!   -> external-…   traffic from outside: masquerade or not, by traffic policy
-//!   -> service-…    numgen random mod n vmap { i : goto endpoint-… }    (local-… for Local)
+//!   -> service-…    affinity, else numgen random: goto endpoint-…       (local-… for Local)
 //!   -> endpoint-…   hairpin mark, affinity, dnat
 //! filter-…          -> @no-endpoint-services, @no-endpoint-nodeports: refuse or drop
 //!                   -> @firewall-ips: loadBalancerSourceRanges
