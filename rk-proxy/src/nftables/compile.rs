@@ -114,8 +114,7 @@ pub(super) fn compile(port: &ServicePort, config: &NftablesConfig) -> Compiled {
         chains.insert(names.external.clone(), external(port, &names, config));
     }
     if has_firewall(port) {
-        let (ip, allowed) = (ip(port.key.family), super::braces(&port.source_ranges));
-        chains.insert(names.firewall, vec![format!("{ip} saddr != {allowed} drop")]);
+        chains.insert(names.firewall, firewall(port));
     }
     for endpoint in port.endpoints.reachable() {
         chains.insert(endpoint_chain(port, endpoint), endpoint_rules(port, endpoint));
@@ -204,6 +203,14 @@ fn hashed(name: &str, salt: &str) -> String {
 
 fn has_firewall(port: &ServicePort) -> bool {
     !port.load_balancer_ips.is_empty() && !port.source_ranges.is_empty()
+}
+
+/// Lets allowed sources go on and drops the rest.
+fn firewall(port: &ServicePort) -> Vec<String> {
+    let ip = ip(port.key.family);
+    // One rule for each range: ranges may overlap, which a set in a rule does not take.
+    let allowed = port.source_ranges.iter().map(|range| format!("{ip} saddr {range} return"));
+    allowed.chain(["drop".to_owned()]).collect()
 }
 
 /// The entries of the shared maps: where each address of the service port leads.
