@@ -1,5 +1,7 @@
 //! What holds for every row of the table.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;

@@ -201,7 +201,9 @@ fn s106_three_containers_share_an_address(t: &Shell) {
     t.ok("kubectl apply -f 54-pod-three-containers.yaml");
     t.eventually("kubectl get pod test", "3/3");
     for port in [80, 6379, 11211] {
-        t.ok(&format!("kubectl exec test -c nginx -- nc -z -w 2 127.0.0.1 {port}"));
+        t.ok(&format!(
+            "kubectl exec test -c nginx -- sh -c 'nc -w 2 127.0.0.1 {port} < /dev/null'"
+        ));
     }
 }
 
