@@ -84,6 +84,7 @@ fn main() -> ExitCode {
     }
     if let Err(missing) = rk_cri::native::NativeRuntime::preflight() {
         tests.iter().for_each(|(name, _)| println!("SKIP {name}: {}", missing.join("; ")));
+        println!("test result: ok. 0 passed; 0 failed; {} ignored", tests.len());
         return match std::env::var("RK_REQUIRE").as_deref() {
             Ok("all") => ExitCode::FAILURE,
             _ => ExitCode::SUCCESS,
@@ -91,7 +92,10 @@ fn main() -> ExitCode {
     }
     let failed: Vec<&str> =
         tests.iter().filter(|(name, test)| !run(name, *test)).map(|(name, _)| *name).collect();
-    println!("{} passed; {} failed {failed:?}", tests.len() - failed.len(), failed.len());
+    // In libtest's words, which scripts look for.
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    let passed = tests.len() - failed.len();
+    println!("test result: {verdict}. {passed} passed; {} failed; 0 ignored", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
