@@ -23,7 +23,8 @@ scenarios! {
         s115_a_secret_only_the_init_container_sees,
         s116_environment_from_a_config_map,
         s123_a_pods_volume_outlives_its_containers,
-        host_port_is_answered_by_the_pod;
+        host_port_is_answered_by_the_pod,
+        a_service_address_reaches_its_pods;
 }
 
 /// A Pod named `name` with these lines as its `spec`.
@@ -445,6 +446,25 @@ fn host_port_is_answered_by_the_pod(t: &Shell) {
     t.eventually(
         &format!(
             "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | kubectl exec -i client -- nc -w 3 {node} 8098"
+        ),
+        "Version: v1",
+    );
+}
+
+fn a_service_address_reaches_its_pods(t: &Shell) {
+    t.ok("kubectl create deployment web --image=myapp:v1 --replicas=2");
+    t.ok("kubectl expose deployment web --port=80");
+    apply(
+        t,
+        "client",
+        "containers:\n- {name: c, image: busybox, command: [sleep, 1d], imagePullPolicy: IfNotPresent}",
+    );
+    t.ok("kubectl rollout status deployment web --timeout=50s");
+    t.eventually("kubectl get pod client", "1/1");
+    let address = t.ok("kubectl get service web -o 'jsonpath={.spec.clusterIP}'");
+    t.eventually(
+        &format!(
+            "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | kubectl exec -i client -- nc -w 3 {address} 80"
         ),
         "Version: v1",
     );
