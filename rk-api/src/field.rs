@@ -148,10 +148,9 @@ impl FieldError {
         Self { path: path.clone(), reason: Reason::Forbidden, value: None, detail: detail.into() }
     }
 
-    /// The value is not one of `supported`.
+    /// The value is not one of `supported`, which the message lists in this order.
     pub fn not_supported(path: &Path, value: impl Into<Value>, supported: &[&str]) -> Self {
-        let mut supported: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
-        supported.sort();
+        let supported: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
         Self {
             path: path.clone(),
             reason: Reason::NotSupported,

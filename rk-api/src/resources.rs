@@ -55,7 +55,7 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
+pub use self::{builtin::Resources, event::events_v1, pod::qos_class, typed::Typed};
 use crate::field::ErrorList;
 
 /// A kind that the server serves, at one group and version.
@@ -184,7 +184,7 @@ pub trait Object: Any + fmt::Debug + Send + Sync {
     fn meta_mut(&mut self) -> &mut ObjectMeta;
     /// A copy.
     fn boxed_clone(&self) -> Box<dyn Object>;
-    /// As JSON. It starts with `apiVersion`, `kind` and `metadata`, in this order.
+    /// As JSON, as it is stored. It starts with `apiVersion` and `kind`.
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
     /// As a JSON tree.
     fn to_value(&self) -> Result<Value, serde_json::Error>;
@@ -366,6 +366,16 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
 pub trait Strategy: fmt::Debug + Send + Sync {
     /// Decodes a JSON object of this kind, noting fields that it does not have.
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error>;
+    /// A stored object as this version of its kind shows it. The bytes differ only for a kind whose
+    /// objects are stored in the form of another version: its [`decode`](Self::decode) takes both
+    /// forms, [`Object::encode`] gives the stored one, and [`Object::to_value`] the one shown.
+    fn shown<'a>(&self, stored: &'a [u8]) -> Result<Cow<'a, [u8]>, serde_json::Error> {
+        Ok(Cow::Borrowed(stored))
+    }
+    /// Whether [`shown`](Self::shown) changes nothing, so that stored bytes can be sent as they are.
+    fn is_shown_as_stored(&self) -> bool {
+        true
+    }
     /// See [`Kind::default`].
     fn default(&self, object: &mut dyn Object);
     /// See [`Kind::prepare_create`].

@@ -36,12 +36,22 @@ pub struct Resources(Arc<Index>);
 #[derive(Debug)]
 struct Index {
     rows: Vec<Arc<Resource>>,
-    by_plural: HashMap<Names, usize>,
-    by_kind: HashMap<Names, usize>,
+    by_plural: HashMap<String, Vec<usize>>,
+    by_kind: HashMap<String, Vec<usize>>,
 }
 
-/// Group, version, and plural or kind.
-type Names = (String, String, String);
+impl Index {
+    /// Of the rows that a name stands for, the one in this group and version.
+    fn find(
+        &self,
+        rows: Option<&Vec<usize>>,
+        group: &str,
+        version: &str,
+    ) -> Option<&Arc<Resource>> {
+        let mut rows = rows?.iter().filter_map(|row| self.rows.get(*row));
+        rows.find(|row| row.group == group && row.version == version)
+    }
+}
 
 impl Resources {
     /// Every built-in kind.
@@ -49,16 +59,20 @@ impl Resources {
         builtin_rows().into_iter().collect()
     }
 
+    /// This table with one row more.
+    #[must_use]
+    pub fn with(&self, row: Resource) -> Resources {
+        self.iter().map(|row| Resource::clone(row)).chain([row]).collect()
+    }
+
     /// The kind that is served at this group (empty for the core), version and plural.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        let row = self.0.by_plural.get(&names(group, version, plural))?;
-        self.0.rows.get(*row)
+        self.0.find(self.0.by_plural.get(plural), group, version)
     }
 
     /// The kind of this name in a group (empty for the core) and version.
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
-        let row = self.0.by_kind.get(&names(group, version, kind))?;
-        self.0.rows.get(*row)
+        self.0.find(self.0.by_kind.get(kind), group, version)
     }
 
     /// All rows in discovery order: the core group, then groups as kube-apiserver ranks them,
@@ -73,7 +87,8 @@ impl FromIterator<Resource> for Resources {
     fn from_iter<I: IntoIterator<Item = Resource>>(rows: I) -> Self {
         let mut unique = HashMap::new();
         for row in rows {
-            unique.insert(names(&row.group, &row.version, &row.plural), Arc::new(row));
+            let name = (row.group.clone(), row.version.clone(), row.plural.clone());
+            unique.insert(name, Arc::new(row));
         }
         let mut rows: Vec<_> = unique.into_values().collect();
         rows.sort_by(|a, b| {
@@ -82,20 +97,32 @@ impl FromIterator<Resource> for Resources {
             };
             (rank(a), &a.group)
                 .cmp(&(rank(b), &b.group))
-                .then_with(|| b.version.cmp(&a.version))
+                .then_with(|| maturity(&b.version).cmp(&maturity(&a.version)))
                 .then_with(|| a.plural.cmp(&b.plural))
         });
         let index = |name: fn(&Resource) -> &str| {
-            let key = |row: &Resource| names(&row.group, &row.version, name(row));
-            rows.iter().enumerate().map(|(at, row)| (key(row), at)).collect()
+            let mut index: HashMap<String, Vec<usize>> = HashMap::new();
+            for (at, row) in rows.iter().enumerate() {
+                index.entry(name(row).to_owned()).or_default().push(at);
+            }
+            index
         };
         let (by_plural, by_kind) = (index(|row| &row.plural), index(|row| &row.kind));
         Resources(Arc::new(Index { rows, by_plural, by_kind }))
     }
 }
 
-fn names(group: &str, version: &str, name: &str) -> Names {
-    (group.to_owned(), version.to_owned(), name.to_owned())
+/// What ranks versions: `v2` above `v1` above `v1beta2` above `v1beta1` above `v2alpha1`.
+fn maturity(version: &str) -> (u8, u32, u32) {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    let rest = version.strip_prefix('v').unwrap_or(version);
+    let (major, stage) =
+        rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+    match (stage.strip_prefix("beta"), stage.strip_prefix("alpha")) {
+        (Some(minor), _) => (1, number(major), number(minor)),
+        (_, Some(minor)) => (0, number(major), number(minor)),
+        _ => (2, number(major), 0),
+    }
 }
 
 fn builtin_rows() -> Vec<Resource> {
@@ -136,4 +163,24 @@ fn builtin_rows() -> Vec<Resource> {
     ];
     rows.extend(rbac::rows());
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mature_versions_rank_above_newer_ones() {
+        let mut versions = ["v1beta1", "v2alpha1", "v1", "v1beta2", "v2"];
+        versions.sort_by_key(|version| std::cmp::Reverse(maturity(version)));
+        assert_eq!(versions, ["v2", "v1", "v1beta2", "v1beta1", "v2alpha1"]);
+    }
+
+    #[test]
+    fn a_row_can_be_added() {
+        let resources = Resources::builtin().with(crate::resources::events_v1());
+        let row = resources.get("events.k8s.io", "v1", "events").unwrap();
+        assert!(!row.strategy.is_shown_as_stored());
+        assert_eq!(resources.iter().count(), Resources::builtin().iter().count() + 1);
+    }
 }

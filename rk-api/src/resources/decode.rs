@@ -4,7 +4,8 @@
 //! - collects the paths of fields that the kind does not have,
 //! - words type errors as Go's `encoding/json` does,
 //! - canonicalises quantities, and refuses texts that are none,
-//! - reads `null` as the empty string where a map or list holds strings.
+//! - reads `null` as the empty string where a map or list holds strings,
+//! - leaves out optional lists and maps that are empty.
 
 use std::{any::type_name, cell::RefCell, fmt, marker::PhantomData};
 
@@ -18,6 +19,8 @@ use serde::{
 
 use crate::meta::quantity::Quantity;
 
+mod empty;
+
 /// Decodes a JSON text, and lists the fields that `T` does not have.
 ///
 /// # Errors
@@ -27,7 +30,7 @@ use crate::meta::quantity::Quantity;
 pub(super) fn decode<T: DeserializeOwned>(
     json: &[u8],
 ) -> Result<(T, Vec<String>), serde_json::Error> {
-    let notes = Notes::default();
+    let notes = Notes { drops_empty: empty::occurs(json), ..Notes::default() };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let at = Place { notes: &notes, path: Path::Root, owner: "" };
     let decoded = T::deserialize(Tracked { inner: &mut deserializer, at })
@@ -47,6 +50,8 @@ struct Notes {
     unknown: RefCell<Vec<String>>,
     /// The message of the innermost error, which is met first.
     wrong: RefCell<Option<String>>,
+    /// Whether the text has lists or maps to leave out.
+    drops_empty: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -216,7 +221,6 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
         deserialize_char()
         deserialize_bytes()
         deserialize_byte_buf()
-        deserialize_option()
         deserialize_unit()
         deserialize_unit_struct(name: &'static str)
         deserialize_seq()
@@ -225,6 +229,16 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
         deserialize_map()
         deserialize_identifier()
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let at = self.at;
+        let result = if at.notes.drops_empty && empty::is_droppable::<V::Value>() {
+            self.inner.deserialize_any(empty::NoneIfEmpty { inner: visitor, at })
+        } else {
+            self.inner.deserialize_option(Follow { inner: visitor, at })
+        };
+        at.note(type_name::<V::Value>(), result)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -571,6 +585,36 @@ mod tests {
         let (pod, _) = decode::<Pod>(json.as_bytes()).unwrap();
         assert_eq!(pod.metadata.labels.unwrap()["a"], "");
         assert_eq!(pod.metadata.name, None);
+    }
+
+    #[test]
+    fn empty_lists_and_maps_are_left_out() {
+        let json = r#"{"metadata":{"labels":{},"annotations":{"a":"b","c":"d"}},"spec":{
+            "nodeSelector":{},"tolerations":[ ],"securityContext":{},
+            "volumes":[{"name":"v","emptyDir":{},"foo":1},{"name":"w","secret":{"items":[]}}],
+            "containers":[{"name":"c","args":[],"command":["a","b"]}]}}"#;
+        let (pod, unknown) = decode::<Pod>(json.as_bytes()).unwrap();
+        assert_eq!(unknown, ["spec.volumes[0].foo"]);
+        assert_eq!(pod.metadata.labels, None);
+        assert_eq!(pod.metadata.annotations.unwrap().len(), 2);
+        let spec = pod.spec.unwrap();
+        assert_eq!((&spec.node_selector, &spec.tolerations), (&None, &None));
+        assert!(spec.security_context.is_some());
+        let volumes = spec.volumes.unwrap();
+        assert!(volumes[0].empty_dir.is_some());
+        assert_eq!(volumes[1].secret.as_ref().unwrap().items, None);
+        assert_eq!(spec.containers[0].args, None);
+        assert_eq!(spec.containers[0].command.as_ref().unwrap(), &["a", "b"]);
+        check(
+            r#"{"spec":{"volumes":"x","tolerations":[]}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.volumes of type \
+             []v1.Volume",
+        );
+        check(
+            r#"{"spec":{"tolerations":[],"volumes":[{"name":1}]}}"#,
+            "json: cannot unmarshal number into Go struct field Volume.spec.volumes.name of type \
+             string",
+        );
     }
 
     #[test]

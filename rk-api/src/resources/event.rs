@@ -20,6 +20,10 @@ use crate::{
     },
 };
 
+mod new_style;
+
+pub use self::new_style::events_v1;
+
 /// The row of Event.
 pub(super) fn row() -> Resource {
     Row::of::<Events>().short(&["ev"]).columns(COLUMNS).done()

@@ -180,9 +180,10 @@ fn metric(errors: &mut Errors, metric: &MetricSpec, path: &Path) {
     if metric.type_.is_empty() {
         return errors.required(&at, "must specify a metric source type");
     }
-    errors.one_of(&at, &metric.type_, METRIC_TYPES);
     if !METRIC_TYPES.contains(&metric.type_.as_str()) {
-        return;
+        // Kubernetes says so twice: the type is none, and has no source.
+        errors.one_of(&at, &metric.type_, METRIC_TYPES);
+        return errors.one_of(&at, &metric.type_, METRIC_TYPES);
     }
     let Some((field, target)) = target_of(metric) else {
         let mut field = metric.type_.clone();

@@ -73,11 +73,7 @@ impl Kind for Jobs {
             spec.pod_replacement_policy = Some(policy.to_owned());
         }
         defaults::template(&mut spec.template);
-        let labels = spec.template.metadata.as_ref().and_then(|meta| meta.labels.clone());
-        let own = &mut job.metadata.labels;
-        if own.as_ref().is_none_or(|own| own.is_empty()) {
-            *own = labels.filter(|labels| !labels.is_empty());
-        }
+        label_like_template(job);
     }
 
     fn prepare_create(job: &mut Job) {
@@ -88,6 +84,7 @@ impl Kind for Jobs {
         if spec.manual_selector != Some(true) {
             select_own_pods(spec, &meta);
         }
+        label_like_template(job);
     }
 
     fn prepare_update(new: &mut Job, old: &Job, part: Part) {
@@ -209,6 +206,16 @@ impl Kind for Jobs {
     }
 
     const ORPHAN_BY_DEFAULT: bool = true;
+}
+
+/// A Job without labels has those of its Pods.
+fn label_like_template(job: &mut Job) {
+    let template = job.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+    let labels = template.and_then(|meta| meta.labels.clone());
+    let own = &mut job.metadata.labels;
+    if own.as_ref().is_none_or(|own| own.is_empty()) {
+        *own = labels.filter(|labels| !labels.is_empty());
+    }
 }
 
 /// What of a Job's spec is judged also where a CronJob holds it.

@@ -89,7 +89,7 @@ impl Kind for NetworkPolicies {
             errors.invalid(&at, types.to_vec(), "may not specify more than two policyTypes");
         }
         for (i, type_) in types.iter().enumerate() {
-            errors.one_of(&at.index(i), type_, &["Egress", "Ingress"]);
+            errors.one_of(&at.index(i), type_, &["Ingress", "Egress"]);
         }
         errors.0
     }
@@ -106,7 +106,7 @@ fn ports(errors: &mut Errors, ports: &[NetworkPolicyPort], path: &Path) {
     for (i, port) in ports.iter().enumerate() {
         let at = path.index(i);
         if let Some(protocol) = &port.protocol {
-            errors.one_of(&at.child("protocol"), protocol, &["SCTP", "TCP", "UDP"]);
+            errors.one_of(&at.child("protocol"), protocol, &["TCP", "UDP", "SCTP"]);
         }
         if let Some(port) = &port.port {
             errors.port(&at.child("port"), port);

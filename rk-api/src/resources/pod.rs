@@ -180,3 +180,6 @@ fn part_of(part: Part, new: Option<&PodSpec>, old: Option<&PodSpec>) -> Option<P
     }
     Some(spec)
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,7 @@ impl Kind for PriorityClasses {
             );
         }
         if let Some(policy) = &class.preemption_policy {
-            let policies = ["Never", "PreemptLowerPriority"];
+            let policies = ["PreemptLowerPriority", "Never"];
             errors.required_one_of(&Path::new("preemptionPolicy"), policy, &policies);
         }
         errors.0

@@ -3,7 +3,9 @@
 use std::{marker::PhantomData, sync::Arc};
 
 use k8s_openapi::{
-    api::autoscaling::v1::Scale, apimachinery::pkg::apis::meta::v1::DeleteOptions, jiff::Timestamp,
+    api::autoscaling::v1::Scale,
+    apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta},
+    jiff::Timestamp,
 };
 use serde_json::Value;
 
@@ -29,9 +31,30 @@ fn typed_mut<K: Kind>(object: &mut dyn Object) -> Option<&mut K::Object> {
     object.as_any_mut().downcast_mut()
 }
 
+/// What is empty is not there: a patch may have taken the last label or finalizer.
+pub(super) fn drop_empty(meta: &mut ObjectMeta) {
+    for map in [&mut meta.labels, &mut meta.annotations] {
+        map.take_if(|map| map.is_empty());
+    }
+    meta.finalizers.take_if(|list| list.is_empty());
+    meta.owner_references.take_if(|list| list.is_empty());
+    meta.managed_fields.take_if(|list| list.is_empty());
+    for text in [
+        &mut meta.name,
+        &mut meta.generate_name,
+        &mut meta.namespace,
+        &mut meta.uid,
+        &mut meta.resource_version,
+        &mut meta.self_link,
+    ] {
+        text.take_if(|text| text.is_empty());
+    }
+}
+
 impl<K: Kind> Strategy for Typed<K> {
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
-        let (object, unknown_fields) = decode::<K::Object>(json)?;
+        let (mut object, unknown_fields) = decode::<K::Object>(json)?;
+        drop_empty(object.meta_mut());
         Ok(Decoded { object: Box::new(object), unknown_fields })
     }
 

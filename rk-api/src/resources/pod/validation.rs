@@ -172,7 +172,7 @@ fn names_and_numbers(errors: &mut Errors, spec: &PodSpec, path: &Path) {
     }
     if let Some(policy) = &spec.preemption_policy {
         let at = path.child("preemptionPolicy");
-        errors.required_one_of(&at, policy, &["Never", "PreemptLowerPriority"]);
+        errors.required_one_of(&at, policy, &["PreemptLowerPriority", "Never"]);
     }
     if let Some(os) = &spec.os {
         let at = path.child("os");

@@ -46,6 +46,7 @@ pub(super) fn containers(errors: &mut Errors, spec: &PodSpec, volumes: &Volumes,
         common(errors, container, volumes, &at.index(i));
         unique_name(errors, &mut names, &container.name, &at.index(i));
         lifecycle(errors, container, grace, &at.index(i));
+        resize_policy(errors, container, spec, &at.index(i).child("resizePolicy"));
         if let Some(policy) = &container.restart_policy {
             let at = at.index(i).child("restartPolicy");
             errors.one_of(&at, policy, super::RESTART_POLICIES);
@@ -68,6 +69,24 @@ pub(super) fn containers(errors: &mut Errors, spec: &PodSpec, volumes: &Volumes,
         common(errors, &as_container(container), volumes, &at);
         unique_name(errors, &mut names, &container.name, &at);
         ephemeral_container(errors, container, spec, &at);
+    }
+}
+
+fn resize_policy(errors: &mut Errors, container: &Container, spec: &PodSpec, path: &Path) {
+    let mut seen = BTreeSet::new();
+    for (i, policy) in list(&container.resize_policy).iter().enumerate() {
+        if !seen.insert(policy.resource_name.as_str()) {
+            errors.push(FieldError::duplicate(&path.index(i), policy.resource_name.as_str()));
+        }
+        errors.required_one_of(path, &policy.resource_name, &["cpu", "memory"]);
+        errors.required_one_of(path, &policy.restart_policy, &["NotRequired", "RestartContainer"]);
+        if text(&spec.restart_policy) == "Never" && policy.restart_policy != "NotRequired" {
+            errors.invalid(
+                path,
+                policy.restart_policy.as_str(),
+                "must be 'NotRequired' when `restartPolicy` is 'Never'",
+            );
+        }
     }
 }
 
