@@ -69,6 +69,12 @@ pub(super) struct Creation<'a> {
 
 /// Starts the container and tells `outcome`. Runs in the helper process, which then ends.
 pub(super) fn create(creation: Creation<'_>, outcome: &Channel) {
+    // What the shim has open is none of the container's business, not even on its way there.
+    let Stdio { stdin, stdout, stderr } = &creation.stdio;
+    let mut keep = vec![outcome.as_fd()];
+    keep.extend(creation.shm);
+    keep.extend([stdin, stdout, stderr].into_iter().flatten().map(AsFd::as_fd));
+    sys::close_others(&keep);
     let result = match start(creation) {
         Ok(pid) => Outcome::Running { pid },
         Err(message) => Outcome::Failed { message },

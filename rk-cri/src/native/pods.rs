@@ -389,13 +389,16 @@ impl Inner {
         if record.phase == Phase::Stopped && !alive {
             return Ok(());
         }
-        // The network goes while the namespace is still there, as plugins expect.
-        if !record.config.host_network {
-            self.cni.del(&self.attach_request(&record)).await.map_err(network_error)?;
-        }
+        // The network goes while the namespace is still there, as plugins expect. If it will not
+        // go, the processes do all the same, and the caller tries again.
+        let detached = match record.config.host_network {
+            true => Ok(()),
+            false => self.cni.del(&self.attach_request(&record)).await.map_err(network_error),
+        };
         if alive {
             self.ask_to_end(id).await?;
         }
+        detached?;
         self.lost_shim(id);
         record.phase = Phase::Stopped;
         disk::write(&self.pod_dir(id).join(SANDBOX), &record)

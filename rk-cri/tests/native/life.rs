@@ -147,7 +147,7 @@ pub async fn fifty_pods_leave_nothing_behind(lab: &mut Lab) {
                 lab.start(&sandbox, shell("main", "trap 'exit 0' TERM; sleep 600 & wait")).await;
             let took = begin.elapsed();
             assert_eq!(lab.says(&id, "hostname").await, name);
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 lab.runtime().stop_container(&id, Duration::from_secs(5)).await.unwrap();
                 assert_eq!(lab.status(&id).await.exit_code, Some(0));
             }
