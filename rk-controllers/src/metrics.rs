@@ -12,7 +12,10 @@ use parking_lot::Mutex;
 
 /// The counters of all controllers of a process. Cheap to clone; clones share.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics(Arc<Mutex<Vec<(String, Arc<ControllerMetrics>)>>>);
+pub struct Metrics(Arc<Mutex<Vec<Named>>>);
+
+/// The counters of the controller of this name.
+type Named = (String, Arc<ControllerMetrics>);
 
 /// The counters of one controller since its start.
 #[derive(Debug, Default)]

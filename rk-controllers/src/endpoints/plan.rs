@@ -55,6 +55,9 @@ pub(super) fn plan(service: &Service, selected: &[&Pod], current: Option<&Endpoi
     wanted
 }
 
+/// Addresses by IP, each with whether it is ready.
+type Addresses = BTreeMap<String, (EndpointAddress, bool)>;
+
 /// One subset for each set of ports that Pods offer; whether addresses had to be left out.
 fn subsets(service: &Service, selected: &[&Pod]) -> (Vec<EndpointSubset>, bool) {
     let Some(spec) = &service.spec else { return (Vec::new(), false) };
@@ -63,8 +66,7 @@ fn subsets(service: &Service, selected: &[&Pod]) -> (Vec<EndpointSubset>, bool) 
     let family =
         targets::address_types(service).into_iter().next().unwrap_or_else(|| "IPv4".into());
 
-    let mut by_ports: Vec<(Vec<EndpointPort>, BTreeMap<String, (EndpointAddress, bool)>)> =
-        Vec::new();
+    let mut by_ports: Vec<(Vec<EndpointPort>, Addresses)> = Vec::new();
     for pod in selected.iter().filter(|pod| !pods::is_terminal(pod)) {
         if pods::is_deleting(pod) && !publishes_unready {
             continue;

@@ -1,6 +1,8 @@
 //! Controllers against the real API server, in process, under virtual time. Pods are bound and
 //! run by the fakes in `cluster.rs`.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are test code too, which clippy cannot tell")]
+
 mod cluster;
 
 mod deployments;

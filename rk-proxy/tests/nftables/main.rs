@@ -1,6 +1,7 @@
 //! The nftables backend with real packets, in network namespaces of its own.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod lab;
 
