@@ -1,5 +1,7 @@
 //! What holds for every row of the table.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;

@@ -122,17 +122,17 @@ fn of_type(errors: &mut Errors, secret: &Secret, data: &BTreeMap<String, ByteStr
         }
         "kubernetes.io/dockercfg" => json_in(errors, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => json_in(errors, ".dockerconfigjson"),
-        "kubernetes.io/basic-auth" => {
-            if !data.contains_key("username") && !data.contains_key("password") {
-                let at = path.key(MALFORMED_PATH_PART);
-                errors.required(&at.key("username"), "");
-                errors.required(&at.key("password"), "");
-            }
+        "kubernetes.io/basic-auth"
+            if !data.contains_key("username") && !data.contains_key("password") =>
+        {
+            let at = path.key(MALFORMED_PATH_PART);
+            errors.required(&at.key("username"), "");
+            errors.required(&at.key("password"), "");
         }
-        "kubernetes.io/ssh-auth" => {
-            if data.get("ssh-privatekey").is_none_or(|key| key.0.is_empty()) {
-                errors.required(&path.key(MALFORMED_PATH_PART).key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth"
+            if data.get("ssh-privatekey").is_none_or(|key| key.0.is_empty()) =>
+        {
+            errors.required(&path.key(MALFORMED_PATH_PART).key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {

@@ -65,8 +65,9 @@ mod tests {
 
     #[test]
     fn requests_and_limits_decide_the_class() {
+        type Amounts<'a> = &'a [(&'a str, &'a str)];
         #[track_caller]
-        fn check(containers: &[(&[(&str, &str)], &[(&str, &str)])], class: &str) {
+        fn check(containers: &[(Amounts, Amounts)], class: &str) {
             let amounts = |pairs: &[(&str, &str)]| {
                 Some(
                     pairs
