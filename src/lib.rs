@@ -25,7 +25,7 @@
 //! # Where to start
 //! - [`Cluster::builder`]: what a cluster can be made of.
 //! - The crates below it, each usable alone: [`store`], [`api`], [`sched`], [`controllers`],
-//!   [`net`], [`cri`].
+//!   [`net`], [`proxy`], [`cri`].
 //! - `examples/cluster`: the same as a program, with real containers and `kubectl`.
 //!
 //! # Invariants
@@ -42,5 +42,6 @@ pub use rk_api as api;
 pub use rk_controllers as controllers;
 pub use rk_cri as cri;
 pub use rk_net as net;
+pub use rk_proxy as proxy;
 pub use rk_sched as sched;
 pub use rk_store as store;

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -77,12 +77,23 @@ fn make_private(path: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
-            // Found out now rather than when the store opens.
-            fs::read_dir(path).map(|_| ())
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => mine(path),
         made => made,
     }
+}
+
+/// Whether an existing directory can be used: in a place that all may write to, it could be
+/// somebody else's.
+fn mine(path: &Path) -> io::Result<()> {
+    let found = fs::metadata(path)?;
+    if !found.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::NotADirectory));
+    }
+    if found.uid() != fs::metadata("/proc/self")?.uid() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+    }
+    // Found out now rather than when the store opens.
+    fs::read_dir(path).map(|_| ())
 }
 
 /// Writes a file that only its owner may read, whole or not at all.

@@ -73,8 +73,8 @@ use self::{
     handlers::Handler,
     layers::{
         authentication::AuthenticationLayer, authorization::AuthorizationLayer,
-        metrics::MetricsLayer, panic_guard::PanicGuardLayer, request_info::RequestInfoLayer,
-        timeout::TimeoutLayer,
+        impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
+        request_info::RequestInfoLayer, timeout::TimeoutLayer,
     },
     metrics::Metrics,
     nodes::NoNodes,
@@ -95,7 +95,11 @@ use crate::{openapi::Documents, resources::Resources};
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
-    PanicGuardLayer<MetricsLayer<TimeoutLayer<AuthenticationLayer<AuthorizationLayer<Handler>>>>>,
+    PanicGuardLayer<
+        MetricsLayer<
+            TimeoutLayer<AuthenticationLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+        >,
+    >,
 >;
 
 /// What handlers share.
@@ -263,6 +267,7 @@ impl Builder {
             shutdown,
         });
         bootstrap::run(&inner).await?;
+        tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
         let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates)];
         authenticators.extend(self.authenticators);
         let reader = inner.reader.clone();
@@ -278,8 +283,9 @@ fn stack(
     authorizer: Arc<dyn Authorizer>,
 ) -> Stack {
     let handler = Handler(inner.clone());
-    let authorization = AuthorizationLayer { inner: handler, authorizer };
-    let authentication = AuthenticationLayer { inner: authorization, authenticator };
+    let authorization = AuthorizationLayer { inner: handler, authorizer: authorizer.clone() };
+    let impersonation = ImpersonationLayer { inner: authorization, authorizer };
+    let authentication = AuthenticationLayer { inner: impersonation, authenticator };
     let timeout = TimeoutLayer(authentication);
     let metrics = MetricsLayer { inner: timeout, metrics: inner.metrics.clone() };
     RequestInfoLayer(PanicGuardLayer(metrics))

@@ -1,6 +1,7 @@
 //! Requests that make no sense: the right status, reason and message, nothing stored, and a server
 //! that goes on.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

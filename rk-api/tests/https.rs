@@ -1,5 +1,6 @@
 //! Over HTTPS: certificates, tokens, HTTP/2, compression, and an orderly end.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

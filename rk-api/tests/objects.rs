@@ -1,5 +1,6 @@
 //! Objects through an in-process client: created, read, changed, deleted.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

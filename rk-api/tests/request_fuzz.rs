@@ -1,5 +1,6 @@
 //! Thousands of requests that nobody would send: the server answers each and stays whole.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use http::{Method, Request};

@@ -1,5 +1,6 @@
 //! Logs, exec and port-forward: through the server to the agent of the Pod's node.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

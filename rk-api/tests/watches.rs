@@ -1,5 +1,6 @@
 //! Watches: what a client sees is what happened, in order, once.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -39,8 +40,8 @@ impl Reflector {
     }
 
     async fn list(&mut self) {
-        let mut params = ListParams::default();
-        params.label_selector = self.labels.map(Into::into);
+        let label_selector = self.labels.map(Into::into);
+        let params = ListParams { label_selector, ..ListParams::default() };
         let list = self.maps.list(&params).await.unwrap();
         self.state = list.items.iter().map(entry).collect();
         self.version = list.metadata.resource_version.unwrap();

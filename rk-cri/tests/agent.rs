@@ -1,4 +1,5 @@
 //! The agent with the simulated runtime, against the API server in process, on a paused clock.
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
 use std::{sync::Arc, time::Duration};
 

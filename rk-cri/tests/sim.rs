@@ -1,4 +1,5 @@
 //! The simulated runtime does as it is told.
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@
 //! ```text
 //! nat-prerouting, nat-output -> services -> @service-ips, @service-nodeports
 //!   -> external-…   traffic from outside: masquerade or not, by traffic policy
-//!   -> service-…    numgen random mod n vmap { i : goto endpoint-… }    (local-… for Local)
+//!   -> service-…    affinity, else numgen random: goto endpoint-…       (local-… for Local)
 //!   -> endpoint-…   hairpin mark, affinity, dnat
 //! filter-…          -> @no-endpoint-services, @no-endpoint-nodeports: refuse or drop
 //!                   -> @firewall-ips: loadBalancerSourceRanges
@@ -102,9 +102,8 @@ impl PodTraffic {
         match self {
             Self::Unknown => None,
             Self::From(ranges) => {
-                let ranges: Vec<_> = ranges.iter().filter(|r| r.family() == family).collect();
-                (!ranges.is_empty())
-                    .then(|| format!("{} saddr {not}{}", base::ip(family), braces(ranges)))
+                let any = ranges.iter().any(|range| range.family() == family);
+                any.then(|| format!("{} saddr {not}@pod-ips", base::ip(family)))
             }
             Self::Interface(name) => Some(format!("iifname {not}\"{name}\"")),
             Self::InterfacePrefix(prefix) => Some(format!("iifname {not}\"{prefix}*\"")),

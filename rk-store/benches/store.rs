@@ -106,6 +106,38 @@ fn put_durable(bencher: Bencher<'_, '_>, in_flight: usize) {
     });
 }
 
+/// Opening a directory that is empty: its first segment is filled with zeros.
+#[divan::bench(sample_count = 10)]
+fn open_new(bencher: Bencher<'_, '_>) {
+    bencher.with_inputs(scratch).bench_values(|directory| {
+        let store = block_on(EmbeddedStore::open(directory.path(), Options::default()));
+        (store.expect("an empty directory"), directory)
+    });
+}
+
+/// Opening a directory with 20,000 writes in its log.
+#[divan::bench(sample_count = 10)]
+fn open_with_20000(bencher: Bencher<'_, '_>) {
+    let directory = scratch();
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let options = Options { snapshot_bytes: 1 << 30, ..Options::default() };
+        let store = EmbeddedStore::open(directory.path(), options).await.expect("empty");
+        let puts = (0..20_000).map(|number| {
+            let store = store.clone();
+            async move { store.put(&key(number), value(2500), Expect::Absent, None).await }
+        });
+        futures::future::try_join_all(puts).await.expect("the disk works");
+        store.close().await;
+    });
+    bencher.counter(ItemsCount::new(20_000_usize)).bench_local(|| {
+        runtime.block_on(async {
+            let store = EmbeddedStore::open(directory.path(), Options::default()).await;
+            store.expect("a store").close().await;
+        });
+    });
+}
+
 /// A list of 5,000 keys.
 #[divan::bench]
 fn range_5000(bencher: Bencher<'_, '_>) {

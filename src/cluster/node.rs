@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -20,6 +20,10 @@ use rk_cri::{
     sim::SimRuntime,
 };
 use rk_net::{NodeNetwork, ipam::Cidr};
+use rk_proxy::{
+    Proxy,
+    nftables::{NftablesConfig, NftablesProxy},
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -187,6 +191,7 @@ pub(super) async fn start_native(
     node: &NativeNode,
     builder: &ClusterBuilder,
     server: &ApiServer,
+    informers: &Informers,
     kubelets: &Kubelets,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
@@ -219,6 +224,10 @@ pub(super) async fn start_native(
     match run_agent(node, &root, builder, server, &running, first).await {
         Ok(agent) => {
             kubelets.add(agent.node_name(), agent.kubelet_api());
+            if let Some(netns) = running.network.netns() {
+                let proxy = service_proxy(informers, agent.node_name(), netns, &running)?;
+                tasks.spawn(proxy.run(stop.clone()));
+            }
             tasks.spawn(agent.run(stop.clone()));
             Ok(running)
         }
@@ -229,9 +238,30 @@ pub(super) async fn start_native(
     }
 }
 
+/// Makes Services work in the cluster's network namespace. The rules go with the namespace.
+fn service_proxy(
+    informers: &Informers,
+    node: &str,
+    netns: &Path,
+    running: &RunningNative,
+) -> Result<Proxy, ClusterError> {
+    let backend = NftablesProxy::new(NftablesConfig {
+        netns: Some(netns.to_owned()),
+        // Pods share a bridge: without br_netfilter the answer of a Pod to another would take the
+        // short way across it, and nobody would translate it back.
+        masquerade_all: true,
+        ..NftablesConfig::default()
+    });
+    Proxy::builder(informers.clone(), node)
+        .backend(Arc::new(backend))
+        .node_ips(running.network.node_ips())
+        .build()
+        .map_err(part("the service proxy"))
+}
+
 async fn run_agent(
     node: &NativeNode,
-    root: &std::path::Path,
+    root: &Path,
     builder: &ClusterBuilder,
     server: &ApiServer,
     running: &RunningNative,

@@ -70,9 +70,10 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
     if builder.components.contains(&Component::Nodes) {
         let nodes = match &builder.native {
             Some(node) => {
-                let running =
-                    node::start_native(node, &builder, &server, &kubelets, &mut tasks, &stop)
-                        .await?;
+                let running = node::start_native(
+                    node, &builder, &server, &informers, &kubelets, &mut tasks, &stop,
+                )
+                .await?;
                 native = Some(running);
                 1
             }

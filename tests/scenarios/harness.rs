@@ -260,11 +260,6 @@ impl Shell {
         &self.namespace
     }
 
-    /// The folder that commands run in.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Writes a file into the folder that commands run in.
     pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.directory.join(name), text).expect("the test's folder takes files");

@@ -21,7 +21,7 @@ pub(crate) fn images(busybox: &Path) -> Result<Vec<ImageBuilder>, ImageError> {
 
 /// Answers every connection to a port with one line.
 fn listener(name: &str, port: u16, busybox: &Path) -> Result<ImageBuilder, ImageError> {
-    let listen = format!("trap 'exit 0' TERM; nc -lk -p {port} -e echo {name} & wait");
+    let listen = format!("trap 'exit 0' TERM; nc -ll -p {port} -e echo {name} & wait");
     Ok(busybox_image(name, busybox)?.config(ImageConfig {
         cmd: ["/bin/sh", "-c", &listen].map(str::to_owned).to_vec(),
         env: vec!["PATH=/bin".to_owned()],

@@ -429,9 +429,12 @@ mod tests {
     use super::*;
     use crate::client::fake::{self, Reply, status};
 
+    /// Events by path, and what was asked.
+    type Kept = (HashMap<String, Value>, Vec<String>);
+
     /// Keeps events by path and notes what was asked.
     #[derive(Clone, Default)]
-    struct Server(Arc<Mutex<(HashMap<String, Value>, Vec<String>)>>);
+    struct Server(Arc<Mutex<Kept>>);
 
     impl Server {
         fn recorder(&self) -> EventRecorder {

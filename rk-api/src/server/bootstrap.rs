@@ -1,9 +1,13 @@
 //! What every cluster has from the start: its namespaces, the API server's Service, the two
 //! priority classes of system components.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
@@ -25,6 +29,19 @@ pub(super) async fn run(server: &Arc<Inner>) -> Result<()> {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
     }
     Ok(())
+}
+
+/// How often to look for what was deleted, as in kube-apiserver.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Creates again what somebody deletes, until the server ends.
+pub(super) async fn keep(server: Weak<Inner>, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(AGAIN_AFTER)).await.is_some() {
+        let Some(server) = server.upgrade() else { return };
+        if let Err(error) = run(&server).await {
+            tracing::warn!(%error, "cannot create what every cluster has");
+        }
+    }
 }
 
 /// Notes the addresses and ports of the Services that are there already.

@@ -189,6 +189,8 @@ impl Cache {
             let objects = contents.remove(table.resource.key_prefix.as_ref()).unwrap_or_default();
             table.replace(objects, loaded.revision.0);
         }
+        // What was announced before is either loaded or will never come.
+        self.announced.lock().clear();
         self.advance(loaded.revision);
         Ok(loaded.revision)
     }

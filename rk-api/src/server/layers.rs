@@ -3,6 +3,7 @@
 
 pub(super) mod authentication;
 pub(super) mod authorization;
+pub(super) mod impersonation;
 pub(super) mod metrics;
 pub(super) mod panic_guard;
 pub(super) mod request_info;

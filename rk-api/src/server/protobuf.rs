@@ -13,8 +13,6 @@ mod encode;
 
 use std::{collections::HashMap, sync::OnceLock};
 
-use serde_json::Value;
-
 /// The media type.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
@@ -171,6 +169,8 @@ pub(super) fn from_json(json: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]

@@ -1,5 +1,9 @@
 //! What the server's tests share. (Cargo takes `tests/common.rs` for a test of its own.)
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses a part, and fails by panicking"
+)]
 
 use std::sync::Arc;
 

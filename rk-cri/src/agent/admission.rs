@@ -162,7 +162,8 @@ mod tests {
     fn check(pod: Pod, others: &[Pod], expected: Result<(), &str>) {
         let others: Vec<&Pod> = others.iter().collect();
         let refusal = admit(&pod, &others, &node());
-        assert_eq!(refusal.as_ref().map(|()| ()).map_err(|(reason, _)| reason.as_str()), expected);
+        let refusal = refusal.map_err(|(reason, _)| reason);
+        assert_eq!(refusal, expected.map_err(str::to_string));
     }
 
     #[test]

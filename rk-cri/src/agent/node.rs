@@ -210,10 +210,10 @@ pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) 
         return None;
     };
     let mut changed = Map::new();
-    if let Some(conditions) = new.remove("conditions") {
-        if heartbeat || without_heartbeats(old.get("conditions"), &conditions) {
-            changed.insert("conditions".into(), conditions);
-        }
+    if let Some(conditions) = new.remove("conditions")
+        && (heartbeat || without_heartbeats(old.get("conditions"), &conditions))
+    {
+        changed.insert("conditions".into(), conditions);
     }
     for (key, value) in new {
         if old.get(&key) == Some(&value) {

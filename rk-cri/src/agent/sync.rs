@@ -202,8 +202,6 @@ impl Core {
             let now = clock::now();
             let mut next = plan(&pod, &observed, &View { pod: &pod, memory }, now);
             self.hold_back(&pod, &mut next, memory, now);
-            finished =
-                next.finished && !next.stop_all || next.finished && observed.sandbox().is_none();
             if next.is_idle() {
                 wake = sooner(wake, next.backing_off.values().min().copied());
                 break;

@@ -22,7 +22,7 @@ use libcontainer::{
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
 use rustix::{
-    fs::CWD,
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
         move_mount, open_tree,
@@ -69,6 +69,12 @@ pub(super) struct Creation<'a> {
 
 /// Starts the container and tells `outcome`. Runs in the helper process, which then ends.
 pub(super) fn create(creation: Creation<'_>, outcome: &Channel) {
+    // What the shim has open is none of the container's business, not even on its way there.
+    let Stdio { stdin, stdout, stderr } = &creation.stdio;
+    let mut keep = vec![outcome.as_fd()];
+    keep.extend(creation.shm);
+    keep.extend([stdin, stdout, stderr].into_iter().flatten().map(AsFd::as_fd));
+    sys::close_others(&keep);
     let result = match start(creation) {
         Ok(pid) => Outcome::Running { pid },
         Err(message) => Outcome::Failed { message },
@@ -314,7 +320,16 @@ pub(super) fn execute(arguments: &[String], environment: &[CString]) -> String {
 
 fn find_program(name: &str, environment: &[CString]) -> Result<std::path::PathBuf, String> {
     let executable = |path: &Path| -> io::Result<()> {
-        let meta = fs::metadata(path)?;
+        // Not through a magic link of /proc: `/proc/self/exe` is this program, which is the host's.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+        let meta = match found {
+            Ok(found) => fs::File::from(found).metadata()?,
+            Err(rustix::io::Errno::LOOP) => {
+                return Err(io::Error::from_raw_os_error(libc::EACCES));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if meta.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::EISDIR));
         }

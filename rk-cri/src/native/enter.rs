@@ -51,6 +51,9 @@ pub(super) struct Entry<'a> {
 
 /// Runs the command and tells `outcome`. Runs in the helper process, which then ends.
 pub(super) fn enter(entry: Entry<'_>, outcome: &Channel) {
+    let mut keep = vec![outcome.as_fd(), entry.pidfd];
+    keep.extend(entry.stdio.iter().map(AsFd::as_fd));
+    sys::close_others(&keep);
     let result = match start(entry) {
         Ok((pid, None)) => outcome.send(&Outcome::Running { pid }, &[]),
         Ok((pid, Some(terminal))) => outcome.send(&Outcome::Running { pid }, &[terminal.as_fd()]),

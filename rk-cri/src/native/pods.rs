@@ -389,13 +389,16 @@ impl Inner {
         if record.phase == Phase::Stopped && !alive {
             return Ok(());
         }
-        // The network goes while the namespace is still there, as plugins expect.
-        if !record.config.host_network {
-            self.cni.del(&self.attach_request(&record)).await.map_err(network_error)?;
-        }
+        // The network goes while the namespace is still there, as plugins expect. If it will not
+        // go, the processes do all the same, and the caller tries again.
+        let detached = match record.config.host_network {
+            true => Ok(()),
+            false => self.cni.del(&self.attach_request(&record)).await.map_err(network_error),
+        };
         if alive {
             self.ask_to_end(id).await?;
         }
+        detached?;
         self.lost_shim(id);
         record.phase = Phase::Stopped;
         disk::write(&self.pod_dir(id).join(SANDBOX), &record)
@@ -415,10 +418,9 @@ impl Inner {
         if channel.send(&Request::Shutdown, &[]).await.is_err() {
             return Ok(());
         }
-        match timeout(KILL_TIMEOUT, channel.receive::<Reply>()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(RuntimeError::Timeout(KILL_TIMEOUT)),
-        }
+        // It answers when its containers are gone, and hangs up when it is.
+        let ended = async { while let Ok(Some(_)) = channel.receive::<Reply>().await {} };
+        timeout(KILL_TIMEOUT, ended).await.map_err(|_| RuntimeError::Timeout(KILL_TIMEOUT))
     }
 
     pub(super) async fn remove_pod(&self, id: &str) -> Result<(), RuntimeError> {

@@ -100,7 +100,7 @@ pub(super) fn heed_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Closes all descriptors from 3 up except `keep`.
+/// Closes all descriptors from 3 up except `keep`. Only right after [`fork`], in the child.
 pub(super) fn close_others(keep: &[BorrowedFd<'_>]) {
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
     keep.sort_unstable();
@@ -108,12 +108,35 @@ pub(super) fn close_others(keep: &[BorrowedFd<'_>]) {
     for fd in keep.into_iter().chain([u32::MAX]) {
         if fd > first {
             let last = if fd == u32::MAX { fd } else { fd - 1 };
-            // SAFETY: the descriptors closed here are inherited ones that no value in this process
-            // owns any more: callers do this right after fork, before they open their own.
+            // SAFETY: the callers do this right after fork, before they open descriptors of their
+            // own. The values that own the inherited ones are the parent's: a child never drops
+            // them, because it ends by `exit` or by executing a program.
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
         first = fd.saturating_add(1).max(first);
     }
+}
+
+/// Makes a mount that is attached nowhere refuse writes.
+pub(super) fn make_read_only(mount: &OwnedFd) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty string, and the attributes are as long as said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sends a signal to the process group led by `pid`.

@@ -7,12 +7,17 @@
 use std::{
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::{
+    fs::CWD,
+    mount::{OpenTreeFlags, open_tree},
 };
 
 use super::{
@@ -22,8 +27,10 @@ use super::{
     wire::{Channel, Spawn},
 };
 
-/// In the environment of the zygote: its job.
+/// In the environment of the zygote: the cgroup of the shims.
 const MARKER: &str = "RK_NATIVE_ZYGOTE";
+/// In its environment once it runs from a read-only view of its program.
+const SEALED: &str = "RK_NATIVE_SEALED";
 const NAME: &str = "rk-shim";
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -42,6 +49,11 @@ pub fn init() {
         return;
     }
     if let Some(cgroup) = std::env::var_os(MARKER) {
+        if std::env::var_os(SEALED).is_none() {
+            // Older kernels cannot: there, only the check of programs' paths protects the file.
+            let error = seal();
+            eprintln!("the supervisor runs from a writable file: {error}");
+        }
         let cgroup = cgroup.to_str().and_then(|json| serde_json::from_str(json).ok());
         run(cgroup)
     }
@@ -72,6 +84,29 @@ pub(super) fn spawn(program: &Path, cgroup: &Cgroup, log: &Path) -> io::Result<(
 /// Asks the zygote for a shim; `first` becomes the shim's first connection.
 pub(super) fn ask(zygote: &Channel, directory: &Path, first: Channel) -> io::Result<()> {
     zygote.send(&Spawn { directory: directory.to_owned() }, &[first.as_fd()])
+}
+
+/// Executes this program again from a mount of its own that is read-only and attached nowhere.
+/// Returns only to say why it could not.
+///
+/// A process that is about to become a container's is still this program while it enters the
+/// container. What runs there could get hold of it through `/proc` and, once nobody executes the
+/// file any more, overwrite the program that the host will run next (CVE-2019-5736).
+fn seal() -> io::Error {
+    let sealed = || -> io::Result<std::convert::Infallible> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let program = open_tree(CWD, "/proc/self/exe", flags)?;
+        sys::make_read_only(&program)?;
+        // Through the descriptor: the mount has no path.
+        Err(Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .arg0(NAME)
+            .env(SEALED, "1")
+            .exec())
+    };
+    match sealed() {
+        Err(error) => error,
+        Ok(never) => match never {},
+    }
 }
 
 fn run(cgroup: Option<Cgroup>) -> ! {

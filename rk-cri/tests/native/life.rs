@@ -1,12 +1,14 @@
 //! From start to end: programs, users, failures, and what is left.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
 use rk_cri::{
     Runtime, RuntimeError,
     conformance::Kit,
     runtime::{ContainerConfig, ContainerState, Security},
 };
+
+use rustix::fs::StatVfsMountFlags;
 
 use crate::lab::{Lab, shell};
 
@@ -22,6 +24,8 @@ pub async fn a_program_that_cannot_run_is_a_start_error(lab: &mut Lab) {
         ("/nosuch", "exec: \"/nosuch\": stat /nosuch: no such file or directory"),
         ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
         ("/tmp", "exec: \"/tmp\": is a directory"),
+        // The host's own program.
+        ("/proc/self/exe", "exec: \"/proc/self/exe\": permission denied"),
     ] {
         let config = ContainerConfig { command: vec![program.to_owned()], ..shell("main", "") };
         let id = lab.runtime().create_container(&sandbox, config).await.unwrap();
@@ -108,6 +112,20 @@ pub async fn capabilities_and_read_only_root_hold(lab: &mut Lab) {
     assert!(lab.says(&id, "ls /dev").await.contains("null"));
 }
 
+pub async fn the_hosts_program_cannot_be_overwritten_from_a_container(lab: &mut Lab) {
+    let id = lab.running("sleep 600").await;
+    lab.says(&id, "true").await;
+    let own = std::fs::metadata("/proc/self/exe").unwrap();
+    for pid in lab.processes() {
+        let path = format!("/proc/{pid}/exe");
+        let meta = std::fs::metadata(&path).unwrap();
+        if (meta.dev(), meta.ino()) == (own.dev(), own.ino()) {
+            let mount = rustix::fs::statvfs(&path).unwrap();
+            assert!(mount.f_flag.contains(StatVfsMountFlags::RDONLY), "process {pid}");
+        }
+    }
+}
+
 pub async fn fifty_pods_leave_nothing_behind(lab: &mut Lab) {
     // The zygote is there from the start, and stays.
     lab.running("true").await;
@@ -129,7 +147,7 @@ pub async fn fifty_pods_leave_nothing_behind(lab: &mut Lab) {
                 lab.start(&sandbox, shell("main", "trap 'exit 0' TERM; sleep 600 & wait")).await;
             let took = begin.elapsed();
             assert_eq!(lab.says(&id, "hostname").await, name);
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 lab.runtime().stop_container(&id, Duration::from_secs(5)).await.unwrap();
                 assert_eq!(lab.status(&id).await.exit_code, Some(0));
             }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, net::IpAddr};
 
-use super::{NftablesConfig, addresses_of, compile::Fingerprint};
+use super::{NftablesConfig, PodTraffic, addresses_of, compile::Fingerprint};
 use crate::Family;
 
 /// Chains that a hook calls: name, type, hook, priority. Source ranges are checked before DNAT
@@ -76,6 +76,13 @@ pub(super) fn recreate(
     if !nodes.is_empty() {
         let _ = writeln!(text, "add element {ip} {table} nodeport-ips {}", super::braces(&nodes));
     }
+    if let PodTraffic::From(ranges) = &config.pod_traffic {
+        let ranges: Vec<_> = ranges.iter().filter(|range| range.family() == family).collect();
+        if !ranges.is_empty() {
+            let ranges = super::braces(ranges);
+            let _ = writeln!(text, "add element {ip} {table} pod-ips {ranges}");
+        }
+    }
     // Without configured addresses any local one will do, except loopback: a connection to it
     // cannot leave the node with that source.
     let to_node = match (node_port_addresses.is_empty(), family) {
@@ -103,7 +110,8 @@ fn maps(family: Family) -> Vec<(&'static str, String)> {
         ("map @no-endpoint-nodeports", by_port),
         ("map @firewall-ips", by_address),
         ("set @cluster-ips", set.clone()),
-        ("set @nodeport-ips", set),
+        ("set @nodeport-ips", set.clone()),
+        ("set @pod-ips", format!("{set} ; flags interval ; auto-merge")),
     ]
 }
 

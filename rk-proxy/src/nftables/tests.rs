@@ -96,6 +96,7 @@ fn names_fit_into_what_nftables_takes() {
     let web = service(&long).namespace(&long).cluster_ip("fd00::1").named_port(&long, 80, "SCTP");
     let slice = endpoint_slice(&long).namespace(&long).named_port(&long, 80, "SCTP");
     let slice = slice.ready("fd00:1111:2222:3333:4444:5555:6666:7777");
+    let slice = slice.with(|slice| slice.address_type = "IPv6".to_owned());
     let rules = plan::plan([&*web.affinity(1)], [&*slice], &node());
     let port = rules.iter().next().unwrap();
 

@@ -286,7 +286,8 @@ proptest! {
         for (was, is) in changes.pairs() {
             prop_assert_ne!(was, is);
             if let Some(was) = was {
-                prop_assert_eq!(map.remove(&was.key).as_ref(), Some(was));
+                let known = map.remove(&was.key);
+                prop_assert_eq!(known.as_ref(), Some(was));
             }
             if let Some(is) = is {
                 prop_assert!(map.insert(is.key.clone(), is.clone()).is_none());

@@ -126,6 +126,31 @@ async fn traffic_from_outside_to_a_cluster_ip_is_masqueraded_and_that_of_pods_is
     assert_eq!(client(Origin::Server(0)).await, lab.servers()[0].ip());
 }
 
+/// More endpoints than are chosen among by single rules: a verdict map chooses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_endpoints_are_all_chosen_sometimes() {
+    let lab = lab_or_skip!("many_endpoints_are_all_chosen_sometimes");
+    let web = service("web").cluster_ip("10.96.0.10").port(80);
+    let [one, two] = lab.servers();
+    let slice = endpoint_slice("web").port(one.port()).ready(&one.ip().to_string());
+    let ports = 1..=9_u16;
+    // The others are closed ports of the second server.
+    let closed = ports.map(|port| {
+        let slice = endpoint_slice("web").port(port).ready(&two.ip().to_string());
+        slice.with(|slice| slice.metadata.name = Some(format!("web-{port}")))
+    });
+    let slices: Vec<_> = closed.chain([slice]).collect();
+    let rules = plan::plan([&*web], slices.iter().map(|slice| &**slice), &lab.node());
+    lab.backend().apply(&rules).await.unwrap();
+
+    let mut answers = Vec::new();
+    for _ in 0..200 {
+        answers.push(lab.request(Origin::Node, "10.96.0.10:80".parse().unwrap()).await);
+    }
+    assert!(answers.contains(&Answer::Refused), "{answers:?}");
+    assert!(answers.iter().any(|a| matches!(a, Answer::Served { .. })), "{answers:?}");
+}
+
 fn only_second(lab: &Lab) -> Rules {
     let web = service("web").cluster_ip("10.96.0.10").port(80);
     let two = lab.servers()[1];

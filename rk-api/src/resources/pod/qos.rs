@@ -63,12 +63,13 @@ mod tests {
 
     use super::*;
 
+    type Amounts<'a> = &'a [(&'a str, &'a str)];
+
     #[test]
     fn requests_and_limits_decide_the_class() {
-        type Amounts<'a> = &'a [(&'a str, &'a str)];
         #[track_caller]
-        fn check(containers: &[(Amounts, Amounts)], class: &str) {
-            let amounts = |pairs: &[(&str, &str)]| {
+        fn check(containers: &[(Amounts<'_>, Amounts<'_>)], class: &str) {
+            let amounts = |pairs: Amounts<'_>| {
                 Some(
                     pairs
                         .iter()

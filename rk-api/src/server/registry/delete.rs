@@ -90,6 +90,11 @@ impl Registry {
                 let object = self.unchanged(target, before)?;
                 Ok(Deleted { object, uid, gone: false })
             }
+            // It was marked before: there is nothing new to tell.
+            Plan::Mark if Stored::encode(marked.as_mut())? == before.stored => {
+                let object = self.unchanged(target, before)?;
+                Ok(Deleted { object, uid, gone: false })
+            }
             Plan::Mark => {
                 let expect = Expect::Revision(before.revision);
                 let object = self.put(target, marked.as_mut(), expect).await?;

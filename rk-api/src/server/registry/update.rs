@@ -175,7 +175,11 @@ fn check_version(target: &Target<'_>, new: &dyn Object, before: &Current) -> Res
     if version == 0 && !target.resource.strategy.unconditional_update() {
         let path = Path::new("metadata.resourceVersion");
         let error = FieldError::invalid(&path, 0, "must be specified for an update");
-        return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &vec![error]));
+        return Err(ApiError::invalid(
+            &Subject::plural(target.resource),
+            target.name,
+            &vec![error],
+        ));
     }
     if version != 0 && version != before.revision.0 {
         return Err(ApiError::modified(&target.subject(), target.name));

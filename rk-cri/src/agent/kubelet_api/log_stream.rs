@@ -172,8 +172,8 @@ impl Reader {
     async fn memory(mut self, log: Bytes) -> io::Result<()> {
         let start = self.filter.tail_offset(&log);
         let last_time = |log: &[u8]| {
-            let lines = log.split(|byte| *byte == b'\n').filter_map(Line::parse);
-            lines.map(|line| line.time).last()
+            let mut lines = log.rsplit(|byte| *byte == b'\n').filter_map(Line::parse);
+            lines.next().map(|line| line.time)
         };
         let mut seen = last_time(&log);
         let mut runs = self.follow && self.runs().await;

@@ -1,0 +1,104 @@
+//! A whole cluster inside a test: what the README promises to those who test their own code.
+
+use std::time::Duration;
+
+use rk::{
+    Cluster,
+    k8s_openapi::api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Pod},
+    },
+    kube::{
+        Api,
+        api::{DeleteParams, ListParams, PostParams},
+        runtime::wait::{await_condition, conditions},
+    },
+};
+use serde_json::json;
+
+fn deployment(name: &str, replicas: i32) -> Deployment {
+    serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "c", "image": "nginx"}]}
+            }
+        }
+    }))
+    .expect("a Deployment")
+}
+
+async fn running(pods: &Api<Pod>, app: &str) -> usize {
+    let list = pods.list(&ListParams::default().labels(&format!("app={app}"))).await;
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+    list.expect("a list")
+        .items
+        .iter()
+        .filter(|pod| phase(pod).as_deref() == Some("Running"))
+        .count()
+}
+
+#[tokio::test]
+async fn a_deployment_runs_and_goes_with_its_pods() {
+    let cluster = Cluster::builder().nodes(2).start().await.expect("it starts");
+    let deployments: Api<Deployment> = Api::default_namespaced(cluster.client());
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+
+    deployments.create(&PostParams::default(), &deployment("web", 4)).await.expect("created");
+    let available = |object: Option<&Deployment>| {
+        let status = object.and_then(|object| object.status.as_ref());
+        status.and_then(|status| status.available_replicas) == Some(4)
+    };
+    let waited = tokio::time::timeout(
+        Duration::from_secs(30),
+        await_condition(deployments.clone(), "web", available),
+    );
+    waited.await.expect("in time").expect("watched");
+    assert_eq!(running(&pods, "web").await, 4);
+
+    deployments.delete("web", &DeleteParams::foreground()).await.expect("deleted");
+    let uid = deployments.get_opt("web").await.expect("asked").and_then(|web| web.metadata.uid);
+    if let Some(uid) = uid {
+        let gone = await_condition(deployments, "web", conditions::is_deleted(&uid));
+        tokio::time::timeout(Duration::from_secs(30), gone)
+            .await
+            .expect("in time")
+            .expect("watched");
+    }
+    assert_eq!(running(&pods, "web").await, 0);
+}
+
+#[tokio::test]
+async fn clusters_of_one_process_do_not_see_each_other() {
+    let (one, other) = tokio::join!(Cluster::builder().start(), Cluster::builder().start());
+    let (one, other) = (one.expect("it starts"), other.expect("it starts"));
+    let map: ConfigMap =
+        serde_json::from_value(json!({"metadata": {"name": "mine"}})).expect("a map");
+
+    let maps: Api<ConfigMap> = Api::default_namespaced(one.client());
+    maps.create(&PostParams::default(), &map).await.expect("created");
+
+    let others: Api<ConfigMap> = Api::default_namespaced(other.client());
+    assert!(others.get_opt("mine").await.expect("asked").is_none());
+    drop(one);
+    others.create(&PostParams::default(), &map).await.expect("the other lives on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_passes_in_no_time() {
+    let cluster = Cluster::builder().start().await.expect("it starts");
+    let before = rk::api::clock::now();
+
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+
+    let day = rk::api::clock::now().duration_since(before);
+    assert!(day.as_secs() >= 24 * 3600);
+    // The node's heartbeats went on: it is still trusted.
+    let nodes: Api<rk::k8s_openapi::api::core::v1::Node> = Api::all(cluster.client());
+    let node = nodes.get("node-1").await.expect("it is there");
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "{conditions:?}");
+}
