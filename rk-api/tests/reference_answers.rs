@@ -5,6 +5,8 @@
 //! it `becomes` (without status, and without what admission and allocation add), or the fields
 //! that were `refused`, with reasons. Cases where 1.37 answers differently are left out.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use rk_api::{
     field::{ErrorList, Path},
