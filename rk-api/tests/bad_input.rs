@@ -135,7 +135,7 @@ async fn bad_bodies_are_refused_and_nothing_is_stored() {
         ),
         ("application/yaml", b"&a [*a, *a]", 400, "BadRequest", ""),
         ("text/plain", b"hello", 415, "UnsupportedMediaType", "unknown format"),
-        ("application/vnd.kubernetes.protobuf", b"k8s\0", 415, "UnsupportedMediaType", ""),
+        ("application/vnd.kubernetes.protobuf", b"k8s\0", 400, "BadRequest", "protobuf"),
     ];
     for (media_type, body, code, reason, message) in cases {
         let answer = send(&server, Method::POST, MAPS, media_type, body).await;

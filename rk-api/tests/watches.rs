@@ -164,8 +164,8 @@ async fn a_watch_from_before_the_history_is_told_to_list_again() {
     let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
     maps.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
     // What is kept is bounded by its size too.
-    for number in 0..40 {
-        let patch = json!({ "data": { "k": number.to_string(), "large": "x".repeat(1 << 20) } });
+    for number in 0..42 {
+        let patch = json!({ "data": { "k": number.to_string(), "large": "x".repeat(1_000_000) } });
         maps.patch("a", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
     let mut stream = pin!(maps.watch(&WatchParams::default(), "1").await.unwrap());

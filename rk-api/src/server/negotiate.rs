@@ -216,6 +216,11 @@ mod tests {
         check("text/plain", None);
         check(
             "application/vnd.kubernetes.protobuf, application/json;q=0.5",
+            Some((Format::Protobuf, Shape::Object)),
+        );
+        // Answers are kept as JSON.
+        check(
+            "application/vnd.kubernetes.protobuf, application/json",
             Some((Format::Json, Shape::Object)),
         );
         check(
