@@ -63,7 +63,7 @@ pub struct AdmissionRequest<'a> {
 /// - All plug-ins first [`mutate`](Self::mutate), in order; then the object is validated; then all
 ///   [`validate`](Self::validate), in order. The first error ends the request.
 /// - An update is tried again when another writer came first, so both must be repeatable.
-/// - An error is an [`ApiError`](super::status::ApiError), usually a 403 that says why.
+/// - An error is an [`ApiError`], usually a 403 that says why.
 #[async_trait]
 pub trait Admission: fmt::Debug + Send + Sync + 'static {
     /// Whether the plug-in has anything to do with such requests. It spares the others its call.

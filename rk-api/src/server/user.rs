@@ -25,7 +25,7 @@ pub struct UserInfo {
 }
 
 impl UserInfo {
-    /// A user in some groups, and in [`AUTHENTICATED`].
+    /// A user in some groups, and in `system:authenticated`.
     pub fn new<'a>(name: &str, groups: impl IntoIterator<Item = &'a str>) -> Self {
         let mut groups: Vec<_> = groups.into_iter().map(ToOwned::to_owned).collect();
         if !groups.iter().any(|group| group == AUTHENTICATED) {
