@@ -17,7 +17,8 @@ fn program() -> &'static Path {
         let test = std::env::current_exe().expect("this test has a path");
         let profile = test.ancestors().nth(2).expect("target/profile/deps/test");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--locked", "--quiet", "--example", "cluster"]);
+        // With the whole workspace, as it was tested: other features would build everything anew.
+        build.args(["build", "--workspace", "--locked", "--quiet", "--example", "cluster"]);
         if profile.ends_with("release") {
             build.arg("--release");
         }
