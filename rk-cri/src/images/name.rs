@@ -105,6 +105,7 @@ impl std::str::FromStr for ImageName {
 /// Whether the part before the first slash names a registry rather than a folder of Docker Hub.
 fn is_registry(first: &str) -> bool {
     (first.contains('.') || first.contains(':') || first == "localhost")
+        && first.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
         && first.chars().all(|c| c.is_ascii_alphanumeric() || ".:-[]".contains(c))
 }
 
