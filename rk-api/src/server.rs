@@ -12,7 +12,8 @@
 //! - `object.rs`: the bytes that are stored and sent.
 //!
 //! # Invariants
-//! - No state but the store's: any number of servers can run on one store.
+//! - No state but the store's: any number of servers can run on one store,
+//!   except that they do not yet share their allocation of Service addresses (`allocator.rs`).
 //! - An object is encoded once, when it is written; everybody who reads it shares these bytes.
 
 pub mod admission;

@@ -1,9 +1,10 @@
 //! Cluster addresses and node ports of Services.
 //!
 //! What is taken is derived from the Services there are: nothing is stored beside them, so nothing
-//! can leak. Requests of one server are kept apart by a lock. Two servers on one store could hand
-//! out the same address at the same moment; each follows the other's Services, so the time in which
-//! that can happen is the delay of a watch.
+//! can leak. Requests of one server are kept apart by a lock.
+//!
+//! A server learns of the Services of others on the same store only when it starts: two servers that
+//! run at the same time can hand out the same address or port.
 
 use std::{collections::HashMap, net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 

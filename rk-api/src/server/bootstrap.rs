@@ -17,9 +17,13 @@ use super::{
 };
 use k8s_openapi::api::core::v1::Service;
 
-/// Creates what is missing.
+/// Notes what is there, and creates what is missing.
 pub(super) async fn run(server: &Arc<Inner>) -> Result<()> {
     observe_services(server).await?;
+    ensure_all(server).await
+}
+
+async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
     for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(server, "", "v1", "namespaces", None, json!({ "metadata": { "name": namespace } }))
             .await?;
@@ -38,7 +42,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 pub(super) async fn keep(server: Weak<Inner>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(AGAIN_AFTER)).await.is_some() {
         let Some(server) = server.upgrade() else { return };
-        if let Err(error) = run(&server).await {
+        // Not `run`: a Service that is deleted meanwhile must not be noted again.
+        if let Err(error) = ensure_all(&server).await {
             tracing::warn!(%error, "cannot create what every cluster has");
         }
     }
