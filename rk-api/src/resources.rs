@@ -36,6 +36,7 @@ mod rbac;
 mod replica_set;
 mod replication_controller;
 mod resource_quota;
+mod reviews;
 mod row;
 mod secret;
 mod service;

@@ -1,6 +1,8 @@
 //! Admission: what a cluster's policy changes about objects, or refuses, before they are stored.
 
+mod escalation;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod service_accounts;
 mod taint_nodes;
@@ -11,10 +13,12 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use self::{
-    namespace_lifecycle::NamespaceLifecycle, priority::Priority, service_accounts::ServiceAccounts,
+    escalation::Escalation, namespace_lifecycle::NamespaceLifecycle,
+    node_restriction::NodeRestriction, priority::Priority, service_accounts::ServiceAccounts,
     taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
 };
 use super::{
+    authz::{Authorizer, rbac::Rbac},
     reader::Reader,
     status::{ApiError, Result, Subject},
     user::UserInfo,
@@ -111,11 +115,19 @@ impl Chain {
     }
 }
 
-/// The built-in plug-ins, in kube-apiserver's order.
-pub(super) fn builtin(reader: &Reader, require_service_accounts: bool) -> Vec<Arc<dyn Admission>> {
+/// The built-in plug-ins, in kube-apiserver's order. What kube-apiserver checks before admission
+/// comes first.
+pub(super) fn builtin(
+    reader: &Reader,
+    require_service_accounts: bool,
+    rbac: &Rbac,
+    authorizer: &Arc<dyn Authorizer>,
+) -> Vec<Arc<dyn Admission>> {
     vec![
+        Arc::new(Escalation { rbac: rbac.clone(), authorizer: authorizer.clone() }),
         Arc::new(NamespaceLifecycle(reader.clone())),
         Arc::new(ServiceAccounts { reader: reader.clone(), required: require_service_accounts }),
+        Arc::new(NodeRestriction(reader.clone())),
         Arc::new(TaintNodesByCondition),
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),

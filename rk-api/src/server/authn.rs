@@ -1,5 +1,6 @@
 //! Authentication: who is asking.
 
+mod bootstrap_token;
 mod client_certificate;
 mod service_account;
 mod token_list;
@@ -9,7 +10,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use http::{header, request::Parts};
 
-pub(super) use self::service_account::ServiceAccountTokens;
+pub(super) use self::{bootstrap_token::BootstrapTokens, service_account::ServiceAccountTokens};
 pub use self::{
     client_certificate::{ClientCertificates, PeerCertificate},
     token_list::TokenList,

@@ -127,7 +127,7 @@ async fn allowed(authorizer: &dyn Authorizer, user: &UserInfo, wanted: &UserInfo
     for (group, resource, subresource, namespace, name) in asked {
         let request = RequestInfo {
             is_resource: true,
-            verb: "impersonate",
+            verb: "impersonate".into(),
             group: group.to_owned(),
             version: if group.is_empty() { String::new() } else { "v1".to_owned() },
             resource: resource.to_owned(),

@@ -140,6 +140,7 @@ impl Registry {
         } else {
             let expect = Expect::Revision(before.revision);
             let (revision, _) = self.store().delete(&key, expect).await?;
+            self.in_force(target, revision).await;
             self.services.release(before.object.as_ref());
             revision
         };
