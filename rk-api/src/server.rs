@@ -32,6 +32,7 @@ mod handlers;
 mod health;
 mod in_process;
 mod info;
+mod jwt;
 mod labels;
 mod layers;
 mod metrics;
@@ -49,6 +50,7 @@ mod status;
 mod token;
 mod user;
 mod watch;
+mod webhook;
 
 use std::{
     convert::Infallible,
@@ -68,7 +70,10 @@ use tokio_util::sync::CancellationToken;
 use self::{
     admission::Admission,
     allocator::Services,
-    authn::{Authenticator, BootstrapTokens, ClientCertificates, ServiceAccountTokens, Union},
+    authn::{
+        Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
+        Union,
+    },
     authz::{Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
     handlers::Handler,
@@ -151,6 +156,7 @@ pub struct Builder {
     authenticators: Vec<Arc<dyn Authenticator>>,
     anonymous: bool,
     bootstrap_tokens: bool,
+    request_headers: Option<RequestHeaders>,
     authorizer: Option<Arc<dyn Authorizer>>,
     more_authorizers: Vec<Arc<dyn Authorizer>>,
     admission: Vec<Arc<dyn Admission>>,
@@ -208,6 +214,13 @@ impl Builder {
     #[must_use]
     pub fn bootstrap_tokens(mut self, taken: bool) -> Self {
         self.bootstrap_tokens = taken;
+        self
+    }
+
+    /// Takes users from the headers of authenticating proxies; not so by default.
+    #[must_use]
+    pub fn request_headers(mut self, headers: RequestHeaders) -> Self {
+        self.request_headers = Some(headers);
         self
     }
 
@@ -299,7 +312,11 @@ impl Builder {
         let documents = Documents::new(self.resources.clone());
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
-        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates)];
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
+        if let Some(headers) = self.request_headers {
+            authenticators.push(Arc::new(headers));
+        }
+        authenticators.push(Arc::new(ClientCertificates));
         authenticators.extend(self.authenticators);
         authenticators.push(Arc::new(service_accounts.clone()));
         if self.bootstrap_tokens {
@@ -348,6 +365,7 @@ impl ApiServer {
             authenticators: Vec::new(),
             anonymous: true,
             bootstrap_tokens: false,
+            request_headers: None,
             authorizer: None,
             more_authorizers: Vec::new(),
             admission: Vec::new(),

@@ -121,6 +121,9 @@ mod tests {
 
     #[test]
     fn other_roles_are_left_alone() {
-        assert_eq!(aggregate(&role("a", None, &["pods"]), &[role("b", Some("x"), &["nodes"])]), None);
+        assert_eq!(
+            aggregate(&role("a", None, &["pods"]), &[role("b", Some("x"), &["nodes"])]),
+            None
+        );
     }
 }

@@ -96,10 +96,8 @@ pub(super) fn start_simulated(
             .map_err(part("a simulated node"))?;
         let name = format!("node-{}", index + 1);
         let client = server.client_as(UserInfo::node(&name));
-        let agent = Agent::builder(client, Arc::new(runtime))
-            .node_name(name)
-            .node_ips([ip])
-            .pod_cidr(cidr);
+        let agent =
+            Agent::builder(client, Arc::new(runtime)).node_name(name).node_ips([ip]).pod_cidr(cidr);
         fleet.add(agent).map_err(part("a simulated node"))?;
     }
     for (name, api) in fleet.kubelet_apis() {

@@ -84,9 +84,9 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
                 native = Some(running);
                 1
             }
-            None => node::start_simulated(
-                &builder, &server, &informers, &kubelets, &mut tasks, &stop,
-            )?,
+            None => {
+                node::start_simulated(&builder, &server, &informers, &kubelets, &mut tasks, &stop)?
+            }
         };
         if let Err(error) = nodes_ready(&informers, nodes).await {
             if let Some(native) = &native {
@@ -186,9 +186,7 @@ fn manager(
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
     let accounts = server.clone();
     let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
-        .credentials(move |name| {
-            accounts.client_as(UserInfo::service_account("kube-system", name))
-        })
+        .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)

@@ -24,7 +24,7 @@ fn s51_every_stage_of_a_request_can_refuse(t: &Shell) {
     let server = "$(kubectl config view --minify -o 'jsonpath={.clusters[0].cluster.server}')";
     let anonymous = t.ok(&format!("curl -sk {server}/api/v1/namespaces"));
     assert!(
-        anonymous.contains("\"code\":401") && anonymous.contains("Unauthorized"),
+        anonymous.contains("\"code\":403") && anonymous.contains("system:anonymous"),
         "{anonymous}"
     );
     let wrong = t.ok(&format!("curl -sk -H 'Authorization: Bearer no' {server}/api/v1/nodes"));

@@ -6,11 +6,13 @@
 
 pub(super) mod node;
 pub(super) mod rbac;
+mod webhook;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+pub use self::webhook::WebhookAuthorizer;
 use super::{
     info::RequestInfo,
     status::{ApiError, Subject},

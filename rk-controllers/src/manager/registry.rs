@@ -5,9 +5,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice, endpointslice_mirroring,
-    garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca,
-    service_account, service_account_tokens, taint_eviction,
+    clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
+    endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
+    replicaset, root_ca, service_account, service_account_tokens, taint_eviction,
 };
 
 /// A controller that a manager can start.

@@ -29,8 +29,8 @@ pub(in crate::server) struct ServiceAccountTokens {
 impl Authenticator for ServiceAccountTokens {
     async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthenticationError> {
         let Some(token) = bearer_token(request) else { return Ok(None) };
-        // Other tokens are no JWTs: they are somebody else's.
-        if token.matches('.').count() != 2 {
+        // Others are somebody else's to judge.
+        if token.matches('.').count() != 2 || !self.key.issued(&token) {
             return Ok(None);
         }
         let own = [self.key.issuer().to_owned()];

@@ -358,8 +358,8 @@ const NODE: &[Words] = &[
     on("create delete get list patch update watch", "resource.k8s.io", "resourceslices"),
 ];
 
-/// Roles of components of ours that send patches where Kubernetes' own send whole objects: who may
-/// update something there may patch it too.
+/// Components of ours send patches where Kubernetes' own send whole objects: in roles of these names
+/// who may update something may patch it too.
 const PATCHES: &[&str] = &["system:controller:", "system:kube-controller-manager"];
 
 /// Roles of controllers, without their prefix `system:controller:`. Each is bound to the service
@@ -856,7 +856,16 @@ pub(super) fn cluster_roles() -> Vec<ClusterRole> {
             let labels = metadata.labels.get_or_insert_default();
             labels.insert(format!("{GROUP}/{label}"), "true".to_owned());
         }
-        ClusterRole { metadata, rules: Some(rules(words)), aggregation_rule: None }
+        let mut rules = rules(words);
+        if PATCHES.iter().any(|prefix| name.starts_with(prefix)) {
+            for rule in &mut rules {
+                let has = |verb: &str| rule.verbs.iter().any(|found| found == verb);
+                if has("update") && !has("patch") {
+                    rule.verbs.push("patch".to_owned());
+                }
+            }
+        }
+        ClusterRole { metadata, rules: Some(rules), aggregation_rule: None }
     };
     let mut roles: Vec<ClusterRole> =
         CLUSTER_ROLES.iter().map(|(name, words)| role((*name).to_owned(), None, words)).collect();
