@@ -1,7 +1,6 @@
 //! Who may do what: RBAC, nodes, reviews, as clients meet them.
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
 
 use std::{sync::Arc, time::Duration};
 
@@ -242,7 +241,10 @@ async fn place_pod(server: &ApiServer, name: &str, node: &str, secret: &str) {
             "volumes": [{ "name": "v", "secret": { "secretName": secret } }],
         },
     });
-    admin_creates(server, "/api/v1/namespaces/default/pods", pod).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    admin_creates(server, pods, pod).await;
+    // A node hears of its Pods by watching them: by then the cache has them.
+    assert_eq!(get(server, "admin", &format!("{pods}/{name}")).await.0, 200);
 }
 
 #[tokio::test]
