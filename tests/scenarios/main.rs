@@ -10,6 +10,7 @@
 //!   `RK_REQUIRE=all` they fail instead.
 
 mod api;
+mod apply;
 mod controllers;
 mod harness;
 mod kubectl;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(8));
 
     let scenarios: Vec<Scenario> =
-        [api::all(), kubectl::all(), pods::all(), controllers::all()].concat();
+        [api::all(), apply::all(), kubectl::all(), pods::all(), controllers::all()].concat();
     let ids: BTreeMap<&str, usize> =
         scenarios.iter().filter_map(Scenario::id).fold(BTreeMap::new(), |mut ids, id| {
             *ids.entry(id).or_default() += 1;

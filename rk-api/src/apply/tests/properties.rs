@@ -190,7 +190,10 @@ proptest! {
         let (live, managers) = apply_as("b", &live, &b, &managers, false).unwrap();
         let (again, by_again) = apply_as("a", &live, &a, &managers, false).unwrap();
         prop_assert_eq!(again, live);
-        prop_assert_eq!(by_again, managers);
+        // Who owns nothing is no manager: the first application then begins anew.
+        if !managers.is_empty() {
+            prop_assert_eq!(by_again, managers);
+        }
     }
 
     #[test]
