@@ -377,6 +377,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn is_shown_as_stored(&self) -> bool {
         true
     }
+    /// How the fields of this kind merge in server-side apply, for a kind that is not in
+    /// [`crate::apply::builtin`].
+    fn apply_schema(&self) -> Option<&(crate::apply::Schema, crate::apply::TypeRef)> {
+        None
+    }
     /// See [`Kind::default`].
     fn default(&self, object: &mut dyn Object);
     /// See [`Kind::prepare_create`].

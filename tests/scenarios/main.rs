@@ -10,7 +10,9 @@
 //!   `RK_REQUIRE=all` they fail instead.
 
 mod api;
+mod apply;
 mod controllers;
+mod encodings;
 mod harness;
 mod kubectl;
 mod pods;
@@ -35,6 +37,15 @@ fn main() -> ExitCode {
 
     let scenarios: Vec<Scenario> =
         [api::all(), kubectl::all(), pods::all(), controllers::all(), rbac::all()].concat();
+    let scenarios: Vec<Scenario> = [
+        api::all(),
+        apply::all(),
+        encodings::all(),
+        kubectl::all(),
+        pods::all(),
+        controllers::all(),
+    ]
+    .concat();
     let ids: BTreeMap<&str, usize> =
         scenarios.iter().filter_map(Scenario::id).fold(BTreeMap::new(), |mut ids, id| {
             *ids.entry(id).or_default() += 1;

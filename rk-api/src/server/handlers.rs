@@ -204,6 +204,7 @@ impl<'a> Call<'a> {
             name: &info.name,
             user: &self.context.user,
             dry_run,
+            manager: self.context.manager(),
         }
     }
 

@@ -51,6 +51,7 @@ async fn one<T: Policy>(server: &Inner, wanted: T) -> Result<()> {
         name: &name,
         user: &user,
         dry_run: false,
+        manager: "kube-apiserver",
     };
     match server.reader.get::<T>(namespace.as_deref(), &name).await? {
         None => match server.registry.create(&target, Box::new(wanted)).await {
@@ -61,7 +62,7 @@ async fn one<T: Policy>(server: &Inner, wanted: T) -> Result<()> {
         Some(found) => match reconcile(&found, &wanted) {
             Step::Nothing => Ok(()),
             Step::Update(object) => {
-                let change = move |_: Option<&_>| -> Result<_> { Ok(object.boxed()) };
+                let change = move |_: Option<&_>| -> Result<_> { Ok(object.boxed().into()) };
                 let updated = server.registry.update(&target, Part::Main, change).await;
                 match updated {
                     Err(error) if error.is_conflict() => Ok(()),

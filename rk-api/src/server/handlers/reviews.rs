@@ -207,7 +207,7 @@ async fn token_review(server: &Inner, token: &str, audiences: Vec<String>) -> To
                     match user {
                         Ok(Some(user)) => Ok((user, own)),
                         Ok(None) => Err("invalid bearer token".to_owned()),
-                        Err(error) => Err(format!("[invalid bearer token, {error}]")),
+                        Err(error) => Err(error.to_string()),
                     }
                 }
                 Err(error) => Err(error.to_string()),
