@@ -33,7 +33,7 @@ impl Reconciler for Aggregator {
         let Some(role) = self.roles.get("", &key.name) else { return Ok(Action::Wait) };
         let Some(rules) = aggregate(&role, &self.roles.list()) else { return Ok(Action::Wait) };
         let wanted = ClusterRole { rules: Some(rules), ..(*role).clone() };
-        write::update(&Api::all(self.client.clone()), &role, &wanted, Part::Main).await?;
+        write::update(&Api::all(self.client.clone()), &*role, &wanted, Part::Main).await?;
         Ok(Action::Wait)
     }
 }
