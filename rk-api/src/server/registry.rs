@@ -104,9 +104,20 @@ impl Registry {
         object: &mut dyn Object,
         expect: Expect,
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        let stored = Stored::encode(object)?;
+        self.put_encoded(target, object, stored, expect).await
+    }
+
+    /// [`Self::put`] of an object that was encoded before.
+    async fn put_encoded(
+        &self,
+        target: &Target<'_>,
+        object: &dyn Object,
+        stored: Stored,
+        expect: Expect,
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
         let table = self.cache.table(target.resource)?;
         let key = target.key();
-        let stored = Stored::encode(object)?;
         let facts = Cache::facts(target.resource, object);
         if target.dry_run {
             let revision = match expect {
@@ -118,7 +129,10 @@ impl Registry {
         let ttl = (target.resource.plural == "events").then_some(EVENT_TTL);
         self.cache.announce(&key, &stored, facts.clone());
         match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
-            Ok(revision) => Ok(Arc::new(table.object(key.into(), stored, revision.0, facts))),
+            Ok(revision) => {
+                self.cache.catch_up();
+                Ok(Arc::new(table.object(key.into(), stored, revision.0, facts)))
+            }
             Err(error) => {
                 self.cache.withdraw(&key);
                 Err(error.into())

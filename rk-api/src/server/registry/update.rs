@@ -93,15 +93,16 @@ impl Registry {
         before: &Current,
         mut new: Box<dyn Object>,
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        let stored = Stored::encode(new.as_mut())?;
         if is_finished(new.as_ref(), before.object.as_ref()) {
-            let last = Stored::encode(new.as_mut())?;
-            return self.remove(target, before, last).await;
+            return self.remove(target, before, stored).await;
         }
         // An update that changes nothing writes nothing, so that nobody is told of it.
-        if Stored::encode(new.as_mut())? == before.stored {
+        if stored == before.stored {
             return Ok(self.unchanged(target, before)?);
         }
-        self.put(target, new.as_mut(), Expect::Revision(before.revision)).await
+        let expect = Expect::Revision(before.revision);
+        self.put_encoded(target, new.as_ref(), stored, expect).await
     }
 
     async fn replace(
