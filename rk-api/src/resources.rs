@@ -230,7 +230,11 @@ impl<T: BuiltIn> Object for T {
         Box::new(self.clone())
     }
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+        // Most objects fit in without a copy into something larger.
+        let mut json = Vec::with_capacity(2048);
+        serde_json::to_writer(&mut json, self)?;
+        json.shrink_to_fit();
+        Ok(json)
     }
     fn to_value(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(self)
@@ -269,8 +273,9 @@ pub type Fields = smallvec::SmallVec<[(&'static str, String); 4]>;
 pub struct Decoded {
     /// The object.
     pub object: Box<dyn Object>,
-    /// Paths of fields that the kind does not have, for example `spec.foo`.
-    pub unknown_fields: Vec<String>,
+    /// What strict validation refuses: `unknown field "spec.foo"` for a field that the kind does not
+    /// have, `duplicate field "spec.foo"` for one that is there twice.
+    pub strict_errors: Vec<String>,
 }
 
 /// How objects of one built-in kind behave. Every method has the default of a plain kind, one

@@ -23,7 +23,7 @@ fn minimal(row: &Resource) -> Value {
 
 fn decoded(row: &Resource, json: &Value) -> Box<dyn Object> {
     let decoded = row.strategy.decode(json.to_string().as_bytes()).unwrap();
-    assert_eq!(decoded.unknown_fields, Vec::<String>::new(), "{}", row.qualified());
+    assert_eq!(decoded.strict_errors, Vec::<String>::new(), "{}", row.qualified());
     decoded.object
 }
 
@@ -53,7 +53,7 @@ fn a_defaulted_object_survives_being_stored() {
         row.strategy.prepare_create(object.as_mut());
         let encoded = object.encode().unwrap();
         let again = row.strategy.decode(&encoded).unwrap();
-        assert_eq!(again.unknown_fields, Vec::<String>::new(), "{}", row.qualified());
+        assert_eq!(again.strict_errors, Vec::<String>::new(), "{}", row.qualified());
         assert_eq!(again.object.encode().unwrap(), encoded, "{}", row.qualified());
         let start = format!(r#"{{"apiVersion":"{}","kind":"{}","#, row.api_version(), row.kind);
         assert!(encoded.starts_with(start.as_bytes()), "{}", String::from_utf8_lossy(&encoded));

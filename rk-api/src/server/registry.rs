@@ -142,7 +142,10 @@ impl Registry {
         let ttl = (target.resource.plural == "events").then_some(EVENT_TTL);
         self.cache.announce(&key, &stored, facts.clone());
         match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
-            Ok(revision) => Ok(Arc::new(table.object(key.into(), stored, revision.0, facts))),
+            Ok(revision) => {
+                self.cache.catch_up();
+                Ok(Arc::new(table.object(key.into(), stored, revision.0, facts)))
+            }
             Err(error) => {
                 self.cache.withdraw(&key);
                 Err(error.into())
