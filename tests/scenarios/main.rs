@@ -15,6 +15,7 @@ mod harness;
 mod kubectl;
 mod pods;
 mod stand_ins;
+mod versions;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(8));
 
     let scenarios: Vec<Scenario> =
-        [api::all(), kubectl::all(), pods::all(), controllers::all()].concat();
+        [api::all(), kubectl::all(), pods::all(), controllers::all(), versions::all()].concat();
     let ids: BTreeMap<&str, usize> =
         scenarios.iter().filter_map(Scenario::id).fold(BTreeMap::new(), |mut ids, id| {
             *ids.entry(id).or_default() += 1;

@@ -58,6 +58,10 @@ impl<K: Kind> Strategy for Typed<K> {
         Ok(Decoded { object: Box::new(object), unknown_fields })
     }
 
+    fn deprecation(&self) -> Option<&str> {
+        K::DEPRECATION
+    }
+
     fn default(&self, object: &mut dyn Object) {
         if let Some(object) = typed_mut::<K>(object) {
             <K as Kind>::default(object);
