@@ -257,7 +257,7 @@ async fn the_status_has_owners_of_its_own() {
         found[1],
         r#"c/Apply/status {"f:status":{"f:observedGeneration":{},"f:replicas":{}}}"#
     );
-    assert_eq!(with_status.spec.unwrap().replicas, Some(1));
+    assert_eq!(with_status.spec.replicas, Some(1));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod harness;
 mod kubectl;
 mod pods;
 mod stand_ins;
+mod versions;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         kubectl::all(),
         pods::all(),
         controllers::all(),
+        versions::all(),
     ]
     .concat();
     let ids: BTreeMap<&str, usize> =

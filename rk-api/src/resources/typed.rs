@@ -57,6 +57,10 @@ impl<K: Kind> Strategy for Typed<K> {
         Ok(Decoded { object: Box::new(object), strict_errors })
     }
 
+    fn deprecation(&self) -> Option<&str> {
+        K::DEPRECATION
+    }
+
     fn default(&self, object: &mut dyn Object) {
         if let Some(object) = typed_mut::<K>(object) {
             <K as Kind>::default(object);

@@ -136,7 +136,8 @@ impl WatchBody {
 
     fn pending_chunk(&mut self) -> Bytes {
         // One event alone is shared with all other watchers, not copied.
-        let plain = self.parts.shaper.shape == Shape::Object;
+        let shaper = &self.parts.shaper;
+        let plain = shaper.shape == Shape::Object && shaper.is_as_stored();
         if plain
             && self.pending.len() == 1
             && let Some((change, event)) = self.pending.pop_front()
