@@ -19,6 +19,7 @@ mod csi_storage_capacity;
 mod daemon_set;
 mod decode;
 mod deployment;
+mod devices;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -67,6 +68,8 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+#[cfg(feature = "server")]
+pub(crate) use self::storage_class::is_default as is_default_storage_class;
 pub use self::{builtin::Resources, event::events_v1, pod::qos_class, typed::Typed};
 use crate::field::ErrorList;
 

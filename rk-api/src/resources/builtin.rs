@@ -163,6 +163,7 @@ fn builtin_rows() -> Vec<Resource> {
     ];
     rows.extend(rbac::rows());
     rows.extend(admission::rows());
+    rows.extend(devices::rows());
     rows.extend([
         api_service::row(),
         csi_driver::row(),
