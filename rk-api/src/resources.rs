@@ -4,6 +4,8 @@
 //! [`Kind`], which says how it is defaulted, validated and updated. The server's handlers are
 //! generic over this table: adding a kind adds no handler.
 
+mod admission;
+mod api_service;
 mod binding;
 mod builtin;
 mod certificate_signing_request;
@@ -11,15 +13,21 @@ mod check;
 mod config_map;
 mod controller_revision;
 mod cron_job;
+mod csi_driver;
+mod csi_node;
+mod csi_storage_capacity;
 mod daemon_set;
 mod decode;
 mod deployment;
+mod devices;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod flow_schema;
 mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
+mod ip_address;
 mod job;
 mod lease;
 mod limit_range;
@@ -32,18 +40,23 @@ mod pod;
 mod pod_disruption_budget;
 mod pod_template;
 mod priority_class;
+mod priority_level_configuration;
 mod rbac;
 mod replica_set;
 mod replication_controller;
 mod resource_quota;
 mod row;
+mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod service_cidr;
 mod stateful_set;
 mod storage_class;
 mod typed;
 mod versions;
+mod volume_attachment;
+mod volume_attributes_class;
 mod workload;
 
 use std::{any::Any, borrow::Cow, fmt, sync::Arc};
@@ -56,6 +69,8 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+#[cfg(feature = "server")]
+pub(crate) use self::storage_class::is_default as is_default_storage_class;
 pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::field::ErrorList;
 
