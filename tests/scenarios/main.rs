@@ -13,8 +13,11 @@ mod api;
 mod controllers;
 mod harness;
 mod kubectl;
+mod lifecycle;
 mod pods;
+mod probes;
 mod stand_ins;
+mod streams;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -32,8 +35,16 @@ fn main() -> ExitCode {
     // The tests wait for clusters more than they compute.
     arguments.test_threads = arguments.test_threads.or(Some(8));
 
-    let scenarios: Vec<Scenario> =
-        [api::all(), kubectl::all(), pods::all(), controllers::all()].concat();
+    let scenarios: Vec<Scenario> = [
+        api::all(),
+        kubectl::all(),
+        pods::all(),
+        lifecycle::all(),
+        probes::all(),
+        streams::all(),
+        controllers::all(),
+    ]
+    .concat();
     let ids: BTreeMap<&str, usize> =
         scenarios.iter().filter_map(Scenario::id).fold(BTreeMap::new(), |mut ids, id| {
             *ids.entry(id).or_default() += 1;

@@ -189,7 +189,8 @@ impl KubeletApi {
 fn waiting_reason(pod: &Pod, name: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
     let apps = status.container_statuses.iter().flatten();
-    let mut all = apps.chain(status.init_container_statuses.iter().flatten());
+    let others = [&status.init_container_statuses, &status.ephemeral_container_statuses];
+    let mut all = apps.chain(others.into_iter().flatten().flatten());
     let found = all.find(|status| status.name == name)?;
     found.state.as_ref()?.waiting.as_ref()?.reason.clone()
 }
