@@ -109,11 +109,8 @@ fn many_forwarded_connections_leave_nothing_open(t: &Shell) {
     apply(t, "web", WEB);
     t.eventually("kubectl get pod web", "1/1");
     let open = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    let line = forward(
-        "",
-        "pod/web :80",
-        "for i in $(seq 60); do curl -sS http://127.0.0.1:$port/ & done; wait $(jobs -p | grep -v $pid)",
-    );
+    let line =
+        forward("", "pod/web :80", "seq 60 | xargs -P 30 -I{} curl -sS http://127.0.0.1:$port/?{}");
     t.ok(&line);
     let before = open();
     let pages = t.ok(&line);
