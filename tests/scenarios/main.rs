@@ -11,6 +11,7 @@
 
 mod api;
 mod controllers;
+mod encodings;
 mod harness;
 mod kubectl;
 mod lifecycle;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
 
     let scenarios: Vec<Scenario> = [
         api::all(),
+        encodings::all(),
         kubectl::all(),
         pods::all(),
         lifecycle::all(),
