@@ -160,8 +160,9 @@ fn kubectl_debug_looks_into_a_running_pod(t: &Shell) {
     let state = "kubectl get pod web -o 'jsonpath={.status.ephemeralContainerStatuses[0].state}'";
     t.eventually(state, "running");
     // It shares the network and, as it was asked to, the processes of its target.
-    let log = t.eventually("kubectl logs web -c look", "httpd");
-    assert!(log.ends_with("web\n"), "{log}");
+    t.until("kubectl logs web -c look", "the processes and the host name", |out| {
+        out.contains("httpd") && out.ends_with("web\n")
+    });
     assert_eq!(t.ok("kubectl exec web -c look -- echo in"), "in\n");
     let typed = "(sleep 4; echo 'echo $((6*7))'; sleep 4) | timeout 8 script -qec \
          'kubectl debug -it web --image=busybox --image-pull-policy=IfNotPresent -c shell -- sh' /dev/null; true";
