@@ -15,9 +15,12 @@ mod controllers;
 mod encodings;
 mod harness;
 mod kubectl;
+mod lifecycle;
 mod pods;
+mod probes;
 mod stand_ins;
 mod versions;
+mod streams;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -43,6 +46,13 @@ fn main() -> ExitCode {
         pods::all(),
         controllers::all(),
         versions::all(),
+        encodings::all(),
+        kubectl::all(),
+        pods::all(),
+        lifecycle::all(),
+        probes::all(),
+        streams::all(),
+        controllers::all(),
     ]
     .concat();
     let ids: BTreeMap<&str, usize> =
