@@ -45,6 +45,7 @@ mod rbac;
 mod replica_set;
 mod replication_controller;
 mod resource_quota;
+mod reviews;
 mod row;
 mod runtime_class;
 mod secret;

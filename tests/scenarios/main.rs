@@ -18,9 +18,10 @@ mod kubectl;
 mod lifecycle;
 mod pods;
 mod probes;
+mod rbac;
 mod stand_ins;
-mod versions;
 mod streams;
+mod versions;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -41,18 +42,15 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         api::all(),
         apply::all(),
-        encodings::all(),
-        kubectl::all(),
-        pods::all(),
         controllers::all(),
-        versions::all(),
         encodings::all(),
         kubectl::all(),
-        pods::all(),
         lifecycle::all(),
+        pods::all(),
         probes::all(),
+        rbac::all(),
+        versions::all(),
         streams::all(),
-        controllers::all(),
     ]
     .concat();
     let ids: BTreeMap<&str, usize> =

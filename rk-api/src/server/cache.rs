@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::{
     event::{Change, WatchEvent, frame},
-    table::{Page, Start, Table},
+    table::{Observer, Page, Start, Table},
     watcher::{Closed, Delivery, Watcher},
 };
 use super::{
