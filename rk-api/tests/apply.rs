@@ -257,7 +257,7 @@ async fn the_status_has_owners_of_its_own() {
         found[1],
         r#"c/Apply/status {"f:status":{"f:observedGeneration":{},"f:replicas":{}}}"#
     );
-    assert_eq!(with_status.spec.unwrap().replicas, Some(1));
+    assert_eq!(with_status.spec.replicas, Some(1));
 }
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn who_may_patch_but_not_create_cannot_create_by_applying() {
             _user: &UserInfo,
             request: &rk_api::server::RequestInfo,
         ) -> rk_api::server::authz::Decision {
-            match request.verb {
+            match request.verb.as_ref() {
                 "create" => rk_api::server::authz::Decision::NoOpinion(String::new()),
                 _ => rk_api::server::authz::Decision::Allow,
             }

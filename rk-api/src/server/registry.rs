@@ -143,6 +143,7 @@ impl Registry {
         self.cache.announce(&key, &stored, facts.clone());
         match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
             Ok(revision) => {
+                self.cache.catch_up();
                 self.in_force(target, revision).await;
                 Ok(Arc::new(table.object(key.into(), stored, revision.0, facts)))
             }
