@@ -3,9 +3,11 @@
 mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
+mod first_look;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod pod_resources;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -20,9 +22,10 @@ use async_trait::async_trait;
 use self::{
     claim_resize::PersistentVolumeClaimResize, default_ingress_class::DefaultIngressClass,
     default_storage_class::DefaultStorageClass, limit_ranger::LimitRanger,
-    namespace_lifecycle::NamespaceLifecycle, priority::Priority, resource_quota::ResourceQuotas,
-    runtime_class::RuntimeClasses, service_accounts::ServiceAccounts,
-    taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
+    namespace_lifecycle::NamespaceLifecycle, pod_security::PodSecurity, priority::Priority,
+    resource_quota::ResourceQuotas, runtime_class::RuntimeClasses,
+    service_accounts::ServiceAccounts, taint_nodes::TaintNodesByCondition,
+    tolerations::DefaultTolerationSeconds,
 };
 use super::{
     reader::Reader,
@@ -125,9 +128,10 @@ impl Chain {
 pub(super) fn builtin(reader: &Reader, require_service_accounts: bool) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(NamespaceLifecycle(reader.clone())),
-        Arc::new(LimitRanger(reader.clone())),
+        Arc::new(LimitRanger::new(reader.clone())),
         Arc::new(ServiceAccounts { reader: reader.clone(), required: require_service_accounts }),
         Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity(reader.clone())),
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass(reader.clone())),
