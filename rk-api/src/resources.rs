@@ -56,6 +56,7 @@ mod service_cidr;
 mod stateful_set;
 mod storage_class;
 mod typed;
+mod versions;
 mod volume_attachment;
 mod volume_attributes_class;
 mod workload;
@@ -72,7 +73,7 @@ use serde_json::Value;
 
 #[cfg(feature = "server")]
 pub(crate) use self::storage_class::is_default as is_default_storage_class;
-pub use self::{builtin::Resources, event::events_v1, pod::qos_class, typed::Typed};
+pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::field::ErrorList;
 
 /// A kind that the server serves, at one group and version.
@@ -247,7 +248,11 @@ impl<T: BuiltIn> Object for T {
         Box::new(self.clone())
     }
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+        // Most objects fit in without a copy into something larger.
+        let mut json = Vec::with_capacity(2048);
+        serde_json::to_writer(&mut json, self)?;
+        json.shrink_to_fit();
+        Ok(json)
     }
     fn to_value(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(self)
@@ -286,8 +291,9 @@ pub type Fields = smallvec::SmallVec<[(&'static str, String); 4]>;
 pub struct Decoded {
     /// The object.
     pub object: Box<dyn Object>,
-    /// Paths of fields that the kind does not have, for example `spec.foo`.
-    pub unknown_fields: Vec<String>,
+    /// What strict validation refuses: `unknown field "spec.foo"` for a field that the kind does not
+    /// have, `duplicate field "spec.foo"` for one that is there twice.
+    pub strict_errors: Vec<String>,
 }
 
 /// How objects of one built-in kind behave. Every method has the default of a plain kind, one
@@ -351,6 +357,9 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What clients are told who use this kind at all: that it is deprecated.
+    const DEPRECATION: Option<&'static str> = None;
+
     /// Seconds between the deletion request and the object's removal; `None` deletes at once.
     /// Only Pods wait.
     fn grace_period_seconds(_object: &Self::Object, _options: &DeleteOptions) -> Option<i64> {
@@ -393,6 +402,19 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn is_shown_as_stored(&self) -> bool {
         true
     }
+    /// How the fields of this kind merge in server-side apply, for a kind that is not in
+    /// [`crate::apply::builtin`].
+    fn apply_schema(&self) -> Option<&(crate::apply::Schema, crate::apply::TypeRef)> {
+        None
+    }
+    /// What clients are told who use this version: that it is deprecated, in Kubernetes' words.
+    fn deprecation(&self) -> Option<&str> {
+        None
+    }
+    /// The name that the stored version gives to one of [`field_names`](Self::field_names).
+    fn stored_field<'a>(&self, field: &'a str) -> &'a str {
+        field
+    }
     /// See [`Kind::default`].
     fn default(&self, object: &mut dyn Object);
     /// See [`Kind::prepare_create`].
@@ -409,7 +431,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList;
     /// See [`Kind::validate_name`].
     fn validate_name(&self, name: &str, generate_prefix: bool) -> Vec<String>;
-    /// See [`Kind::fields`].
+    /// See [`Kind::fields`]. Named as the stored version does.
     fn fields(&self, object: &dyn Object) -> Fields;
     /// See [`Kind::FIELDS`].
     fn field_names(&self) -> &'static [&'static str];

@@ -224,6 +224,28 @@ async fn unknown_fields_are_told_refused_or_ignored_as_asked() {
 }
 
 #[tokio::test]
+async fn duplicate_fields_are_told_refused_or_ignored_as_asked() {
+    let server = secured().await;
+    let create = |query: &str, name: &str| {
+        let body = format!(
+            r#"{{"metadata":{{"name":"{name}"}},"data":{{"k":"a","k":"b"}},"immutable":true,"immutable":false}}"#
+        );
+        let (path, server) = (format!("{MAPS}{query}"), server.clone());
+        async move { send(&server, Method::POST, &path, "application/json", body.as_bytes()).await }
+    };
+
+    let warned = create("", "a").await;
+    assert_eq!(warned.code, 201, "{}", warned.body);
+    assert_eq!(warned.headers["warning"], "299 - \"duplicate field \\\"data.k\\\"\"");
+    assert_eq!(warned.headers.get_all("warning").iter().count(), 2);
+    let ignored = create("?fieldValidation=Ignore", "b").await;
+    assert!(ignored.code == 201 && !ignored.headers.contains_key("warning"));
+    let refused = create("?fieldValidation=Strict", "c").await;
+    let why = "strict decoding error: duplicate field \"data.k\", duplicate field \"immutable\"";
+    check(&refused, 400, "BadRequest", why);
+}
+
+#[tokio::test]
 async fn nobody_gets_in_without_credentials() {
     let server = secured().await;
     for (path, authorization, code) in [

@@ -33,9 +33,11 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
     for class in priority_classes() {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
     }
-    for service in local_api_services(&server.resources) {
-        ensure(server, "apiregistration.k8s.io", "v1", "apiservices", None, service).await?;
-    }
+    // There are many of them, and a durable store takes its time for each.
+    let services = local_api_services(&server.resources).into_iter().map(|service| {
+        ensure(server, "apiregistration.k8s.io", "v1", "apiservices", None, service)
+    });
+    futures::future::try_join_all(services).await?;
     Ok(())
 }
 
@@ -84,8 +86,15 @@ async fn ensure(
     resource.strategy.default(object.as_mut());
     let name = object.meta().name.clone().unwrap_or_default();
     let user = UserInfo::new("system:apiserver", ["system:masters"]);
-    let target =
-        Target { resource, subresource: "", namespace, name: &name, user: &user, dry_run: false };
+    let target = Target {
+        resource,
+        subresource: "",
+        namespace,
+        name: &name,
+        user: &user,
+        dry_run: false,
+        manager: "kube-apiserver",
+    };
     if server.registry.read(&target).await?.is_some() {
         return Ok(());
     }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use k8s_openapi::api::core::v1::{ResourceQuota, ScopedResourceSelectorRequirement};
 use rk_store::{Expect, StoreError};
 use tokio::sync::Mutex;
@@ -48,6 +49,7 @@ pub(super) struct ResourceQuotas {
 /// A quota as the store has it.
 struct Found {
     quota: ResourceQuota,
+    managed: Bytes,
     key: String,
     revision: rk_store::Revision,
 }
@@ -76,7 +78,8 @@ impl ResourceQuotas {
         let decoded = resource.strategy.decode(&value.value);
         let decoded = decoded.map_err(|error| ApiError::internal(format!("{key}: {error}")))?;
         let quota = decoded.object.as_any().downcast_ref::<ResourceQuota>().cloned();
-        Ok(quota.map(|quota| Found { quota, key, revision: value.modified }))
+        let managed = Stored::new(value.value).map(|stored| stored.managed()).unwrap_or_default();
+        Ok(quota.map(|quota| Found { quota, managed, key, revision: value.modified }))
     }
 
     /// Counts what is used now. `false` when another server was faster.
@@ -85,7 +88,7 @@ impl ResourceQuotas {
         let status = quota.status.get_or_insert_default();
         status.used = Some(used.into_iter().map(|(name, used)| (name, used.into())).collect());
         let object: &mut dyn Object = &mut quota;
-        let stored = Stored::encode(object)?;
+        let stored = Stored::encode(object, &found.managed)?;
         let expect = Expect::Revision(found.revision);
         match self.reader.cache.store().put(&found.key, stored.bytes().clone(), expect, None).await
         {

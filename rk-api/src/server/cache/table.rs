@@ -301,10 +301,16 @@ impl Watchers {
         place.retain(|other| !Arc::ptr_eq(other, watcher));
         let (removed, empty) = (before - place.len(), place.is_empty());
         self.count -= removed;
-        if empty {
-            for index in [&mut self.by_namespace, &mut self.by_name, &mut self.by_node] {
-                index.retain(|_, watchers| !watchers.is_empty());
-            }
+        if !empty {
+            return;
+        }
+        let filter = &watcher.filter;
+        if let Some(name) = filter.name() {
+            self.by_name.remove(name);
+        } else if let Some(node) = filter.field(NODE_NAME) {
+            self.by_node.remove(node);
+        } else if let Some(namespace) = &filter.namespace {
+            self.by_namespace.remove(namespace);
         }
     }
 

@@ -74,7 +74,7 @@ impl<'a> Call<'a> {
     fn as_cached(self, resource: &Resource, mut status: ComponentStatus) -> Result<CachedObject> {
         let key = resource.key(None, status.metadata.name.as_deref().unwrap_or_default());
         let facts = Cache::facts(resource, &status);
-        let stored = Stored::encode(&mut status)?;
+        let stored = Stored::encode(&mut status, &[])?;
         Ok(self.table(resource)?.object(key.into(), stored, 0, facts))
     }
 }
