@@ -10,6 +10,8 @@ mod binding;
 mod builtin;
 mod certificate_signing_request;
 mod check;
+mod cluster_trust_bundle;
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;

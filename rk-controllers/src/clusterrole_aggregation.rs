@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::{
-    api::rbac::v1::{ClusterRole, PolicyRule},
-};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::{Api, Client, ResourceExt};
 use rk_api::{client::Informer, meta::selectors::LabelQuery};
 

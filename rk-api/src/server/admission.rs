@@ -4,10 +4,12 @@ mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
 mod escalation;
+mod first_look;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_resources;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -22,10 +24,10 @@ use async_trait::async_trait;
 use self::{
     claim_resize::PersistentVolumeClaimResize, default_ingress_class::DefaultIngressClass,
     default_storage_class::DefaultStorageClass, escalation::Escalation, limit_ranger::LimitRanger,
-    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction, priority::Priority,
-    resource_quota::ResourceQuotas, runtime_class::RuntimeClasses,
-    service_accounts::ServiceAccounts, taint_nodes::TaintNodesByCondition,
-    tolerations::DefaultTolerationSeconds,
+    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction,
+    pod_security::PodSecurity, priority::Priority, resource_quota::ResourceQuotas,
+    runtime_class::RuntimeClasses, service_accounts::ServiceAccounts,
+    taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
 };
 use super::{
     authz::{Authorizer, rbac::Rbac},
@@ -136,10 +138,11 @@ pub(super) fn builtin(
     vec![
         Arc::new(Escalation { rbac: rbac.clone(), authorizer: authorizer.clone() }),
         Arc::new(NamespaceLifecycle(reader.clone())),
-        Arc::new(LimitRanger(reader.clone())),
+        Arc::new(LimitRanger::new(reader.clone())),
         Arc::new(ServiceAccounts { reader: reader.clone(), required: require_service_accounts }),
         Arc::new(NodeRestriction(reader.clone())),
         Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity(reader.clone())),
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass(reader.clone())),
