@@ -3,6 +3,7 @@
 mod namespace_lifecycle;
 mod priority;
 mod service_accounts;
+mod signing_requests;
 mod taint_nodes;
 mod tolerations;
 
@@ -12,7 +13,8 @@ use async_trait::async_trait;
 
 use self::{
     namespace_lifecycle::NamespaceLifecycle, priority::Priority, service_accounts::ServiceAccounts,
-    taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
+    signing_requests::Requestor, taint_nodes::TaintNodesByCondition,
+    tolerations::DefaultTolerationSeconds,
 };
 use super::{
     reader::Reader,
@@ -119,6 +121,7 @@ pub(super) fn builtin(reader: &Reader, require_service_accounts: bool) -> Vec<Ar
         Arc::new(TaintNodesByCondition),
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(Requestor),
     ]
 }
 
