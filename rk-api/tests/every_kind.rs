@@ -23,7 +23,7 @@ fn minimal(row: &Resource) -> Value {
 
 fn decoded(row: &Resource, json: &Value) -> Box<dyn Object> {
     let decoded = row.strategy.decode(json.to_string().as_bytes()).unwrap();
-    assert_eq!(decoded.unknown_fields, Vec::<String>::new(), "{}", row.qualified());
+    assert_eq!(decoded.strict_errors, Vec::<String>::new(), "{}", row.qualified());
     decoded.object
 }
 
@@ -60,7 +60,7 @@ fn a_defaulted_object_survives_being_stored() {
         row.strategy.prepare_create(object.as_mut());
         let encoded = object.encode().unwrap();
         let again = row.strategy.decode(&encoded).unwrap();
-        assert_eq!(again.unknown_fields, Vec::<String>::new(), "{}", row.qualified());
+        assert_eq!(again.strict_errors, Vec::<String>::new(), "{}", row.qualified());
         assert_eq!(again.object.encode().unwrap(), encoded, "{}", row.qualified());
         let stored = stored(row);
         let start = format!(r#"{{"apiVersion":"{}","kind":"{}","#, stored, row.kind);

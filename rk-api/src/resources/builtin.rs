@@ -163,6 +163,22 @@ fn builtin_rows() -> Vec<Resource> {
         certificate_signing_request::row(),
     ];
     rows.extend(rbac::rows());
+    rows.extend(reviews::rows());
+    rows.extend(admission::rows());
+    rows.extend(devices::rows());
+    rows.extend([
+        api_service::row(),
+        csi_driver::row(),
+        csi_node::row(),
+        csi_storage_capacity::row(),
+        flow_schema::row(),
+        ip_address::row(),
+        priority_level_configuration::row(),
+        runtime_class::row(),
+        service_cidr::row(),
+        volume_attachment::row(),
+        volume_attributes_class::row(),
+    ]);
     rows.extend(versions::rows(&rows));
     rows
 }

@@ -38,7 +38,6 @@ pub(super) fn drop_empty(meta: &mut ObjectMeta) {
     }
     meta.finalizers.take_if(|list| list.is_empty());
     meta.owner_references.take_if(|list| list.is_empty());
-    meta.managed_fields.take_if(|list| list.is_empty());
     for text in [
         &mut meta.name,
         &mut meta.generate_name,
@@ -53,9 +52,9 @@ pub(super) fn drop_empty(meta: &mut ObjectMeta) {
 
 impl<K: Kind> Strategy for Typed<K> {
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
-        let (mut object, unknown_fields) = decode::<K::Object>(json)?;
+        let (mut object, strict_errors) = decode::<K::Object>(json)?;
         drop_empty(object.meta_mut());
-        Ok(Decoded { object: Box::new(object), unknown_fields })
+        Ok(Decoded { object: Box::new(object), strict_errors })
     }
 
     fn deprecation(&self) -> Option<&str> {

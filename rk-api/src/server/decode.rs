@@ -58,16 +58,15 @@ pub(super) fn object(
         Ok(decoded) => decoded,
         Err(error) => return Err(undecodable(resource, json, &error)),
     };
-    let unknown = decoded.unknown_fields.iter().map(|path| format!("unknown field {path:?}"));
     match validation {
         FieldValidation::Ignore => {}
-        FieldValidation::Warn => unknown.for_each(|text| warnings.add(text)),
+        FieldValidation::Warn => {
+            decoded.strict_errors.into_iter().for_each(|text| warnings.add(text))
+        }
+        FieldValidation::Strict if decoded.strict_errors.is_empty() => {}
         FieldValidation::Strict => {
-            let unknown: Vec<_> = unknown.collect();
-            if !unknown.is_empty() {
-                let why = format!("strict decoding error: {}", unknown.join(", "));
-                return Err(not_handled(resource, &why));
-            }
+            let why = format!("strict decoding error: {}", decoded.strict_errors.join(", "));
+            return Err(not_handled(resource, &why));
         }
     }
     Ok(decoded.object)

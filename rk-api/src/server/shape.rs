@@ -183,7 +183,7 @@ impl Shaper {
             }
             out.extend_from_slice(b"{\"cells\":");
             // What is stored was encoded from this type, or the cache would not hold it.
-            let cells = match self.resource.strategy.decode(object.stored.bytes()) {
+            let cells = match self.resource.strategy.decode(&object.stored.plain()) {
                 Ok(decoded) => self.resource.strategy.cells(decoded.object.as_ref(), now),
                 Err(_) => Vec::new(),
             };

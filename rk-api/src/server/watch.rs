@@ -142,12 +142,12 @@ impl WatchBody {
             && self.pending.len() == 1
             && let Some((change, event)) = self.pending.pop_front()
         {
-            return event.frame(change);
+            return event.frame(change).clone();
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES);
         while let Some((change, event)) = self.pending.pop_front() {
             if plain {
-                out.extend_from_slice(&event.frame(change));
+                out.extend_from_slice(event.frame(change));
             } else if let Some(object) = event.subject(change) {
                 self.write(change, object, event.revision, &mut out);
             }

@@ -43,8 +43,8 @@ pub(in crate::resources) const FIELDS: &[&str] = &[
 fn validate_create(event: &Event) -> ErrorList {
     let mut errors = Errors(Events::validate(event));
     for error in &mut errors.0 {
-        if error.path == Path::new("reportingComponent") {
-            error.path = Path::new("reportingController");
+        if error.path == "reportingComponent" {
+            error.path = "reportingController".to_owned();
         }
     }
     if event.event_time.is_none() {

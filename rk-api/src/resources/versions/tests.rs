@@ -23,7 +23,7 @@ fn check(at: &str, plural: &str, shown: Value, stored: Value) {
     let (shown, stored) = (with(&shown, at), with(&stored, of));
 
     let read = row.strategy.decode(shown.to_string().as_bytes()).unwrap();
-    assert_eq!(read.unknown_fields, Vec::<String>::new());
+    assert_eq!(read.strict_errors, Vec::<String>::new());
     let kept = read.object.encode().unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&kept).unwrap(), stored);
     assert_eq!(read.object.to_value().unwrap(), shown);
@@ -37,7 +37,8 @@ fn unknown(at: &str, plural: &str, object: Value, fields: &[&str]) {
     let (group, version) = at.split_once('/').unwrap();
     let row = resources.get(group, version, plural).unwrap();
     let decoded = row.strategy.decode(object.to_string().as_bytes()).unwrap();
-    assert_eq!(decoded.unknown_fields, fields);
+    let fields: Vec<_> = fields.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    assert_eq!(decoded.strict_errors, fields);
 }
 
 #[test]
@@ -93,6 +94,8 @@ fn an_event_is_kept_in_the_core_form() {
     unknown("events.k8s.io/v1", "events", old, &["message", "foo"]);
     let resources = Resources::builtin();
     let events = resources.get("events.k8s.io", "v1", "events").unwrap();
+    let twice = events.strategy.decode(br#"{"note":"n","note":"m"}"#).unwrap();
+    assert_eq!(twice.strict_errors, ["duplicate field \"note\""]);
     assert_eq!(events.strategy.stored_field("regarding.name"), "involvedObject.name");
     assert_eq!(events.strategy.stored_field("metadata.name"), "metadata.name");
 }
@@ -401,7 +404,7 @@ proptest! {
                 .unwrap();
             let tree = storable(stored, &choices);
             let object = stored.strategy.decode(tree.to_string().as_bytes()).unwrap();
-            prop_assert_eq!(&object.unknown_fields, &Vec::<String>::new());
+            prop_assert_eq!(&object.strict_errors, &Vec::<String>::new());
             let kept = object.object.encode().unwrap();
 
             let shown = row.strategy.shown(&kept).unwrap();
@@ -409,7 +412,7 @@ proptest! {
             prop_assert_eq!(&head.api_version, &row.api_version());
             let again = row.strategy.decode(&shown).unwrap();
 
-            prop_assert_eq!(&again.unknown_fields, &Vec::<String>::new());
+            prop_assert_eq!(&again.strict_errors, &Vec::<String>::new());
             let encoded = again.object.encode().unwrap();
             let [encoded, kept] = [&encoded, &kept].map(|json| {
                 serde_json::from_slice::<Value>(json).unwrap()
