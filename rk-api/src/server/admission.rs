@@ -14,6 +14,7 @@ mod priority;
 mod resource_quota;
 mod runtime_class;
 mod service_accounts;
+mod signing_requests;
 mod taint_nodes;
 mod tolerations;
 
@@ -26,7 +27,7 @@ use self::{
     default_storage_class::DefaultStorageClass, escalation::Escalation, limit_ranger::LimitRanger,
     namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction,
     pod_security::PodSecurity, priority::Priority, resource_quota::ResourceQuotas,
-    runtime_class::RuntimeClasses, service_accounts::ServiceAccounts,
+    runtime_class::RuntimeClasses, service_accounts::ServiceAccounts, signing_requests::Requestor,
     taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
 };
 use super::{
@@ -145,6 +146,7 @@ pub(super) fn builtin(
         Arc::new(PodSecurity(reader.clone())),
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(Requestor),
         Arc::new(DefaultStorageClass(reader.clone())),
         Arc::new(PersistentVolumeClaimResize(reader.clone())),
         Arc::new(RuntimeClasses(reader.clone())),
