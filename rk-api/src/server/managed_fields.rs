@@ -18,7 +18,7 @@ use super::{
 use crate::{
     apply::{
         self, Comparison, FieldSet, Filter, Managers, PathElement, Schema, TypeRef, Versions,
-        Write, builtin, compare_bytes, owned_by_creator,
+        Write, builtin, compare_bytes,
     },
     clock,
     resources::{Object, Part, Resource, Resources},
@@ -94,8 +94,7 @@ impl Tracker {
         if sent.is_none()
             && let Filter::Exclude(excluded) = &filter
             && target.resource.strategy.is_shown_as_stored()
-            && let Ok(json) = object.encode()
-            && let Some(fields) = owned_by_creator(schema, kind, &json, excluded)
+            && let Some(fields) = object.owned_by_creator(schema, kind, excluded)
         {
             return write.only_entry(&fields);
         }
