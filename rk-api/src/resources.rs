@@ -75,7 +75,10 @@ use serde_json::Value;
 #[cfg(feature = "server")]
 pub(crate) use self::storage_class::is_default as is_default_storage_class;
 pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
-use crate::field::ErrorList;
+use crate::{
+    apply::{FieldSet, Schema, TypeRef, owned_by_creator},
+    field::ErrorList,
+};
 
 /// A kind that the server serves, at one group and version.
 #[derive(Clone, Debug)]
@@ -207,6 +210,15 @@ pub trait Object: Any + fmt::Debug + Send + Sync {
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
     /// As a JSON tree.
     fn to_value(&self) -> Result<Value, serde_json::Error>;
+    /// What its creator owns of it: [`owned_by_creator`].
+    fn owned_by_creator(
+        &self,
+        schema: &Schema,
+        kind: TypeRef,
+        excluded: &FieldSet,
+    ) -> Option<Vec<u8>> {
+        owned_by_creator(schema, kind, &self.to_value().ok()?, excluded)
+    }
     /// For downcasts.
     fn as_any(&self) -> &dyn Any;
     /// For downcasts.
@@ -257,6 +269,14 @@ impl<T: BuiltIn> Object for T {
     }
     fn to_value(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(self)
+    }
+    fn owned_by_creator(
+        &self,
+        schema: &Schema,
+        kind: TypeRef,
+        excluded: &FieldSet,
+    ) -> Option<Vec<u8>> {
+        owned_by_creator(schema, kind, self, excluded)
     }
     fn as_any(&self) -> &dyn Any {
         self
@@ -405,7 +425,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
     /// How the fields of this kind merge in server-side apply, for a kind that is not in
     /// [`crate::apply::builtin`].
-    fn apply_schema(&self) -> Option<&(crate::apply::Schema, crate::apply::TypeRef)> {
+    fn apply_schema(&self) -> Option<&(Schema, TypeRef)> {
         None
     }
     /// What clients are told who use this version: that it is deprecated, in Kubernetes' words.

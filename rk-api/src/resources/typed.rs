@@ -38,6 +38,7 @@ pub(super) fn drop_empty(meta: &mut ObjectMeta) {
     }
     meta.finalizers.take_if(|list| list.is_empty());
     meta.owner_references.take_if(|list| list.is_empty());
+    meta.managed_fields.take_if(|list| list.is_empty());
     for text in [
         &mut meta.name,
         &mut meta.generate_name,

@@ -5,7 +5,7 @@ mod create;
 mod delete;
 mod update;
 
-pub(super) use update::Change;
+pub(super) use update::{Change, ManagedFields};
 
 use std::sync::Arc;
 
