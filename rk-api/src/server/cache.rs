@@ -202,8 +202,8 @@ impl Cache {
     /// An object of the store as the cache would hold it; `None` when the value is no object.
     pub(super) fn cached(table: &Table, value: &Versioned) -> Option<CachedObject> {
         let stored = Stored::new(value.value.clone())?;
-        let decoded = table.resource.strategy.decode(stored.bytes()).ok()?;
-        let facts = Self::facts(&table.resource, decoded.object.as_ref());
+        let object = table.resource.strategy.decode_stored(stored.bytes()).ok()?;
+        let facts = Self::facts(&table.resource, object.as_ref());
         Some(table.object(value.key.clone(), stored, value.modified.0, facts))
     }
 

@@ -149,9 +149,9 @@ impl Registry {
 fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
     let stored = Stored::new(value.value.clone())
         .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
-    let decoded = target.resource.strategy.decode(stored.bytes());
+    let decoded = target.resource.strategy.decode_stored(stored.bytes());
     let mut object =
-        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
+        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?;
     object.meta_mut().resource_version = Some(value.modified.to_string());
     Ok(Current { object, stored, revision: value.modified })
 }

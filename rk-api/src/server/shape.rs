@@ -163,8 +163,8 @@ impl Shaper {
             }
             out.extend_from_slice(b"{\"cells\":");
             // What is stored was encoded from this type, or the cache would not hold it.
-            let cells = match self.resource.strategy.decode(object.stored.bytes()) {
-                Ok(decoded) => self.resource.strategy.cells(decoded.object.as_ref(), now),
+            let cells = match self.resource.strategy.decode_stored(object.stored.bytes()) {
+                Ok(object) => self.resource.strategy.cells(object.as_ref(), now),
                 Err(_) => Vec::new(),
             };
             write_value(&Value::Array(cells), out);
