@@ -1,6 +1,7 @@
 //! The Kubernetes API as a library: its types, what the server knows of every kind, the server
 //! itself, and what clients build on.
 
+pub mod apply;
 pub mod client;
 pub mod clock;
 pub mod discovery;

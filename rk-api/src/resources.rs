@@ -43,6 +43,7 @@ mod service_account;
 mod stateful_set;
 mod storage_class;
 mod typed;
+mod versions;
 mod workload;
 
 use std::{any::Any, borrow::Cow, fmt, sync::Arc};
@@ -55,7 +56,7 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::{builtin::Resources, event::events_v1, pod::qos_class, typed::Typed};
+pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::field::ErrorList;
 
 /// A kind that the server serves, at one group and version.
@@ -339,6 +340,9 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What clients are told who use this kind at all: that it is deprecated.
+    const DEPRECATION: Option<&'static str> = None;
+
     /// Seconds between the deletion request and the object's removal; `None` deletes at once.
     /// Only Pods wait.
     fn grace_period_seconds(_object: &Self::Object, _options: &DeleteOptions) -> Option<i64> {
@@ -386,6 +390,19 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn is_shown_as_stored(&self) -> bool {
         true
     }
+    /// How the fields of this kind merge in server-side apply, for a kind that is not in
+    /// [`crate::apply::builtin`].
+    fn apply_schema(&self) -> Option<&(crate::apply::Schema, crate::apply::TypeRef)> {
+        None
+    }
+    /// What clients are told who use this version: that it is deprecated, in Kubernetes' words.
+    fn deprecation(&self) -> Option<&str> {
+        None
+    }
+    /// The name that the stored version gives to one of [`field_names`](Self::field_names).
+    fn stored_field<'a>(&self, field: &'a str) -> &'a str {
+        field
+    }
     /// See [`Kind::default`].
     fn default(&self, object: &mut dyn Object);
     /// See [`Kind::prepare_create`].
@@ -402,7 +419,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList;
     /// See [`Kind::validate_name`].
     fn validate_name(&self, name: &str, generate_prefix: bool) -> Vec<String>;
-    /// See [`Kind::fields`].
+    /// See [`Kind::fields`]. Named as the stored version does.
     fn fields(&self, object: &dyn Object) -> Fields;
     /// See [`Kind::FIELDS`].
     fn field_names(&self) -> &'static [&'static str];

@@ -34,6 +34,7 @@ mod in_process;
 mod info;
 mod labels;
 mod layers;
+mod managed_fields;
 mod metrics;
 mod negotiate;
 mod nodes;
@@ -77,6 +78,7 @@ use self::{
         impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
         request_info::RequestInfoLayer, timeout::TimeoutLayer,
     },
+    managed_fields::Tracker,
     metrics::Metrics,
     nodes::NoNodes,
     reader::Reader,
@@ -113,6 +115,7 @@ pub(crate) struct Inner {
     documents: Documents,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
+    authorizer: Arc<dyn Authorizer>,
     shutdown: CancellationToken,
 }
 
@@ -149,6 +152,7 @@ pub struct Builder {
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
     require_service_accounts: bool,
+    managed_fields: bool,
     token_key: Option<TokenKey>,
     nodes: Arc<dyn NodeConnector>,
 }
@@ -223,6 +227,15 @@ impl Builder {
         self
     }
 
+    /// Whether `metadata.managedFields` records who created and changed what; on by default, as in
+    /// Kubernetes. Without it only server-side apply keeps managers, beginning with the first
+    /// application, and a write costs less.
+    #[must_use]
+    pub fn managed_fields(mut self, kept: bool) -> Self {
+        self.managed_fields = kept;
+        self
+    }
+
     /// The key that signs service-account tokens; a new one by default, so that tokens end with
     /// this server. A lasting one is in a [`Pki`].
     #[must_use]
@@ -254,6 +267,7 @@ impl Builder {
             cache,
             admission: admission::Chain(plugins),
             services: Services::new(cidr, self.node_ports),
+            tracker: Tracker { enabled: self.managed_fields, resources: self.resources.clone() },
         };
         let metrics = Arc::new(Metrics::default());
         let documents = Documents::new(self.resources.clone());
@@ -265,6 +279,7 @@ impl Builder {
             documents,
             token_key: token_key.clone(),
             nodes: self.nodes,
+            authorizer: self.authorizer.clone(),
             shutdown,
         });
         bootstrap::run(&inner).await?;
@@ -304,6 +319,7 @@ impl ApiServer {
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
             require_service_accounts: false,
+            managed_fields: true,
             token_key: None,
             nodes: Arc::new(NoNodes),
         }

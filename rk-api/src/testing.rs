@@ -5,10 +5,12 @@
 //! does; `build()` gives the object itself. Every object is in the namespace `default` unless it
 //! is cluster-scoped. A malformed argument panics: it is a mistake in the test.
 
+mod arbitrary;
 mod nodes;
 mod pods;
 mod workloads;
 
+pub use arbitrary::arbitrary;
 pub use nodes::{NodeBuilder, node};
 pub use pods::{PodBuilder, pod};
 pub use workloads::{DeploymentBuilder, ReplicaSetBuilder, deployment, replica_set};

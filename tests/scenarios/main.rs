@@ -10,11 +10,14 @@
 //!   `RK_REQUIRE=all` they fail instead.
 
 mod api;
+mod apply;
 mod controllers;
+mod encodings;
 mod harness;
 mod kubectl;
 mod pods;
 mod stand_ins;
+mod versions;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -32,8 +35,16 @@ fn main() -> ExitCode {
     // The tests wait for clusters more than they compute.
     arguments.test_threads = arguments.test_threads.or(Some(8));
 
-    let scenarios: Vec<Scenario> =
-        [api::all(), kubectl::all(), pods::all(), controllers::all()].concat();
+    let scenarios: Vec<Scenario> = [
+        api::all(),
+        apply::all(),
+        encodings::all(),
+        kubectl::all(),
+        pods::all(),
+        controllers::all(),
+        versions::all(),
+    ]
+    .concat();
     let ids: BTreeMap<&str, usize> =
         scenarios.iter().filter_map(Scenario::id).fold(BTreeMap::new(), |mut ids, id| {
             *ids.entry(id).or_default() += 1;

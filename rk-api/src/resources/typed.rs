@@ -38,7 +38,6 @@ pub(super) fn drop_empty(meta: &mut ObjectMeta) {
     }
     meta.finalizers.take_if(|list| list.is_empty());
     meta.owner_references.take_if(|list| list.is_empty());
-    meta.managed_fields.take_if(|list| list.is_empty());
     for text in [
         &mut meta.name,
         &mut meta.generate_name,
@@ -65,6 +64,10 @@ impl<K: Kind> Strategy for Typed<K> {
             // Another server wrote it, in a form that only Go takes.
             None => self.decode(json).map(|decoded| decoded.object),
         }
+    }
+
+    fn deprecation(&self) -> Option<&str> {
+        K::DEPRECATION
     }
 
     fn default(&self, object: &mut dyn Object) {

@@ -80,8 +80,15 @@ async fn ensure(
     resource.strategy.default(object.as_mut());
     let name = object.meta().name.clone().unwrap_or_default();
     let user = UserInfo::new("system:apiserver", ["system:masters"]);
-    let target =
-        Target { resource, subresource: "", namespace, name: &name, user: &user, dry_run: false };
+    let target = Target {
+        resource,
+        subresource: "",
+        namespace,
+        name: &name,
+        user: &user,
+        dry_run: false,
+        manager: "kube-apiserver",
+    };
     if server.registry.read(&target).await?.is_some() {
         return Ok(());
     }

@@ -95,7 +95,10 @@ impl Cache {
     ) -> Result<Arc<Self>, StoreError> {
         let mut tables: HashMap<_, _, RandomState> = HashMap::default();
         for resource in resources.iter().filter(|row| row.verbs.iter().any(|verb| verb == "get")) {
-            // Several versions of a kind share a prefix; the first is the one that is stored.
+            // Several versions of a kind share a prefix, and one of them is stored.
+            if !resource.strategy.is_shown_as_stored() {
+                continue;
+            }
             tables
                 .entry(resource.key_prefix.clone().into_owned())
                 .or_insert_with(|| Arc::new(Table::new(resource.clone())));

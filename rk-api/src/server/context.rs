@@ -5,7 +5,10 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request};
 use parking_lot::Mutex;
 
-use super::{body::RequestBody, info::RequestInfo, query::Query, status::ApiError, user::UserInfo};
+use super::{
+    body::RequestBody, info::RequestInfo, managed_fields::manager_of_user_agent, query::Query,
+    status::ApiError, user::UserInfo,
+};
 
 /// A request's subject; a request extension from the first layer on.
 #[derive(Clone, Debug)]
@@ -54,6 +57,18 @@ impl Context {
     /// What it is about.
     pub(super) fn info(&self) -> &RequestInfo {
         &self.subject.0
+    }
+
+    /// The name under which the writer manages fields: the one it gives, or its user agent's.
+    pub(super) fn manager(&self) -> &str {
+        match self.query().get("fieldManager") {
+            Some(manager) if !manager.is_empty() => manager,
+            _ => {
+                let agent = self.headers.get(http::header::USER_AGENT);
+                let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+                manager_of_user_agent(agent)
+            }
+        }
     }
 
     /// The query.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use serde::Deserialize;
+use serde::{Deserialize, de::Error as _};
 use serde_json::Value;
 
 use super::{
@@ -51,6 +51,10 @@ pub(super) fn object(
     warnings: &Warnings,
 ) -> Result<Box<dyn Object>> {
     let decoded = match resource.strategy.decode(json) {
+        // The strategy takes the stored form too, which is no client's to send here.
+        Ok(_) if !resource.strategy.is_shown_as_stored() && is_of_other_version(resource, json) => {
+            return Err(undecodable(resource, json, &serde_json::Error::custom("")));
+        }
         Ok(decoded) => decoded,
         Err(error) => return Err(undecodable(resource, json, &error)),
     };
@@ -66,6 +70,11 @@ pub(super) fn object(
         }
     }
     Ok(decoded.object)
+}
+
+fn is_of_other_version(resource: &Resource, json: &[u8]) -> bool {
+    let found: TypeMeta<'_> = serde_json::from_slice(json).unwrap_or_default();
+    !found.api_version.is_empty() && found.api_version != resource.api_version()
 }
 
 /// Why a body did not decode, in Kubernetes' words.

@@ -1,4 +1,4 @@
-//! The request path under arbitrary input.
+//! The request path, and server-side apply, under arbitrary input.
 
 use std::sync::Arc;
 
@@ -74,4 +74,56 @@ pub async fn run(server: &ApiServer, mut request: Request<Full<Bytes>>) -> u16 {
         assert!(status.is_ok_and(|status| status.is_object()), "{line}");
     }
     code
+}
+
+/// Applies configurations made of arbitrary bytes, in turn, to one object: each line is one, its
+/// first byte chooses the manager and whether it is forced or an update. Returns how many were
+/// taken.
+///
+/// # Panics
+/// When what always holds does not: applying again changes nothing, and entries are read as they
+/// were written.
+pub fn apply(bytes: &[u8]) -> usize {
+    use crate::apply::{self, Filter, Managers, OneVersion, Write};
+    use serde_json::{Map, Value};
+
+    let schema = apply::builtin();
+    let Some((&choice, lines)) = bytes.split_first() else { return 0 };
+    let kinds = ["core.v1.Pod", "core.v1.Service", "apps.v1.Deployment", "core.v1.ConfigMap"];
+    let name = format!("io.k8s.api.{}", kinds[usize::from(choice) % kinds.len()]);
+    let Some(kind) = schema.get(&name) else { return 0 };
+    let versions = OneVersion { api_version: "v1", schema, kind };
+    let filter = Filter::default();
+    let (mut object, mut managers) = (Value::Object(Map::new()), Managers::default());
+    let mut taken = 0;
+    for line in lines.split(|byte| *byte == b'\n') {
+        let Some((&choice, json)) = line.split_first() else { continue };
+        let Ok(configuration) = serde_json::from_slice::<Value>(json) else { continue };
+        if !configuration.is_object() || schema.validate(kind, &configuration).is_err() {
+            continue;
+        }
+        let manager = ["a", "b", "c"][usize::from(choice >> 2) % 3];
+        let now = "2026-01-01T00:00:00Z";
+        let write = Write { manager, api_version: "v1", subresource: "", filter: &filter, now };
+        if choice & 2 != 0 {
+            let Ok(comparison) = schema.compare(kind, &object, &configuration) else { continue };
+            managers.record_update(&write, |_| Some(std::borrow::Cow::Borrowed(&comparison)));
+            object = configuration;
+        } else {
+            let force = choice & 1 != 0;
+            let applied =
+                apply::apply(&versions, &write, &object, &configuration, &managers, force);
+            let Ok(applied) = applied else { continue };
+            object = applied.object.unwrap_or(object);
+            managers = applied.managers;
+            let again = apply::apply(&versions, &write, &object, &configuration, &managers, false);
+            assert!(again.is_ok_and(|again| again.object.is_none()), "{configuration}");
+        }
+        let json = managers.to_json();
+        if !json.is_empty() {
+            assert_eq!(Managers::from_json(json.as_bytes()).as_ref(), Ok(&managers));
+        }
+        taken += 1;
+    }
+    taken
 }

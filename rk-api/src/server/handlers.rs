@@ -53,19 +53,19 @@ impl tower::Service<Req> for Handler {
             let answer = match Context::new(request) {
                 Ok((context, body, extensions)) => {
                     let call = Call { server: &server, context: &context };
-                    let result = call.answer(body, extensions).await;
-                    result.map(|mut response| {
-                        for warning in context.warnings.headers() {
-                            if let Ok(value) = HeaderValue::from_str(&warning) {
-                                response.headers_mut().append(header::WARNING, value);
-                            }
+                    let answer = call.answer(body, extensions).await;
+                    let mut response =
+                        answer.unwrap_or_else(|error| body::failure(&headers, &error));
+                    for warning in context.warnings.headers() {
+                        if let Ok(value) = HeaderValue::from_str(&warning) {
+                            response.headers_mut().append(header::WARNING, value);
                         }
-                        response
-                    })
+                    }
+                    response
                 }
-                Err(error) => Err(error),
+                Err(error) => body::failure(&headers, &error),
             };
-            Ok(answer.unwrap_or_else(|error| body::failure(&headers, &error)))
+            Ok(answer)
         })
     }
 }
@@ -99,6 +99,12 @@ impl<'a> Call<'a> {
         };
         if !allowed {
             return Err(ApiError::method_not_allowed());
+        }
+        if let Some(deprecation) = resource.strategy.deprecation()
+            // A subresource of another kind is not what is deprecated.
+            && subresource.is_none_or(|subresource| subresource.kind == resource.kind)
+        {
+            self.context.warnings.add(deprecation);
         }
         if let Some(subresource) = subresource {
             return self.on_subresource(resource, subresource, body, extensions).await;
@@ -200,6 +206,7 @@ impl<'a> Call<'a> {
             name: &info.name,
             user: &self.context.user,
             dry_run,
+            manager: self.context.manager(),
         }
     }
 

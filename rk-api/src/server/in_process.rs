@@ -28,7 +28,8 @@ impl ApiServer {
 
     /// A client of this server as another user, for example `system:kube-scheduler`.
     pub fn client_as(&self, user: UserInfo) -> kube::Client {
-        let service = InProcess { server: self.clone(), user: Arc::new(user) };
+        let agent = HeaderValue::from_str(manager(&user)).ok();
+        let service = InProcess { server: self.clone(), user: Arc::new(user), agent };
         kube::Client::new(service, DEFAULT_NAMESPACE)
     }
 }
@@ -38,6 +39,14 @@ impl ApiServer {
 struct InProcess {
     server: ApiServer,
     user: Arc<UserInfo>,
+    /// The user agent of requests that name none: it manages the fields that they set.
+    agent: Option<HeaderValue>,
+}
+
+/// Under which name a user manages fields: `kube-scheduler` is what `system:kube-scheduler` runs,
+/// and service accounts and nodes have names at the end as well.
+fn manager(user: &UserInfo) -> &str {
+    user.name.rsplit(':').next().unwrap_or_default()
 }
 
 impl tower::Service<Request<Body>> for InProcess {
@@ -50,6 +59,9 @@ impl tower::Service<Request<Body>> for InProcess {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(agent) = &self.agent {
+            request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| agent.clone());
+        }
         if request.headers().contains_key(header::UPGRADE) {
             return Box::pin(upgrade(self.clone(), request));
         }
@@ -60,7 +72,7 @@ impl tower::Service<Request<Body>> for InProcess {
 
 /// A request that is to become a stream needs a connection: one in memory.
 async fn upgrade(
-    InProcess { server, user }: InProcess,
+    InProcess { server, user, .. }: InProcess,
     mut request: Request<Body>,
 ) -> Result<Response<ResponseBody>, BoxError> {
     let (client_end, server_end) = tokio::io::duplex(STREAM_BYTES);

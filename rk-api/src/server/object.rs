@@ -5,7 +5,7 @@
 //! `apiVersion` and `kind`: finding it costs nothing, and a list's items, which have neither, are
 //! the bytes from there on.
 
-use std::sync::Arc;
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,6 +20,9 @@ use super::{
 /// What separates the type from the rest.
 const METADATA: &[u8] = b"\"metadata\":{";
 
+/// What begins the managed fields, which are the first of the metadata.
+const MANAGED: &[u8] = b"\"managedFields\":";
+
 /// An object's stored bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stored {
@@ -30,16 +33,60 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// Encodes an object. What is never stored is dropped: its version, self link and field
-    /// managers.
-    pub(super) fn encode(object: &mut dyn Object) -> Result<Self> {
+    /// Encodes an object with its managed fields (JSON; empty for none), which it does not hold
+    /// itself. What is never stored is dropped: its version and self link.
+    pub(super) fn encode(object: &mut dyn Object, managed: &[u8]) -> Result<Self> {
         let meta = object.meta_mut();
         meta.resource_version = None;
         meta.self_link = None;
         meta.managed_fields = None;
         drop_empty(meta);
         let json = object.encode().map_err(ApiError::internal)?;
-        Self::new(json.into()).ok_or_else(|| ApiError::internal("an object has no metadata"))
+        let plain = Self::new(json.into())
+            .ok_or_else(|| ApiError::internal("an object has no metadata"))?;
+        if managed.is_empty() {
+            return Ok(plain);
+        }
+        let (before, after) = plain.bytes.split_at(plain.metadata as usize + METADATA.len());
+        let mut bytes = Vec::with_capacity(plain.bytes.len() + MANAGED.len() + managed.len() + 1);
+        bytes.extend_from_slice(before);
+        bytes.extend_from_slice(MANAGED);
+        bytes.extend_from_slice(managed);
+        if after.first() != Some(&b'}') {
+            bytes.push(b',');
+        }
+        bytes.extend_from_slice(after);
+        Ok(Self { bytes: bytes.into(), ..plain })
+    }
+
+    /// The managed fields, where [`Self::encode`] has put them; else empty.
+    pub(super) fn managed(&self) -> Bytes {
+        match self.managed_range() {
+            Some(range) => self.bytes.slice(range),
+            None => Bytes::new(),
+        }
+    }
+
+    /// The bytes without managed fields, which are most of many objects and seldom looked at.
+    pub(super) fn plain(&self) -> Cow<'_, [u8]> {
+        let Some(range) = self.managed_range() else { return Cow::Borrowed(&self.bytes) };
+        let after = &self.bytes[range.end..];
+        let after = after.strip_prefix(b",").unwrap_or(after);
+        Cow::Owned([&self.bytes[..range.start - MANAGED.len()], after].concat())
+    }
+
+    /// Whether both are the same but for their managed fields.
+    pub(super) fn is_same_object(&self, other: &Self) -> bool {
+        self.plain() == other.plain()
+    }
+
+    fn managed_range(&self) -> Option<Range<usize>> {
+        let from = self.metadata as usize + METADATA.len();
+        if !self.bytes[from..].starts_with(MANAGED) {
+            return None;
+        }
+        let from = from + MANAGED.len();
+        Some(from..from + value_length(&self.bytes[from..])?)
     }
 
     /// Takes bytes from the store, whoever wrote them. `None` when they are no object.

@@ -10,6 +10,8 @@
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod round_trips;
 
 use std::{collections::HashMap, sync::OnceLock};
 

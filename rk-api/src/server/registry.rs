@@ -5,19 +5,26 @@ mod create;
 mod delete;
 mod update;
 
+pub(super) use update::Change;
+
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rk_store::{Expect, Revision, Store, Versioned};
 
 use super::{
     admission::Chain,
     allocator::Services,
     cache::{Cache, Table},
+    managed_fields::Tracker,
     object::{CachedObject, Stored},
     status::{ApiError, Result, Subject},
     user::UserInfo,
 };
-use crate::resources::{Object, Resource};
+use crate::{
+    apply::{Filter, Write},
+    resources::{Object, Resource},
+};
 
 /// How long an Event is kept, as in kube-apiserver (`--event-ttl`).
 const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -35,6 +42,8 @@ pub(super) struct Registry {
     pub admission: Chain,
     /// Addresses and ports of Services.
     pub services: Services,
+    /// Who manages which fields.
+    pub tracker: Tracker,
 }
 
 /// What a write is about, and who makes it.
@@ -52,6 +61,8 @@ pub(super) struct Target<'a> {
     pub user: &'a UserInfo,
     /// Whether to stop short of storing.
     pub dry_run: bool,
+    /// The name under which the writer manages fields.
+    pub manager: &'a str,
 }
 
 /// An object as the store has it.
@@ -61,11 +72,24 @@ pub(super) struct Current {
     pub object: Box<dyn Object>,
     /// Its bytes.
     pub stored: Stored,
+    /// Its managed fields, which the object does not have.
+    pub managed: Bytes,
     /// Its version.
     pub revision: Revision,
 }
 
 impl Target<'_> {
+    /// The write as managed fields see it.
+    pub(super) fn write<'a>(
+        &'a self,
+        api_version: &'a str,
+        filter: &'a Filter,
+        now: &'a str,
+    ) -> Write<'a> {
+        let (manager, subresource) = (self.manager, self.subresource);
+        Write { manager, api_version, subresource, filter, now }
+    }
+
     /// The object's key.
     pub(super) fn key(&self) -> String {
         self.resource.key(self.namespace, self.name)
@@ -97,19 +121,8 @@ impl Registry {
         found.map(|value| current(target, &value)).transpose()
     }
 
-    /// Writes an object, and returns it as it is then.
+    /// Writes an object, which `stored` encodes, and returns it as it is then.
     async fn put(
-        &self,
-        target: &Target<'_>,
-        object: &mut dyn Object,
-        expect: Expect,
-    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
-        let stored = Stored::encode(object)?;
-        self.put_encoded(target, object, stored, expect).await
-    }
-
-    /// [`Self::put`] of an object that was encoded before.
-    async fn put_encoded(
         &self,
         target: &Target<'_>,
         object: &dyn Object,
@@ -149,11 +162,17 @@ impl Registry {
 fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
     let stored = Stored::new(value.value.clone())
         .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
-    let decoded = target.resource.strategy.decode_stored(stored.bytes());
+    let decoded = target.resource.strategy.decode_stored(&stored.plain());
     let mut object =
         decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?;
-    object.meta_mut().resource_version = Some(value.modified.to_string());
-    Ok(Current { object, stored, revision: value.modified })
+    let meta = object.meta_mut();
+    meta.resource_version = Some(value.modified.to_string());
+    // Who else wrote it may have put them elsewhere.
+    let managed = match meta.managed_fields.take() {
+        Some(entries) => serde_json::to_vec(&entries).map_err(ApiError::internal)?.into(),
+        None => stored.managed(),
+    };
+    Ok(Current { object, stored, managed, revision: value.modified })
 }
 
 /// Why a write failed: at the store, whose conflicts are tried again, or before.

@@ -135,7 +135,8 @@ impl WatchBody {
     }
 
     fn pending_chunk(&mut self) -> Bytes {
-        if self.parts.shaper.shape == Shape::Object {
+        let shaper = &self.parts.shaper;
+        if shaper.shape == Shape::Object && shaper.is_as_stored() {
             return self.shared_chunk();
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES);

@@ -4,28 +4,40 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     Call,
     write::{check_name, check_namespace},
 };
 use crate::{
+    apply::{self, ApplyError, Managers},
     field::{FieldError, Path},
     patch::{self, PatchKind},
-    resources::{Object, Resource},
+    resources::{Object, Part, Resource},
     server::{
-        body::ResponseBody,
-        decode, negotiate,
+        authz::{self, Decision},
+        body::{self, ResponseBody},
+        decode,
+        info::RequestInfo,
+        managed_fields::{self, now, schema_of},
+        negotiate,
         query::{FieldValidation, WriteOptions},
-        registry::Current,
+        registry::{Change, Current, Target},
         status::{ApiError, Result, Subject},
+        user::MASTERS,
     },
 };
 
+/// What can be sent to a kind whose fields are not known.
+const UNAPPLIED: &str = "application/json-patch+json, application/merge-patch+json";
+
 /// The patch formats that are read, as error messages list them.
 const SERVED: &str = "application/json-patch+json, application/merge-patch+json, \
-                      application/strategic-merge-patch+json";
+                      application/strategic-merge-patch+json, application/apply-patch+yaml";
+
+/// The format of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
 
 impl<'a> Call<'a> {
     pub(super) async fn patch(
@@ -33,6 +45,9 @@ impl<'a> Call<'a> {
         resource: &'a Arc<Resource>,
         body: Bytes,
     ) -> Result<Response<ResponseBody>> {
+        if self.is_apply() {
+            return self.apply(resource, body).await;
+        }
         let output = self.output(false)?;
         let shaper = self.shaper(resource, output)?;
         let kind = self.patch_kind()?;
@@ -48,6 +63,10 @@ impl<'a> Call<'a> {
         let change = |before: Option<&Current>| {
             let before = before.ok_or_else(|| target.not_found())?;
             let mut tree = tree(before.object.as_ref())?;
+            // Only a patch that looks at managed fields must see them.
+            if kind == PatchKind::Json || mentions_managed_fields(&body) {
+                show_managed_fields(&mut tree, &before.managed);
+            }
             patch::apply(kind, &resource.schema, &mut tree, &body)
                 .map_err(|error| patch_error(&error))?;
             let json = serde_json::to_vec(&tree).map_err(ApiError::internal)?;
@@ -57,10 +76,111 @@ impl<'a> Call<'a> {
             check_namespace(object.as_mut(), target.namespace)?;
             check_name(object.as_ref(), target.name)?;
             resource.strategy.default(object.as_mut());
-            Ok(object)
+            Ok(object.into())
         };
         let updated = self.server.registry.update(&target, self.part(), change).await?;
         Ok(self.shaped(200, output, &shaper, &updated.object))
+    }
+
+    /// Whether the body is a configuration to apply.
+    pub(super) fn is_apply(self) -> bool {
+        negotiate::content_type(&self.context.headers) == APPLY
+    }
+
+    /// Server-side apply.
+    async fn apply(
+        self,
+        resource: &'a Arc<Resource>,
+        body: Bytes,
+    ) -> Result<Response<ResponseBody>> {
+        let output = self.output(false)?;
+        let shaper = self.shaper(resource, output)?;
+        let (options, force) = self.apply_options()?;
+        let target = self.target(resource, options.dry_run);
+        let (schema, kind) =
+            schema_of(resource).ok_or_else(|| ApiError::unsupported_media_type(UNAPPLIED))?;
+        let part = self.part();
+        let (api_version, now, filter) =
+            (resource.api_version(), now(), managed_fields::filter(resource, part));
+        let write = target.write(&api_version, &filter, &now);
+        let configuration =
+            configuration(&body, &resource.group, &resource.version, &resource.kind)?;
+        schema.validate(kind, &configuration).map_err(|error| {
+            let name = describe(&configuration, &resource.group, &resource.version, &resource.kind);
+            ApiError::plain(format!("failed to create typed patch object ({name}): {error}"))
+        })?;
+        let refused = self.refuse_create().await;
+        let warnings = &self.context.warnings;
+        let tracker = &self.server.registry.tracker;
+        let versions = tracker.versions(resource, &api_version);
+        let change = |before: Option<&Current>| {
+            if before.is_none() {
+                if part != Part::Main {
+                    return Err(target.not_found());
+                }
+                if let Some(error) = &refused {
+                    return Err(error.clone());
+                }
+                check_no_uid(&configuration, &target)?;
+            }
+            let live = match before {
+                Some(before) => tree(before.object.as_ref())?,
+                None => Value::Object(Map::new()),
+            };
+            let managers = match before {
+                Some(before) => live_managers(&before.managed)?,
+                None => Managers::default(),
+            };
+            let applied = apply::apply(&versions, &write, &live, &configuration, &managers, force)
+                .map_err(apply_error)?;
+            let mut object = match (applied.object, before) {
+                (None, Some(before)) => before.object.boxed_clone(),
+                (new, _) => {
+                    let json = serde_json::to_vec(&new.unwrap_or(live));
+                    let json = json.map_err(ApiError::internal)?;
+                    decode::object(resource, &json, options.field_validation, warnings)?
+                }
+            };
+            if before.is_none() {
+                let meta = object.meta_mut();
+                meta.creation_timestamp = None;
+                meta.resource_version.take_if(|version| version == "0");
+            }
+            check_namespace(object.as_mut(), target.namespace)?;
+            check_name(object.as_ref(), target.name)?;
+            resource.strategy.default(object.as_mut());
+            Ok(Change { object, managed: Some(applied.managers.to_json().into_bytes()) })
+        };
+        let updated = self.server.registry.update(&target, part, change).await?;
+        let status = if updated.created { 201 } else { 200 };
+        Ok(self.shaped(status, output, &shaper, &updated.object))
+    }
+
+    /// The options of an application, and whether it is forced.
+    pub(super) fn apply_options(self) -> Result<(WriteOptions, bool)> {
+        let query = self.context.query();
+        if query.get("fieldManager").is_none_or(str::is_empty) {
+            let error =
+                FieldError::required(&Path::new("fieldManager"), "is required for apply patch");
+            let subject = Subject::of("meta.k8s.io", "PatchOptions");
+            return Err(ApiError::invalid(&subject, "", &vec![error]));
+        }
+        Ok((WriteOptions::read(query, "PatchOptions")?, query.flag("force")))
+    }
+
+    /// What to answer if the application creates the object; `None` when the user may do that.
+    async fn refuse_create(self) -> Option<ApiError> {
+        let user = &self.context.user;
+        if user.is_in(MASTERS) {
+            return None;
+        }
+        let create = RequestInfo { verb: "create", ..self.context.info().clone() };
+        match self.server.authorizer.authorize(user, &create).await {
+            Decision::Allow => None,
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                Some(authz::forbidden(user, &create, &reason))
+            }
+        }
     }
 
     /// The patch's format.
@@ -94,4 +214,96 @@ pub(super) fn patch_error(error: &patch::PatchError) -> ApiError {
         status.details = Some(Box::default());
     }
     status
+}
+
+/// Whether a patch has something to say about managed fields.
+fn mentions_managed_fields(patch: &[u8]) -> bool {
+    const NAME: &[u8] = b"managedFields";
+    patch.windows(NAME.len()).any(|window| window == NAME)
+}
+
+/// Puts the managed fields into an object's tree.
+fn show_managed_fields(tree: &mut Value, managed: &[u8]) {
+    if let Some(Value::Object(metadata)) = tree.get_mut("metadata")
+        && let Ok(managed) = serde_json::from_slice(managed)
+    {
+        metadata.insert("managedFields".to_owned(), managed);
+    }
+}
+
+/// The managers of an object in the store.
+pub(super) fn live_managers(managed: &[u8]) -> Result<Managers> {
+    if managed.is_empty() {
+        return Ok(Managers::default());
+    }
+    Managers::from_json(managed)
+        .map_err(|error| ApiError::plain(format!("failed to decode managed fields: {error}")))
+}
+
+/// The configuration in the body of an application, which is of this kind.
+pub(super) fn configuration(body: &[u8], group: &str, version: &str, kind: &str) -> Result<Value> {
+    let undecodable = |why: &str| ApiError::bad_request(format!("error decoding YAML: {why}"));
+    let json = body::yaml_to_json(body).map_err(|error| undecodable(&error.message))?;
+    let configuration: Value =
+        serde_json::from_slice(&json).map_err(|error| undecodable(&error.to_string()))?;
+    let found = match &configuration {
+        Value::Object(_) | Value::Null => "",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    if !found.is_empty() {
+        return Err(undecodable(&format!(
+            "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go \
+             value of type map[string]interface {{}}"
+        )));
+    }
+    let text = |name: &str| configuration.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (found_group, found_version) =
+        text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+    if (found_group, found_version, text("kind")) != (group, version, kind) {
+        let found = format!("{found_group}/{found_version}, Kind={}", text("kind"));
+        return Err(ApiError::bad_request(format!("invalid object type: {found}")));
+    }
+    let managed = configuration.get("metadata").and_then(|metadata| metadata.get("managedFields"));
+    if managed.is_some_and(Value::is_array) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    Ok(configuration)
+}
+
+/// An object as messages about applications name it: `ns/name; apps/v1, Kind=Deployment`.
+pub(super) fn describe(object: &Value, group: &str, version: &str, kind: &str) -> String {
+    let text = |name: &str| {
+        object.get("metadata").and_then(|metadata| metadata.get(name)?.as_str()).unwrap_or_default()
+    };
+    format!("{}/{}; {group}/{version}, Kind={kind}", text("namespace"), text("name"))
+}
+
+/// A configuration that names a UID means an object that exists.
+fn check_no_uid(configuration: &Value, target: &Target<'_>) -> Result<()> {
+    let uid = configuration.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+    if uid.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+    );
+    Err(ApiError::conflict(&target.subject(), target.name, &why))
+}
+
+/// Why nothing was applied, as a status.
+pub(super) fn apply_error(error: ApplyError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        ApplyError::Conflicts(conflicts) => {
+            let status = ApiError::new(409, "Conflict", message);
+            conflicts.iter().fold(status, |status, conflict| {
+                let why = format!("conflict with {}", conflict.manager.describe());
+                status.cause("FieldManagerConflict", &why, &conflict.field)
+            })
+        }
+        ApplyError::Malformed(_) => ApiError::plain(message),
+    }
 }

@@ -7,22 +7,30 @@ use http::Response;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use serde_json::Value;
 
-use super::{Call, patch::patch_error};
+use super::{
+    Call,
+    patch::{apply_error, configuration, describe, live_managers, patch_error},
+};
 use crate::{
+    apply::{self, Entry, FieldSet, Filter, ManagerId, Managers, OneVersion, Write, builtin},
     field::{FieldError, Path},
     patch,
     resources::{Object, Part, Resource},
     server::{
         body::{self, ResponseBody},
         decode::{self, TypeMeta},
+        managed_fields::now,
         query::WriteOptions,
-        registry::Current,
+        registry::{Change, Current},
         status::{ApiError, Result, Subject},
     },
 };
 
 /// The schema by which patches of a scale merge.
 const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
+
+/// The version of scales.
+const SCALE_VERSION: &str = "autoscaling/v1";
 
 impl<'a> Call<'a> {
     pub(super) async fn scale(
@@ -44,6 +52,7 @@ impl<'a> Call<'a> {
                 let asked = read_scale(&decode::json(&self.context.headers, body)?)?;
                 self.set_scale(resource, options.dry_run, |_| Ok(asked.clone())).await?
             }
+            _ if self.is_apply() => self.apply_scale(resource, &body).await?,
             _ => {
                 let kind = self.patch_kind()?;
                 let options = WriteOptions::read(self.context.query(), "PatchOptions")?;
@@ -65,11 +74,57 @@ impl<'a> Call<'a> {
         dry_run: bool,
         change: impl Fn(&Scale) -> Result<Scale> + Send + Sync,
     ) -> Result<Scale> {
+        self.rescale(resource, dry_run, |current, managers, write| {
+            let asked = change(current)?;
+            let tree = |scale: &Scale| serde_json::to_value(scale).map_err(ApiError::internal);
+            record(managers, write, &tree(current)?, &tree(&asked)?);
+            Ok(asked)
+        })
+        .await
+    }
+
+    /// Server-side apply to a scale.
+    async fn apply_scale(self, resource: &'a Arc<Resource>, body: &[u8]) -> Result<Scale> {
+        let (options, force) = self.apply_options()?;
+        let (group, version) = SCALE_VERSION.split_once('/').unwrap_or_default();
+        let configuration = configuration(body, group, version, "Scale")?;
+        let schema = builtin();
+        let kind = schema.get(SCHEMA).ok_or_else(|| ApiError::internal("a scale has no schema"))?;
+        schema.validate(kind, &configuration).map_err(|error| {
+            let name = describe(&configuration, group, version, "Scale");
+            ApiError::plain(format!("failed to create typed patch object ({name}): {error}"))
+        })?;
+        let versions = OneVersion { api_version: SCALE_VERSION, schema, kind };
+        self.rescale(resource, options.dry_run, |current, managers, write| {
+            let live = serde_json::to_value(current).map_err(ApiError::internal)?;
+            let applied = apply::apply(&versions, write, &live, &configuration, managers, force)
+                .map_err(apply_error)?;
+            *managers = applied.managers;
+            match applied.object {
+                Some(new) => read_scale(&serde_json::to_vec(&new).map_err(ApiError::internal)?),
+                None => Ok(current.clone()),
+            }
+        })
+        .await
+    }
+
+    /// Changes the replicas; `change` also changes the managers of the scale.
+    async fn rescale(
+        self,
+        resource: &'a Arc<Resource>,
+        dry_run: bool,
+        change: impl Fn(&Scale, &mut Managers, &Write<'_>) -> Result<Scale> + Send + Sync,
+    ) -> Result<Scale> {
         let target = self.target(resource, dry_run);
+        let api_version = resource.api_version();
         let update = |before: Option<&Current>| {
             let before = before.ok_or_else(|| self.no_scale(resource))?;
             let current = scale_of(resource, before.object.as_ref())?;
-            let asked = change(&current)?;
+            let (filter, now) = (Filter::default(), now());
+            let write = target.write(SCALE_VERSION, &filter, &now);
+            let parents = live_managers(&before.managed)?;
+            let mut managers = scale_managers(&parents);
+            let asked = change(&current, &mut managers, &write)?;
             check(&asked, target.name)?;
             let mut new = before.object.boxed_clone();
             let meta = new.meta_mut();
@@ -80,10 +135,11 @@ impl<'a> Call<'a> {
             }
             let replicas = asked.spec.and_then(|spec| spec.replicas).unwrap_or(0);
             resource.strategy.set_replicas(new.as_mut(), replicas);
-            Ok(new)
+            let managers = parent_managers(parents, managers, &api_version);
+            Ok(Change { object: new, managed: Some(managers.to_json().into_bytes()) })
         };
         let updated = self.server.registry.update(&target, Part::Main, update).await?;
-        let decoded = resource.strategy.decode(updated.object.stored.bytes());
+        let decoded = resource.strategy.decode(&updated.object.stored.plain());
         let mut object = decoded.map_err(ApiError::internal)?.object;
         object.meta_mut().resource_version = Some(updated.object.revision.to_string());
         scale_of(resource, object.as_ref())
@@ -142,4 +198,65 @@ fn check(scale: &Scale, name: &str) -> Result<()> {
         return Err(ApiError::invalid(&Subject::of("autoscaling", "Scale"), name, &vec![error]));
     }
     Ok(())
+}
+
+// === managed fields ===
+
+/// Where the replicas are, in a scale and in every kind that has one.
+fn replicas() -> FieldSet {
+    FieldSet::of(&[&["spec", "replicas"]])
+}
+
+/// The managers of the replicas, as managers of the scale.
+fn scale_managers(parents: &Managers) -> Managers {
+    let replicas = replicas();
+    let owners = parents.entries().iter().filter(|entry| is_owner(entry, &replicas));
+    let entries = owners.map(|entry| Entry {
+        api_version: SCALE_VERSION.to_owned(),
+        fields: replicas.clone(),
+        ..entry.clone()
+    });
+    Managers::new(entries.collect())
+}
+
+fn is_owner(entry: &Entry, replicas: &FieldSet) -> bool {
+    !entry.fields.intersection(replicas).is_empty()
+}
+
+/// Records an update of a scale. As in Kubernetes, replicas that nobody manages stay so.
+fn record(managers: &mut Managers, write: &Write<'_>, old: &Value, new: &Value) {
+    let schema = builtin();
+    if managers.is_empty() {
+        return;
+    }
+    if let Some(kind) = schema.get(SCHEMA)
+        && let Ok(comparison) = schema.compare(kind, old, new)
+    {
+        managers.record_update(write, |_| Some(std::borrow::Cow::Borrowed(&comparison)));
+    }
+}
+
+/// The managers of the object, once `scale` are those of its replicas.
+fn parent_managers(mut parents: Managers, scale: Managers, api_version: &str) -> Managers {
+    let replicas = replicas();
+    let id_in_scale =
+        |entry: &Entry| Entry { api_version: SCALE_VERSION.to_owned(), ..entry.clone() }.id();
+    let mut owners: Vec<ManagerId> =
+        scale.entries().iter().filter(|e| is_owner(e, &replicas)).map(Entry::id).collect();
+    parents.retain_fields(|entry| {
+        if is_owner(entry, &replicas) {
+            match owners.iter().position(|owner| *owner == id_in_scale(entry)) {
+                Some(at) => drop(owners.remove(at)),
+                None => entry.fields = entry.fields.difference(&replicas),
+            }
+        }
+        true
+    });
+    let new = scale.entries().iter().filter(|entry| owners.contains(&entry.id()));
+    let new = new.map(|entry| Entry {
+        api_version: api_version.to_owned(),
+        fields: replicas.clone(),
+        ..entry.clone()
+    });
+    Managers::new(parents.entries().iter().cloned().chain(new).collect())
 }

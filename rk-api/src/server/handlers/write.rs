@@ -64,10 +64,10 @@ impl<'a> Call<'a> {
             None if !version_of(object.as_ref()).is_empty() => {
                 Err(ApiError::modified(&target.subject(), target.name))
             }
-            None => Ok(object.boxed_clone()),
+            None => Ok(object.boxed_clone().into()),
             Some(before) => {
                 check_uid(object.as_ref(), before, &target)?;
-                Ok(object.boxed_clone())
+                Ok(object.boxed_clone().into())
             }
         };
         let updated = self.server.registry.update(&target, part, change).await?;

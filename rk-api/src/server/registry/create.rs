@@ -13,7 +13,7 @@ use crate::{
     rng,
     server::{
         admission::{AdmissionRequest, Operation},
-        object::CachedObject,
+        object::{CachedObject, Stored},
         status::{ApiError, Result, Subject},
     },
 };
@@ -33,6 +33,17 @@ impl Registry {
         target: &Target<'_>,
         mut object: Box<dyn Object>,
     ) -> Result<Arc<CachedObject>> {
+        let managed = self.tracker.created(target, object.as_mut());
+        self.create_managed(target, object, &managed).await
+    }
+
+    /// Creates an object whose managed fields are known.
+    pub(super) async fn create_managed(
+        &self,
+        target: &Target<'_>,
+        mut object: Box<dyn Object>,
+        managed: &[u8],
+    ) -> Result<Arc<CachedObject>> {
         let given = object.meta().name.clone().unwrap_or_default();
         let mut admission = AdmissionRequest {
             operation: Operation::Create,
@@ -48,14 +59,14 @@ impl Registry {
         self.admission.mutate(&mut admission).await?;
         let prefix = object.meta().generate_name.clone().filter(|prefix| !prefix.is_empty());
         match prefix.filter(|_| given.is_empty()) {
-            None => self.create_named(target, object).await,
+            None => self.create_named(target, object, managed).await,
             Some(prefix) => {
                 let mut tries = 0;
                 loop {
                     tries += 1;
                     let mut named = object.boxed_clone();
                     named.meta_mut().name = Some(generated_name(&prefix));
-                    match self.create_named(target, named).await {
+                    match self.create_named(target, named, managed).await {
                         Err(error) if error.reason == "AlreadyExists" && tries < NAME_TRIES => {}
                         result => return result,
                     }
@@ -68,6 +79,7 @@ impl Registry {
         &self,
         target: &Target<'_>,
         mut object: Box<dyn Object>,
+        managed: &[u8],
     ) -> Result<Arc<CachedObject>> {
         let name = object.meta().name.clone().unwrap_or_default();
         let target = &Target { name: &name, ..*target };
@@ -82,7 +94,8 @@ impl Registry {
         // What is allocated is given back unless the object is stored in the end.
         let allocation = self.services.allocate(target, object.as_mut(), None)?;
         self.validate_create(target, object.as_mut()).await?;
-        match self.put(target, object.as_mut(), Expect::Absent).await {
+        let stored = Stored::encode(object.as_mut(), managed)?;
+        match self.put(target, object.as_ref(), stored, Expect::Absent).await {
             Ok(created) => {
                 if !target.dry_run {
                     allocation.keep();

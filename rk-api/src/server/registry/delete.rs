@@ -91,21 +91,24 @@ impl Registry {
                 Ok(Deleted { object, uid, gone: false })
             }
             // It was marked before: there is nothing new to tell.
-            Plan::Mark if Stored::encode(marked.as_mut())? == before.stored => {
+            Plan::Mark if Stored::encode(marked.as_mut(), &before.managed)? == before.stored => {
                 let object = self.unchanged(target, before)?;
                 Ok(Deleted { object, uid, gone: false })
             }
             Plan::Mark => {
                 let expect = Expect::Revision(before.revision);
-                let object = self.put(target, marked.as_mut(), expect).await?;
+                let stored = Stored::encode(marked.as_mut(), &before.managed)?;
+                let object = self.put(target, marked.as_ref(), stored, expect).await?;
                 Ok(Deleted { object, uid, gone: false })
             }
             Plan::MarkAndRemove => {
                 // Watchers see the deletion begin and end, also when nothing lies in between.
                 let expect = Expect::Revision(before.revision);
-                let written = self.put(target, marked.as_mut(), expect).await?;
+                let stored = Stored::encode(marked.as_mut(), &before.managed)?;
+                let written = self.put(target, marked.as_ref(), stored, expect).await?;
                 let revision = rk_store::Revision(written.revision);
-                let marked = Current { object: marked, stored: written.stored.clone(), revision };
+                let (stored, managed) = (written.stored.clone(), before.managed.clone());
+                let marked = Current { object: marked, stored, managed, revision };
                 let object = self.remove(target, &marked, marked.stored.clone()).await?;
                 Ok(Deleted { object, uid, gone: true })
             }

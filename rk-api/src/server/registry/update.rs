@@ -6,6 +6,7 @@ use rk_store::{Expect, StoreError};
 
 use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
 use crate::{
+    apply::Managers,
     field::{FieldError, Path},
     meta::{validate_metadata, validate_metadata_update},
     resources::{Object, Part},
@@ -17,6 +18,21 @@ use crate::{
     },
 };
 use k8s_openapi::api::core::v1::Namespace;
+
+/// What an object is to become.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// The object.
+    pub object: Box<dyn Object>,
+    /// Its managed fields; `None` when the update is to be recorded in those it has.
+    pub managed: Option<Vec<u8>>,
+}
+
+impl From<Box<dyn Object>> for Change {
+    fn from(object: Box<dyn Object>) -> Self {
+        Self { object, managed: None }
+    }
+}
 
 /// What an update did.
 #[derive(Clone, Debug)]
@@ -36,14 +52,25 @@ impl Registry {
         &self,
         target: &Target<'_>,
         part: Part,
-        mut change: impl FnMut(Option<&Current>) -> Result<Box<dyn Object>> + Send,
+        mut change: impl FnMut(Option<&Current>) -> Result<Change> + Send,
     ) -> Result<Updated> {
         let mut found = self.read(target).await?;
         for _ in 0..UPDATE_TRIES {
             let Some(before) = found else {
-                let new = change(None)?;
-                let object = self.create(target, new).await?;
-                return Ok(Updated { object, created: true });
+                let Change { object, managed } = change(None)?;
+                let created = match managed {
+                    Some(managed) => self.create_managed(target, object, &managed).await,
+                    None => self.create(target, object).await,
+                };
+                match created {
+                    Ok(object) => return Ok(Updated { object, created: true }),
+                    // Another writer was faster: then this is an update.
+                    Err(error) if error.reason == "AlreadyExists" => {
+                        found = self.read(target).await?;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             };
             let new = change(Some(&before))?;
             match self.replace(target, part, &before, new).await {
@@ -73,7 +100,7 @@ impl Registry {
             let Some(before) = found.take() else { return Err(target.not_found()) };
             let mut new = before.object.boxed_clone();
             change(new.as_mut())?;
-            match self.write_changed(target, &before, new).await {
+            match self.write_changed(target, &before, new, &before.managed).await {
                 Ok(object) => return Ok(object),
                 Err(WriteError::Api(error)) => return Err(error),
                 Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
@@ -92,17 +119,20 @@ impl Registry {
         target: &Target<'_>,
         before: &Current,
         mut new: Box<dyn Object>,
+        managed: &[u8],
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
-        let stored = Stored::encode(new.as_mut())?;
+        let stored = Stored::encode(new.as_mut(), managed)?;
         if is_finished(new.as_ref(), before.object.as_ref()) {
             return self.remove(target, before, stored).await;
         }
-        // An update that changes nothing writes nothing, so that nobody is told of it.
-        if stored == before.stored {
+        // An update that changes nothing writes nothing, so that nobody is told of it. The time of
+        // an entry that has the same fields is nothing, too.
+        if stored == before.stored
+            || stored.is_same_object(&before.stored) && same_managers(managed, &before.managed)
+        {
             return Ok(self.unchanged(target, before)?);
         }
-        let expect = Expect::Revision(before.revision);
-        self.put_encoded(target, new.as_ref(), stored, expect).await
+        self.put(target, new.as_ref(), stored, Expect::Revision(before.revision)).await
     }
 
     async fn replace(
@@ -110,8 +140,11 @@ impl Registry {
         target: &Target<'_>,
         part: Part,
         before: &Current,
-        mut new: Box<dyn Object>,
+        change: Change,
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        let Change { object: mut new, managed } = change;
+        let managed =
+            managed.unwrap_or_else(|| self.tracker.updated(target, part, before, new.as_mut()));
         let old = before.object.as_ref();
         check_version(target, new.as_ref(), before)?;
         keep_system_fields(new.as_mut(), old);
@@ -131,7 +164,7 @@ impl Registry {
         let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
         self.validate_update(target, part, new.as_mut(), old).await?;
         let finished = is_finished(new.as_ref(), old);
-        let written = self.write_changed(target, before, new).await?;
+        let written = self.write_changed(target, before, new, &managed).await?;
         if !target.dry_run && !finished {
             allocation.keep();
         }
@@ -167,6 +200,15 @@ impl Registry {
         };
         self.admission.validate(&admission).await
     }
+}
+
+/// Whether the same managers have the same fields, whenever they got them.
+fn same_managers(new: &[u8], old: &[u8]) -> bool {
+    new == old
+        || match (Managers::from_json(new), Managers::from_json(old)) {
+            (Ok(new), Ok(old)) => new.same_fields(&old),
+            _ => false,
+        }
 }
 
 /// Refuses a new object that replaces another version than there is.

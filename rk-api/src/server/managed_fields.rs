@@ -1,0 +1,300 @@
+//! The server's part in managed fields: what an endpoint can change, who writes, and which versions
+//! a kind has. What becomes of the fields is decided in [`crate::apply`].
+//!
+//! Inside the server an object's `metadata.managedFields` is never part of the decoded object: it
+//! travels beside it as the JSON that is stored, so that only who changes it reads it.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde_json::{Map, Value};
+
+use super::{
+    registry::{Current, Target},
+    status::{ApiError, Result},
+};
+use crate::{
+    apply::{
+        self, Comparison, FieldSet, Filter, Managers, PathElement, Schema, TypeRef, Versions,
+        Write, builtin, compare_bytes, owned_by_creator,
+    },
+    clock,
+    resources::{Object, Part, Resource, Resources},
+};
+
+/// The longest name of a manager that is taken from a user agent, in bytes.
+const MANAGER_BYTES_MAX: usize = 128;
+
+/// Keeps managed fields, or does not.
+#[derive(Clone, Debug)]
+pub(super) struct Tracker {
+    /// Whether objects are managed from their creation on, and not only once they are applied.
+    pub enabled: bool,
+    /// The kinds, for entries of other versions.
+    pub resources: Resources,
+}
+
+/// The manager that a user agent stands for: what comes before the first slash.
+pub(super) fn manager_of_user_agent(agent: &str) -> &str {
+    let name = agent.split('/').next().unwrap_or_default();
+    let mut end = name.len().min(MANAGER_BYTES_MAX);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
+}
+
+/// What a client sent as an object's managed fields.
+pub(super) type Sent = Option<Vec<ManagedFieldsEntry>>;
+
+impl Tracker {
+    /// What a newly created object's managed fields are.
+    pub(super) fn created(&self, target: &Target<'_>, object: &mut dyn Object) -> Vec<u8> {
+        let sent = object.meta_mut().managed_fields.take();
+        let Some((schema, kind)) = schema_of(target.resource).filter(|_| self.enabled) else {
+            return Vec::new();
+        };
+        let filter = filter(target.resource, Part::Main);
+        let (api_version, now) = (target.resource.api_version(), now());
+        let write = target.write(&api_version, &filter, &now);
+        if sent.as_ref().is_none_or(Vec::is_empty)
+            && let Filter::Exclude(excluded) = &filter
+            && target.resource.strategy.is_shown_as_stored()
+            && let Ok(json) = object.encode()
+            && let Some(fields) = owned_by_creator(schema, kind, &json, excluded)
+        {
+            return write.only_entry(&fields);
+        }
+        let mut managers = read(sent).unwrap_or_default();
+        let Ok(new) = object.to_value() else { return Vec::new() };
+        let Ok(comparison) = schema.compare(kind, &Value::Object(Map::new()), &new) else {
+            return Vec::new();
+        };
+        self.record(target, &write, &mut managers, comparison, || {
+            Some((Value::Object(Map::new()), new.clone()))
+        });
+        managers.to_json().into_bytes()
+    }
+
+    /// What an object's managed fields are once `new` has replaced `before`.
+    pub(super) fn updated(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        before: &Current,
+        new: &mut dyn Object,
+    ) -> Vec<u8> {
+        let sent = new.meta_mut().managed_fields.take().filter(|_| target.subresource.is_empty());
+        let kept = before.managed.to_vec();
+        let Some((schema, kind)) = schema_of(target.resource) else { return kept };
+        if is_reset(&sent) {
+            return Vec::new();
+        }
+        let sent = read(sent).filter(|sent| !sent.is_empty());
+        // An object that nobody managed so far is not managed by updates.
+        if sent.is_none() && kept.is_empty() {
+            return kept;
+        }
+        let filter = filter(target.resource, part);
+        let (api_version, now) = (target.resource.api_version(), now());
+        let write = target.write(&api_version, &filter, &now);
+        let Ok(comparison) = compare(target.resource, schema, kind, before, new) else {
+            return kept;
+        };
+        let comparison = write.seen(comparison);
+        if sent.is_none() && comparison.is_same() {
+            return kept;
+        }
+        let live = || Managers::from_json(&kept).unwrap_or_default();
+        let mut managers = sent.unwrap_or_else(live);
+        self.record(target, &write, &mut managers, comparison, || {
+            Some((before.object.to_value().ok()?, new.to_value().ok()?))
+        });
+        managers.to_json().into_bytes()
+    }
+
+    /// Records an update whose changes are `comparison`; `objects` gives both objects as trees, for
+    /// entries of other versions.
+    fn record(
+        &self,
+        target: &Target<'_>,
+        write: &Write<'_>,
+        managers: &mut Managers,
+        comparison: Comparison,
+        objects: impl Fn() -> Option<(Value, Value)>,
+    ) {
+        let versions = self.versions(target.resource, write.api_version);
+        apply::reconcile(&versions, managers);
+        managers.record_update(write, |version| {
+            if version == write.api_version {
+                return Some(Cow::Borrowed(&comparison));
+            }
+            let (schema, kind) = versions.kind(version)?;
+            let (old, new) = objects()?;
+            let empty = old.as_object().is_some_and(Map::is_empty);
+            let old = if empty { old } else { versions.convert(&old, version)? };
+            let new = versions.convert(&new, version)?;
+            schema.compare(kind, &old, &new).ok().map(Cow::Owned)
+        });
+    }
+
+    /// The versions in which objects of a kind can be managed.
+    pub(super) fn versions<'a>(
+        &'a self,
+        resource: &'a Resource,
+        api_version: &'a str,
+    ) -> Served<'a> {
+        Served { resources: &self.resources, resource, api_version }
+    }
+}
+
+/// The time that entries get.
+pub(super) fn now() -> String {
+    clock::now_seconds().0.to_string()
+}
+
+/// A kind's schema; `None` for one whose managed fields are not kept.
+pub(super) fn schema_of(resource: &Resource) -> Option<(&Schema, TypeRef)> {
+    if let Some((schema, kind)) = resource.strategy.apply_schema() {
+        return Some((schema, *kind));
+    }
+    let schema = builtin();
+    schema.get(&resource.schema).map(|kind| (schema.as_ref(), kind))
+}
+
+/// What a write through an endpoint can change. What a strategy puts back is owned by nobody
+/// through it.
+pub(super) fn filter(resource: &Resource, part: Part) -> Filter {
+    let below = |path: &[Option<&str>]| -> Vec<Option<PathElement>> {
+        path.iter().map(|name| name.map(PathElement::field)).collect()
+    };
+    let excluded = match part {
+        Part::Main | Part::Finalize => {
+            let has_status = resource.subresources.iter().any(|sub| sub.name == "status");
+            if has_status { FieldSet::of(&[&["status"]]) } else { FieldSet::default() }
+        }
+        Part::Status => match (resource.group.as_ref(), resource.kind.as_ref()) {
+            ("", "Pod") => FieldSet::of(&[
+                &["spec"],
+                &["metadata", "deletionTimestamp"],
+                &["metadata", "ownerReferences"],
+            ]),
+            ("apps", "Deployment") => FieldSet::of(&[&["spec"], &["metadata", "labels"]]),
+            ("certificates.k8s.io", "CertificateSigningRequest") => {
+                FieldSet::of(&[&["spec"], &["status", "conditions"]])
+            }
+            _ => FieldSet::of(&[&["spec"]]),
+        },
+        Part::Approval => FieldSet::of(&[&["spec"], &["status", "certificate"]]),
+        Part::EphemeralContainers => {
+            return Filter::Include(vec![below(&[Some("spec"), Some("ephemeralContainers")])]);
+        }
+        Part::Resize => {
+            let lists = ["containers", "initContainers"];
+            let fields = ["resources", "resizePolicy"];
+            let patterns = lists.iter().flat_map(|list| {
+                fields.iter().map(|field| below(&[Some("spec"), Some(list), None, Some(field)]))
+            });
+            return Filter::Include(patterns.collect());
+        }
+    };
+    Filter::Exclude(excluded)
+}
+
+/// Reads what a client sent; `None` when it is nothing, or makes no sense: then what was there
+/// stays.
+fn read(sent: Sent) -> Option<Managers> {
+    let json = serde_json::to_vec(&sent?).ok()?;
+    Managers::from_json(&json).ok()
+}
+
+/// Whether a client asks for the managed fields to be forgotten: by an empty list, or by a list of
+/// one empty entry.
+fn is_reset(sent: &Sent) -> bool {
+    match sent.as_deref() {
+        None => false,
+        Some([]) => true,
+        Some([entry]) => *entry == ManagedFieldsEntry::default(),
+        Some(_) => false,
+    }
+}
+
+fn compare(
+    resource: &Resource,
+    schema: &Schema,
+    kind: TypeRef,
+    before: &Current,
+    new: &mut dyn Object,
+) -> Result<Comparison> {
+    let failed = |error: apply::TypeError| ApiError::internal(error);
+    if !resource.strategy.is_shown_as_stored() {
+        let old = before.object.to_value().map_err(ApiError::internal)?;
+        let new = new.to_value().map_err(ApiError::internal)?;
+        return schema.compare(kind, &old, &new).map_err(failed);
+    }
+    // The stored bytes have no version; it is nobody's anyway.
+    let version = new.meta_mut().resource_version.take();
+    let encoded = new.encode();
+    new.meta_mut().resource_version = version;
+    let encoded = encoded.map_err(ApiError::internal)?;
+    compare_bytes(schema, kind, &before.stored.plain(), &encoded).map_err(failed)
+}
+
+/// The versions in which a kind is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Served<'a> {
+    resources: &'a Resources,
+    resource: &'a Resource,
+    api_version: &'a str,
+}
+
+impl Served<'_> {
+    fn find(&self, api_version: &str) -> Option<&Resource> {
+        if api_version == self.api_version {
+            return Some(self.resource);
+        }
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let found = self.resources.get(group, version, &self.resource.plural)?;
+        (found.kind == self.resource.kind).then_some(found.as_ref())
+    }
+}
+
+impl Versions for Served<'_> {
+    fn kind(&self, api_version: &str) -> Option<(&Schema, TypeRef)> {
+        schema_of(self.find(api_version)?)
+    }
+
+    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
+        let from = object.get("apiVersion").and_then(Value::as_str).unwrap_or(self.api_version);
+        if from == api_version {
+            return Some(object.clone());
+        }
+        let decoded = |resource: &Resource, json: &[u8]| {
+            resource.strategy.decode(json).ok().map(|decoded| decoded.object)
+        };
+        let json = serde_json::to_vec(object).ok()?;
+        let stored = decoded(self.find(from)?, &json)?.encode().ok()?;
+        decoded(self.find(api_version)?, &stored)?.to_value().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_agent_names_the_manager_before_the_slash() {
+        assert_eq!(manager_of_user_agent("kubectl/v1.37.0 (linux/amd64)"), "kubectl");
+        assert_eq!(manager_of_user_agent("curl"), "curl");
+        assert_eq!(manager_of_user_agent(""), "");
+        assert_eq!(manager_of_user_agent(&"é".repeat(100)).len(), 128);
+    }
+
+    #[test]
+    fn an_empty_entry_resets() {
+        assert!(is_reset(&Some(vec![])));
+        assert!(is_reset(&Some(vec![ManagedFieldsEntry::default()])));
+        let entry = ManagedFieldsEntry { manager: Some("m".to_owned()), ..Default::default() };
+        assert!(!is_reset(&Some(vec![entry])) && !is_reset(&None));
+    }
+}
