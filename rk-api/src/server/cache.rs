@@ -177,7 +177,10 @@ impl Cache {
     fn catch_up_with(&self, feed: Option<&mut Feed>) {
         let Some(feed) = feed.filter(|feed| feed.ended.is_none()) else { return };
         let follower = feed.follower.clone();
-        if let Poll::Ready(ended) = self.poll_feed(feed, &mut Context::from_waker(&follower)) {
+        // Also a task that should yield by now is served, or it would wait for the following task.
+        let work = tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll_feed(feed, cx)));
+        let polled = std::pin::pin!(work).poll(&mut Context::from_waker(&follower));
+        if let Poll::Ready(ended) = polled {
             feed.ended = Some(ended);
             follower.wake();
         }
