@@ -246,18 +246,20 @@ async fn duplicate_fields_are_told_refused_or_ignored_as_asked() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_credentials() {
+async fn who_does_not_say_who_they_are_is_anonymous_and_who_says_it_wrongly_gets_nowhere() {
     let server = secured().await;
+    server.roles_ready().await;
     for (path, authorization, code) in [
-        ("/api/v1/pods", None, 401),
+        ("/api/v1/pods", None, 403),
         ("/api/v1/pods", Some("Bearer wrong"), 401),
         ("/api/v1/pods", Some("Bearer a.b.c"), 401),
-        ("/api/v1/pods", Some("Basic c2VjcmV0"), 401),
-        ("/metrics", None, 401),
-        ("/api", None, 401),
+        ("/api/v1/pods", Some("Basic c2VjcmV0"), 403),
+        ("/metrics", None, 403),
+        ("/api", None, 403),
         ("/version", None, 200),
         ("/livez", None, 200),
-        ("/readyz/etcd", None, 200),
+        ("/readyz", None, 200),
+        ("/readyz/etcd", None, 403),
         ("/api/v1/pods", Some("bearer secret"), 200),
     ] {
         let mut request = Request::get(path);
@@ -273,6 +275,7 @@ async fn nobody_gets_in_without_credentials() {
 #[tokio::test]
 async fn others_than_administrators_only_see_discovery() {
     let server = server().await;
+    server.roles_ready().await;
     let client = server.client_as(UserInfo::new("ann", []));
     assert!(client.list_core_api_versions().await.is_ok());
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");

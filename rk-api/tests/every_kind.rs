@@ -62,6 +62,8 @@ fn a_defaulted_object_survives_being_stored() {
         let again = row.strategy.decode(&encoded).unwrap();
         assert_eq!(again.strict_errors, Vec::<String>::new(), "{}", row.qualified());
         assert_eq!(again.object.encode().unwrap(), encoded, "{}", row.qualified());
+        let again = row.strategy.decode_stored(&encoded).unwrap();
+        assert_eq!(again.encode().unwrap(), encoded, "{}", row.qualified());
         let stored = stored(row);
         let start = format!(r#"{{"apiVersion":"{}","kind":"{}","#, stored, row.kind);
         assert!(encoded.starts_with(start.as_bytes()), "{}", String::from_utf8_lossy(&encoded));

@@ -15,8 +15,12 @@ mod controllers;
 mod encodings;
 mod harness;
 mod kubectl;
+mod lifecycle;
 mod pods;
+mod probes;
+mod rbac;
 mod stand_ins;
+mod streams;
 mod versions;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
@@ -38,11 +42,15 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         api::all(),
         apply::all(),
+        controllers::all(),
         encodings::all(),
         kubectl::all(),
+        lifecycle::all(),
         pods::all(),
-        controllers::all(),
+        probes::all(),
+        rbac::all(),
         versions::all(),
+        streams::all(),
     ]
     .concat();
     let ids: BTreeMap<&str, usize> =

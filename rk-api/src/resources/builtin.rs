@@ -163,6 +163,7 @@ fn builtin_rows() -> Vec<Resource> {
         certificate_signing_request::row(),
     ];
     rows.extend(rbac::rows());
+    rows.extend(reviews::rows());
     rows.extend(admission::rows());
     rows.extend(devices::rows());
     rows.extend([

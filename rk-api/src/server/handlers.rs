@@ -6,6 +6,7 @@ mod list;
 mod nonresource;
 mod patch;
 mod pods;
+mod reviews;
 mod scale;
 mod streams;
 mod tokens;
@@ -93,7 +94,7 @@ impl<'a> Call<'a> {
             return Err(ApiError::method_not_allowed());
         }
         let subresource = self.subresource(resource)?;
-        let has = |verbs: &[std::borrow::Cow<'static, str>]| verbs.iter().any(|v| v == info.verb);
+        let has = |verbs: &[std::borrow::Cow<'static, str>]| verbs.contains(&info.verb);
         let allowed = match subresource {
             Some(subresource) => has(&subresource.verbs),
             None => has(&resource.verbs),
@@ -110,13 +111,16 @@ impl<'a> Call<'a> {
         if let Some(subresource) = subresource {
             return self.on_subresource(resource, subresource, body, extensions).await;
         }
-        match info.verb {
+        match info.verb.as_ref() {
             "get" | "list" if resource.kind == "ComponentStatus" => self.components(resource).await,
             "get" => self.get(resource).await,
             "list" => self.list(resource).await,
             "watch" => self.watch(resource).await,
             "create" if resource.kind == "Binding" && resource.group.is_empty() => {
                 self.bind(resource, body::read(&mut body).await?).await
+            }
+            "create" if reviews::is_review(resource) => {
+                self.review(resource, body::read(&mut body).await?).await
             }
             "create" => self.create(resource, body::read(&mut body).await?).await,
             "update" => self.update(resource, body::read(&mut body).await?).await,
@@ -136,7 +140,7 @@ impl<'a> Call<'a> {
         mut body: RequestBody,
         extensions: http::Extensions,
     ) -> Result<Response<ResponseBody>> {
-        let verb = self.context.info().verb;
+        let verb = self.context.info().verb.as_ref();
         match (subresource.name.as_ref(), verb) {
             _ if self.part() != Part::Main && verb == "get" => self.get(resource).await,
             _ if self.part() != Part::Main && verb == "update" => {
@@ -171,7 +175,7 @@ impl<'a> Call<'a> {
             if named {
                 return Err(ApiError::no_such_path());
             }
-            if !["list", "watch"].contains(&info.verb) {
+            if !["list", "watch"].contains(&info.verb.as_ref()) {
                 return Err(ApiError::method_not_allowed());
             }
         }

@@ -5,7 +5,7 @@ mod create;
 mod delete;
 mod update;
 
-pub(super) use update::Change;
+pub(super) use update::{Change, ManagedFields};
 
 use std::sync::Arc;
 
@@ -144,12 +144,22 @@ impl Registry {
         match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
             Ok(revision) => {
                 self.cache.catch_up();
+                self.in_force(target, revision).await;
                 Ok(Arc::new(table.object(key.into(), stored, revision.0, facts)))
             }
             Err(error) => {
                 self.cache.withdraw(&key);
                 Err(error.into())
             }
+        }
+    }
+
+    /// A change of roles or bindings counts for the request that follows its answer: it waits until
+    /// the cache, which authorization follows, has it.
+    async fn in_force(&self, target: &Target<'_>, revision: Revision) {
+        if target.resource.group == super::authz::rbac::GROUP {
+            // The write has happened; a slow store only makes it count a little later.
+            let _ = self.cache.wait_for(revision.0).await;
         }
     }
 
@@ -162,9 +172,9 @@ impl Registry {
 fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
     let stored = Stored::new(value.value.clone())
         .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
-    let decoded = target.resource.strategy.decode(&stored.plain());
+    let decoded = target.resource.strategy.decode_stored(&stored.plain());
     let mut object =
-        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
+        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?;
     let meta = object.meta_mut();
     meta.resource_version = Some(value.modified.to_string());
     // Who else wrote it may have put them elsewhere.

@@ -46,6 +46,17 @@ struct State {
     /// Changes up to here are no longer in `history`.
     floor: u64,
     watchers: Watchers,
+    observers: Vec<Arc<dyn Observer>>,
+}
+
+/// Somebody within the server who must know of a change before anybody can read it. It is called
+/// while the table is locked, so it must be quick and must not look at the table.
+pub(crate) trait Observer: std::fmt::Debug + Send + Sync {
+    /// An object came (no `old`), changed, or went (no `new`).
+    fn changed(&self, new: Option<&Arc<CachedObject>>, old: Option<&Arc<CachedObject>>);
+
+    /// From now on there are these objects.
+    fn replaced(&self, objects: &mut dyn Iterator<Item = &Arc<CachedObject>>);
 }
 
 /// Watchers by what they care about: each is in exactly one place.
@@ -108,6 +119,13 @@ impl Table {
         self.state.read().objects.get(key).cloned()
     }
 
+    /// Tells `observer` what there is, and of every change from then on.
+    pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
+        let mut state = self.state.write();
+        observer.replaced(&mut state.objects.values());
+        state.observers.push(observer);
+    }
+
     /// How many objects there are.
     pub(crate) fn len(&self) -> usize {
         self.state.read().objects.len()
@@ -165,11 +183,13 @@ impl Table {
                 }
             }
         }
-        let remaining = rest.count();
+        // With a selector nobody is told how many follow, only whether any do.
+        let selects = filter.selects();
+        let remaining = if selects { rest.next().is_some().into() } else { rest.count() };
         if remaining == 0 {
             next_after = None;
         }
-        let remaining = (next_after.is_some() && !filter.selects()).then_some(remaining);
+        let remaining = (next_after.is_some() && !selects).then_some(remaining);
         Page { items, revision, next_after, remaining }
     }
 
@@ -242,6 +262,9 @@ impl Table {
         if object.is_none() && previous.is_none() {
             return;
         }
+        for observer in &state.observers {
+            observer.changed(object.as_ref(), previous.as_ref());
+        }
         let event = Arc::new(WatchEvent::new(revision, object, previous));
         state.watchers.tell(&event);
         state.remember(event);
@@ -256,6 +279,9 @@ impl Table {
         state.floor = revision;
         state.history.clear();
         state.history_bytes = 0;
+        for observer in &state.observers {
+            observer.replaced(&mut state.objects.values());
+        }
         state.watchers.close(Closed::Expired);
     }
 
