@@ -77,7 +77,7 @@ impl Maker<'_> {
             Type::Integer => json!(1 + u32::from(self.choice())),
             Type::Number => json!(0.5 + f64::from(self.choice())),
             Type::Boolean => json!(true),
-            Type::IntOrString if self.choice() % 2 == 0 => json!(8080),
+            Type::IntOrString if self.choice().is_multiple_of(2) => json!(8080),
             Type::IntOrString => json!("50%"),
             Type::Any => self.anything(),
         }

@@ -76,9 +76,14 @@ async fn call(
         Ok((status.ok_or("the answer has no status")?, body.to_bytes()))
     };
     // The connection is driven here, so that it ends with the probe.
+    tokio::pin!(exchange);
     tokio::select! { biased;
-        answer = exchange => answer,
-        ended = connection => Err(ended.err().map_or("EOF".into(), text)),
+        answer = &mut exchange => answer,
+        // An answer may have come all the same.
+        ended = connection => match (exchange.await, ended) {
+            (Err(_), Err(error)) => Err(text(error)),
+            (answer, _) => answer,
+        },
     }
 }
 

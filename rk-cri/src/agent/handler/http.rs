@@ -161,9 +161,10 @@ async fn exchange(
     tokio::pin!(answer, connection);
     let response = tokio::select! { biased;
         response = &mut answer => response,
-        ended = &mut connection => match ended {
-            Ok(()) => answer.await,
-            Err(error) => Err(error),
+        // An answer may have come all the same: servers close without waiting for us.
+        ended = &mut connection => match (answer.await, ended) {
+            (Err(_), Err(error)) => Err(error),
+            (answer, _) => answer,
         },
     };
     match response {
