@@ -210,6 +210,103 @@ fn a_durable_cluster_has_its_objects_after_a_kill() {
     }
 }
 
+/// Killed twice while a Pod with an address and one that counts run: nothing of them ends, and
+/// nothing is made twice.
+#[test]
+fn containers_run_on_when_the_cluster_is_killed() {
+    const NAME: &str = "containers_run_on_when_the_cluster_is_killed";
+    if !has_kubectl(NAME) || !has_containers(NAME) {
+        return;
+    }
+    let real = RealCluster::new();
+    let mut child = real.start();
+    child.sh("kubectl wait --for=create serviceaccount/default --timeout=30s");
+    child.sh("kubectl run web --image=myapp:v1; \
+         kubectl run counter --image=busybox --image-pull-policy=IfNotPresent -- \
+         sh -c 'i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done'; \
+         kubectl wait --for=condition=Ready pod/web pod/counter --timeout=60s");
+    let identity = "kubectl get pods -o 'jsonpath={range .items[*]}{.metadata.uid} {.status.podIP} \
+         {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}'";
+    let before = child.sh(identity);
+    assert!(
+        before.lines().count() == 2 && before.lines().all(|line| line.ends_with(" 0")),
+        "{before}"
+    );
+
+    for _ in 0..2 {
+        let counted = child.sh("kubectl logs counter --tail=1");
+        child.signal("KILL");
+        child.wait();
+        child = real.start();
+        child.sh("kubectl wait --for=condition=Ready node --all --timeout=60s");
+        assert_eq!(child.sh(identity), before);
+        let number = |text: &str| text.trim().parse::<u64>().expect("a number");
+        let log = child.sh("kubectl logs counter");
+        assert_eq!(log.lines().next(), Some("1"), "the log is the same one");
+        let now = number(log.lines().last().unwrap_or_default());
+        assert!(now > number(&counted), "it went on counting: {counted} then {now}");
+        assert!(
+            child.sh("kubectl exec web -- wget -qO- http://127.0.0.1/").contains("Version: v1")
+        );
+    }
+
+    // The new agent rules over the old containers, and makes new ones beside them.
+    child.sh("kubectl run late --image=myapp:v2 && kubectl wait --for=condition=Ready pod/late --timeout=60s");
+    child.sh("kubectl delete pod counter --grace-period=1 && kubectl wait --for=delete pod/counter --timeout=60s");
+    assert_ne!(child.sh("kubectl get pod late -o 'jsonpath={.status.podIP}'"), "");
+    child.signal("INT");
+    assert!(child.wait().success());
+    let shims = real.processes();
+    assert!(shims.is_empty(), "left behind: {shims:?}");
+}
+
+/// A durable cluster with real containers, of which nothing is left when the test ends.
+struct RealCluster {
+    directory: tempfile::TempDir,
+}
+
+impl RealCluster {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let images = rk::cri::images::samples::samples(Path::new("/bin/busybox"));
+        let archive = directory.path().join("images.tar");
+        rk::cri::images::build::write_archive(&archive, &images.expect("images"))
+            .expect("the archive is written");
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    fn start(&self) -> Started {
+        let (data, images) = (self.path("data"), self.path("images.tar"));
+        Started::new(&["--port", "0", "--data-dir", &data, "--load-image", &images])
+    }
+
+    /// Processes that know of its directory: the shims and the containers' helpers.
+    fn processes(&self) -> Vec<String> {
+        let directory = self.directory.path().to_str().expect("UTF-8");
+        let entries = std::fs::read_dir("/proc").expect("there is /proc");
+        let lines = entries.filter_map(|entry| {
+            let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        });
+        lines.filter(|line| line.contains(directory)).collect()
+    }
+}
+
+impl Drop for RealCluster {
+    /// What a failed test left running is taken over once more, and taken down in order.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut child = self.start();
+            child.signal("INT");
+            child.wait();
+        }
+    }
+}
+
 /// A running example that is killed when the test ends.
 struct Started {
     child: Child,
@@ -235,6 +332,16 @@ impl Started {
         // Someone has to read on, or the example would wait for room in the pipe.
         std::thread::spawn(move || lines.count());
         Self { child, kubeconfig }
+    }
+
+    /// Runs a line of shell with its kubeconfig, and returns what it printed.
+    #[track_caller]
+    fn sh(&self, line: &str) -> String {
+        let mut command = Command::new("timeout");
+        command.args(["90", "sh", "-ec", line]).env("KUBECONFIG", &self.kubeconfig);
+        let output = command.output().expect("a shell");
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn signal(&self, name: &str) {
@@ -277,4 +384,17 @@ fn has_kubectl(test: &str) -> bool {
         println!("SKIP {test}: kubectl is not on the PATH");
     }
     found
+}
+
+/// Whether real containers can run here.
+fn has_containers(test: &str) -> bool {
+    let missing = match rk::NativeNode::preflight() {
+        Ok(()) if Path::new("/bin/busybox").exists() => return true,
+        Ok(()) => "the static busybox is not at /bin/busybox".to_owned(),
+        Err(reasons) => reasons.join("; "),
+    };
+    let required = std::env::var("RK_REQUIRE").is_ok_and(|value| value == "all");
+    assert!(!required, "RK_REQUIRE=all, but {missing}");
+    println!("SKIP {test}: {missing}");
+    false
 }

@@ -298,7 +298,7 @@ async fn scheduled() -> Result<String, Error> {
     let begin = Instant::now();
     create_pods(&cluster, count).await?;
     let pods: Api<Pod> = Api::default_namespaced(client);
-    let unscheduled = ListParams::default().fields("spec.nodeName=");
+    let unscheduled = ListParams::default().fields("spec.nodeName=").limit(1);
     let deadline = Instant::now() + Duration::from_secs(120);
     while !pods.list_metadata(&unscheduled).await?.items.is_empty() {
         if Instant::now() > deadline {

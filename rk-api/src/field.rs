@@ -5,47 +5,78 @@
 use std::fmt;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 /// The path of a field, for example `spec.containers[0].name` or `metadata.labels[a.b/c]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path(String);
+///
+/// Validation makes a path for every field that it looks at, and nearly always nothing is wrong.
+/// So a path only lists its steps, on the stack; the text is made for an error.
+#[derive(Clone, Debug)]
+pub struct Path<'a>(SmallVec<[Step<'a>; 6]>);
 
-impl Path {
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Field(&'a str),
+    Index(usize),
+    Key(&'a str),
+}
+
+impl<'a> Path<'a> {
     /// A path of one field.
-    pub fn new(name: &str) -> Self {
-        Self(name.to_owned())
+    pub fn new(name: &'a str) -> Self {
+        Self::root().step(Step::Field(name))
     }
 
     /// The object itself.
     pub fn root() -> Self {
-        Self(String::new())
+        Self(SmallVec::new())
     }
 
     /// The field `name` of this one. `name` may hold dots to go several levels down at once.
     #[must_use]
-    pub fn child(&self, name: &str) -> Self {
-        // Validation makes a path for every field that it looks at: `concat` is half as dear as
-        // `format!`.
-        let path = self.0.as_str();
-        Self(if path.is_empty() { name.to_owned() } else { [path, ".", name].concat() })
+    pub fn child<'b>(&self, name: &'b str) -> Path<'b>
+    where
+        'a: 'b,
+    {
+        self.step(Step::Field(name))
     }
 
     /// The list item `index` of this field.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
-        Self([self.0.as_str(), "[", &index.to_string(), "]"].concat())
+        self.step(Step::Index(index))
     }
 
     /// The map entry `key` of this field.
     #[must_use]
-    pub fn key(&self, key: &str) -> Self {
-        Self([self.0.as_str(), "[", key, "]"].concat())
+    pub fn key<'b>(&self, key: &'b str) -> Path<'b>
+    where
+        'a: 'b,
+    {
+        self.step(Step::Key(key))
+    }
+
+    fn step<'b>(&self, step: Step<'b>) -> Path<'b>
+    where
+        'a: 'b,
+    {
+        let mut steps = SmallVec::from_slice(&self.0);
+        steps.push(step);
+        Path(steps)
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        for (n, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Field(name) if n == 0 => f.write_str(name)?,
+                Step::Field(name) => write!(f, ".{name}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+                Step::Key(key) => write!(f, "[{key}]")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -104,8 +135,8 @@ impl Reason {
 /// One refused field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldError {
-    /// Which field.
-    pub path: Path,
+    /// Which field: the text of a [`Path`].
+    pub path: String,
     /// Why.
     pub reason: Reason,
     /// The value found, where the message shows it.
@@ -119,14 +150,19 @@ pub type ErrorList = Vec<FieldError>;
 
 impl FieldError {
     /// The field must be set.
-    pub fn required(path: &Path, detail: impl Into<String>) -> Self {
-        Self { path: path.clone(), reason: Reason::Required, value: None, detail: detail.into() }
+    pub fn required(path: &Path<'_>, detail: impl Into<String>) -> Self {
+        Self {
+            path: path.to_string(),
+            reason: Reason::Required,
+            value: None,
+            detail: detail.into(),
+        }
     }
 
     /// The value is malformed or out of range.
-    pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+    pub fn invalid(path: &Path<'_>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self {
-            path: path.clone(),
+            path: path.to_string(),
             reason: Reason::Invalid,
             value: Some(value.into()),
             detail: detail.into(),
@@ -134,9 +170,9 @@ impl FieldError {
     }
 
     /// The value is there twice.
-    pub fn duplicate(path: &Path, value: impl Into<Value>) -> Self {
+    pub fn duplicate(path: &Path<'_>, value: impl Into<Value>) -> Self {
         Self {
-            path: path.clone(),
+            path: path.to_string(),
             reason: Reason::Duplicate,
             value: Some(value.into()),
             detail: String::new(),
@@ -144,15 +180,20 @@ impl FieldError {
     }
 
     /// The field must not be set here, or must not change.
-    pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
-        Self { path: path.clone(), reason: Reason::Forbidden, value: None, detail: detail.into() }
+    pub fn forbidden(path: &Path<'_>, detail: impl Into<String>) -> Self {
+        Self {
+            path: path.to_string(),
+            reason: Reason::Forbidden,
+            value: None,
+            detail: detail.into(),
+        }
     }
 
     /// The value is not one of `supported`, which the message lists in this order.
-    pub fn not_supported(path: &Path, value: impl Into<Value>, supported: &[&str]) -> Self {
+    pub fn not_supported(path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) -> Self {
         let supported: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
         Self {
-            path: path.clone(),
+            path: path.to_string(),
             reason: Reason::NotSupported,
             value: Some(value.into()),
             detail: format!("supported values: {}", supported.join(", ")),
@@ -160,9 +201,9 @@ impl FieldError {
     }
 
     /// What the field refers to does not exist.
-    pub fn not_found(path: &Path, value: impl Into<Value>) -> Self {
+    pub fn not_found(path: &Path<'_>, value: impl Into<Value>) -> Self {
         Self {
-            path: path.clone(),
+            path: path.to_string(),
             reason: Reason::NotFound,
             value: Some(value.into()),
             detail: String::new(),
@@ -170,9 +211,9 @@ impl FieldError {
     }
 
     /// A list has more than `max` items.
-    pub fn too_many(path: &Path, found: usize, max: usize) -> Self {
+    pub fn too_many(path: &Path<'_>, found: usize, max: usize) -> Self {
         Self {
-            path: path.clone(),
+            path: path.to_string(),
             reason: Reason::TooMany,
             value: Some(found.into()),
             detail: format!("must have at most {max} items"),
@@ -180,9 +221,9 @@ impl FieldError {
     }
 
     /// The value has more than `max` bytes.
-    pub fn too_long(path: &Path, max: usize) -> Self {
+    pub fn too_long(path: &Path<'_>, max: usize) -> Self {
         Self {
-            path: path.clone(),
+            path: path.to_string(),
             reason: Reason::TooLong,
             value: None,
             detail: format!("may not be more than {max} bytes"),

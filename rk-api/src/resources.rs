@@ -4,6 +4,8 @@
 //! [`Kind`], which says how it is defaulted, validated and updated. The server's handlers are
 //! generic over this table: adding a kind adds no handler.
 
+mod admission;
+mod api_service;
 mod binding;
 mod builtin;
 mod certificate_signing_request;
@@ -11,15 +13,21 @@ mod check;
 mod config_map;
 mod controller_revision;
 mod cron_job;
+mod csi_driver;
+mod csi_node;
+mod csi_storage_capacity;
 mod daemon_set;
 mod decode;
 mod deployment;
+mod devices;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod flow_schema;
 mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
+mod ip_address;
 mod job;
 mod lease;
 mod limit_range;
@@ -32,17 +40,24 @@ mod pod;
 mod pod_disruption_budget;
 mod pod_template;
 mod priority_class;
+mod priority_level_configuration;
 mod rbac;
 mod replica_set;
 mod replication_controller;
 mod resource_quota;
+mod reviews;
 mod row;
+mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod service_cidr;
 mod stateful_set;
 mod storage_class;
 mod typed;
+mod versions;
+mod volume_attachment;
+mod volume_attributes_class;
 mod workload;
 
 use std::{any::Any, borrow::Cow, fmt, sync::Arc};
@@ -55,7 +70,9 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::{builtin::Resources, event::events_v1, pod::qos_class, typed::Typed};
+#[cfg(feature = "server")]
+pub(crate) use self::storage_class::is_default as is_default_storage_class;
+pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::{
     apply::{FieldSet, Schema, TypeRef, owned_by_creator},
     field::ErrorList,
@@ -242,7 +259,11 @@ impl<T: BuiltIn> Object for T {
         Box::new(self.clone())
     }
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+        // Most objects fit in without a copy into something larger.
+        let mut json = Vec::with_capacity(2048);
+        serde_json::to_writer(&mut json, self)?;
+        json.shrink_to_fit();
+        Ok(json)
     }
     fn to_value(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(self)
@@ -289,8 +310,9 @@ pub type Fields = smallvec::SmallVec<[(&'static str, String); 4]>;
 pub struct Decoded {
     /// The object.
     pub object: Box<dyn Object>,
-    /// Paths of fields that the kind does not have, for example `spec.foo`.
-    pub unknown_fields: Vec<String>,
+    /// What strict validation refuses: `unknown field "spec.foo"` for a field that the kind does not
+    /// have, `duplicate field "spec.foo"` for one that is there twice.
+    pub strict_errors: Vec<String>,
 }
 
 /// How objects of one built-in kind behave. Every method has the default of a plain kind, one
@@ -354,6 +376,9 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What clients are told who use this kind at all: that it is deprecated.
+    const DEPRECATION: Option<&'static str> = None;
+
     /// Seconds between the deletion request and the object's removal; `None` deletes at once.
     /// Only Pods wait.
     fn grace_period_seconds(_object: &Self::Object, _options: &DeleteOptions) -> Option<i64> {
@@ -401,6 +426,14 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn apply_schema(&self) -> Option<&(Schema, TypeRef)> {
         None
     }
+    /// What clients are told who use this version: that it is deprecated, in Kubernetes' words.
+    fn deprecation(&self) -> Option<&str> {
+        None
+    }
+    /// The name that the stored version gives to one of [`field_names`](Self::field_names).
+    fn stored_field<'a>(&self, field: &'a str) -> &'a str {
+        field
+    }
     /// See [`Kind::default`].
     fn default(&self, object: &mut dyn Object);
     /// See [`Kind::prepare_create`].
@@ -417,7 +450,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList;
     /// See [`Kind::validate_name`].
     fn validate_name(&self, name: &str, generate_prefix: bool) -> Vec<String>;
-    /// See [`Kind::fields`].
+    /// See [`Kind::fields`]. Named as the stored version does.
     fn fields(&self, object: &dyn Object) -> Fields;
     /// See [`Kind::FIELDS`].
     fn field_names(&self) -> &'static [&'static str];

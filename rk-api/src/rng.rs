@@ -8,7 +8,6 @@
 
 use std::{
     cell::RefCell,
-    fmt::Write,
     hash::{BuildHasher, RandomState},
     time::Duration,
 };
@@ -75,17 +74,16 @@ impl Rng {
     pub fn uuid(&mut self) -> String {
         let bits = (u128::from(self.next_u64()) << 64) | u128::from(self.next_u64());
         let bits = bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+        // Dashes stand before these digits.
+        const DASHES: [u32; 4] = [8, 12, 16, 20];
         let mut out = String::with_capacity(36);
-        // Writing to a String cannot fail.
-        let _ = write!(
-            out,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            bits >> 96,
-            (bits >> 80) & 0xffff,
-            (bits >> 64) & 0xffff,
-            (bits >> 48) & 0xffff,
-            bits & 0xffff_ffff_ffff
-        );
+        for digit in 0..32 {
+            if DASHES.contains(&digit) {
+                out.push('-');
+            }
+            let value = (bits >> (124 - 4 * digit)) as usize & 0xf;
+            out.push(char::from(b"0123456789abcdef"[value]));
+        }
         out
     }
 

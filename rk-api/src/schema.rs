@@ -9,10 +9,12 @@
 
 mod defaults;
 mod facts;
+mod older;
 mod roots;
 
 use std::{collections::HashMap, sync::OnceLock};
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
@@ -32,14 +34,24 @@ pub fn definitions<'a>(names: impl IntoIterator<Item = &'a str>) -> Map<String, 
     let mut settings = SchemaSettings::draft2020_12();
     settings.definitions_path = "/components/schemas".into();
     let mut generator = SchemaGenerator::new(settings);
+    let older: Vec<_> = names.iter().copied().filter(|name| older::is_kind(name)).collect();
+    let newer: Vec<_> = older.iter().map(|name| older::newer(name)).collect();
     for root in roots::ROOTS {
-        if names.contains((root.name)().as_ref()) {
+        let name = (root.name)();
+        if names.contains(name.as_ref()) || newer.contains(&name) {
             (root.generate)(&mut generator);
         }
+    }
+    if older.iter().any(|name| name.ends_with(".Ingress")) {
+        // A port was that, and is not any more.
+        generator.subschema_for::<IntOrString>();
     }
     let mut definitions = generator.take_definitions(false);
     for (name, definition) in &mut definitions {
         annotate(name, definition);
+    }
+    for name in older {
+        older::add(name, &mut definitions);
     }
     definitions
 }
@@ -52,7 +64,7 @@ pub fn referenced(schema: &Value) -> Option<&str> {
 fn annotate(name: &str, definition: &mut Value) {
     let Some(definition) = definition.as_object_mut() else { return };
     let facts = facts::facts();
-    if facts.atomic_types.contains(name) {
+    if facts.is_atomic(name) {
         definition.insert("x-kubernetes-map-type".into(), "atomic".into());
     }
     let is_kind = definition.get("properties").is_some_and(|properties| {
@@ -143,7 +155,8 @@ pub fn graph() -> &'static Graph {
 impl Graph {
     /// Makes the graph anew; [`graph`] keeps one.
     pub fn build() -> Self {
-        let names: Vec<_> = roots::ROOTS.iter().map(|root| (root.name)()).collect();
+        let names = roots::ROOTS.iter().map(|root| (root.name)());
+        let names: Vec<_> = names.chain(older::kinds().map(Into::into)).collect();
         let definitions = definitions(names.iter().map(AsRef::as_ref));
         let definitions = definitions
             .into_iter()
@@ -179,7 +192,7 @@ impl Definition {
             let default = schema.get("default").cloned();
             (field.as_str().into(), Field { kind: Type::of(schema), required, merge, default })
         });
-        Self { fields: fields.collect(), atomic: facts.atomic_types.contains(name), plain: None }
+        Self { fields: fields.collect(), atomic: facts.is_atomic(name), plain: None }
     }
 
     /// The field that JSON calls `name`.

@@ -32,6 +32,7 @@ mod handlers;
 mod health;
 mod in_process;
 mod info;
+mod jwt;
 mod labels;
 mod layers;
 mod managed_fields;
@@ -50,6 +51,7 @@ mod status;
 mod token;
 mod user;
 mod watch;
+mod webhook;
 
 use std::{
     convert::Infallible,
@@ -69,8 +71,11 @@ use tokio_util::sync::CancellationToken;
 use self::{
     admission::Admission,
     allocator::Services,
-    authn::{Authenticator, ClientCertificates, ServiceAccountTokens, Union},
-    authz::{Authorizer, SimpleRules},
+    authn::{
+        Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
+        Union,
+    },
+    authz::{Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
     handlers::Handler,
     layers::{
@@ -115,7 +120,11 @@ pub(crate) struct Inner {
     documents: Documents,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
+    authenticator: Arc<dyn Authenticator>,
+    service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
+    /// Whether the default roles are there.
+    roles_ready: tokio::sync::watch::Sender<bool>,
     shutdown: CancellationToken,
 }
 
@@ -147,7 +156,11 @@ pub struct Builder {
     store: Arc<dyn Store>,
     resources: Resources,
     authenticators: Vec<Arc<dyn Authenticator>>,
-    authorizer: Arc<dyn Authorizer>,
+    anonymous: bool,
+    bootstrap_tokens: bool,
+    request_headers: Option<RequestHeaders>,
+    authorizer: Option<Arc<dyn Authorizer>>,
+    more_authorizers: Vec<Arc<dyn Authorizer>>,
     admission: Vec<Arc<dyn Admission>>,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
@@ -190,11 +203,42 @@ impl Builder {
         self
     }
 
-    /// Lets this authorizer decide, except about members of `system:masters`, who may do
-    /// everything.
+    /// Whether requests without credentials are let through as the user `system:anonymous` in the
+    /// group `system:unauthenticated`, who may do what RBAC grants them; on by default. Otherwise
+    /// they get a 401.
+    #[must_use]
+    pub fn anonymous(mut self, allowed: bool) -> Self {
+        self.anonymous = allowed;
+        self
+    }
+
+    /// Whether the tokens in Secrets `bootstrap-token-<id>` of kube-system are taken; off by
+    /// default.
+    #[must_use]
+    pub fn bootstrap_tokens(mut self, taken: bool) -> Self {
+        self.bootstrap_tokens = taken;
+        self
+    }
+
+    /// Takes users from the headers of authenticating proxies; not so by default.
+    #[must_use]
+    pub fn request_headers(mut self, headers: RequestHeaders) -> Self {
+        self.request_headers = Some(headers);
+        self
+    }
+
+    /// Lets this authorizer decide instead of the default ones, Node and RBAC. Members of
+    /// `system:masters` may do everything in any case.
     #[must_use]
     pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
-        self.authorizer = authorizer;
+        self.authorizer = Some(authorizer);
+        self
+    }
+
+    /// Asks this authorizer too, when those before it have no opinion.
+    #[must_use]
+    pub fn also_authorize(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
+        self.more_authorizers.push(authorizer);
         self
     }
 
@@ -261,7 +305,15 @@ impl Builder {
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
-        let mut plugins = admission::builtin(&reader, self.require_service_accounts);
+        let rbac = Rbac::of(&reader);
+        let mut authorizers: Vec<Arc<dyn Authorizer>> = match self.authorizer {
+            Some(own) => vec![own],
+            None => vec![Arc::new(NodeAuthorizer::of(&reader)), Arc::new(rbac.clone())],
+        };
+        authorizers.extend(self.more_authorizers);
+        let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Chain(authorizers));
+        let mut plugins =
+            admission::builtin(&reader, self.require_service_accounts, &rbac, &authorizer);
         plugins.extend(self.admission);
         let registry = Registry {
             cache,
@@ -271,37 +323,47 @@ impl Builder {
         };
         let metrics = Arc::new(Metrics::default());
         let documents = Documents::new(self.resources.clone());
+        let service_accounts =
+            ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
+        if let Some(headers) = self.request_headers {
+            authenticators.push(Arc::new(headers));
+        }
+        authenticators.push(Arc::new(ClientCertificates));
+        authenticators.extend(self.authenticators);
+        authenticators.push(Arc::new(service_accounts.clone()));
+        if self.bootstrap_tokens {
+            authenticators.push(Arc::new(BootstrapTokens(reader.clone())));
+        }
+        let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
             resources: self.resources,
             reader,
             registry,
             metrics,
             documents,
-            token_key: token_key.clone(),
+            token_key,
             nodes: self.nodes,
-            authorizer: self.authorizer.clone(),
+            authenticator,
+            service_accounts,
+            authorizer,
+            roles_ready: tokio::sync::watch::Sender::new(false),
             shutdown,
         });
         bootstrap::run(&inner).await?;
+        tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
-        let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates)];
-        authenticators.extend(self.authenticators);
-        let reader = inner.reader.clone();
-        authenticators.push(Arc::new(ServiceAccountTokens { key: token_key, reader }));
-        let authenticator = Arc::new(Union(authenticators));
-        Ok(ApiServer { stack: stack(&inner, authenticator, self.authorizer), inner, _guard: guard })
+        Ok(ApiServer { stack: stack(&inner, self.anonymous), inner, _guard: guard })
     }
 }
 
-fn stack(
-    inner: &Arc<Inner>,
-    authenticator: Arc<dyn Authenticator>,
-    authorizer: Arc<dyn Authorizer>,
-) -> Stack {
+fn stack(inner: &Arc<Inner>, anonymous: bool) -> Stack {
+    let authorizer = inner.authorizer.clone();
     let handler = Handler(inner.clone());
     let authorization = AuthorizationLayer { inner: handler, authorizer: authorizer.clone() };
     let impersonation = ImpersonationLayer { inner: authorization, authorizer };
-    let authentication = AuthenticationLayer { inner: impersonation, authenticator };
+    let authenticator = inner.authenticator.clone();
+    let authentication = AuthenticationLayer { inner: impersonation, authenticator, anonymous };
     let timeout = TimeoutLayer(authentication);
     let metrics = MetricsLayer { inner: timeout, metrics: inner.metrics.clone() };
     RequestInfoLayer(PanicGuardLayer(metrics))
@@ -314,7 +376,11 @@ impl ApiServer {
             store,
             resources: Resources::builtin(),
             authenticators: Vec::new(),
-            authorizer: Arc::new(SimpleRules),
+            anonymous: true,
+            bootstrap_tokens: false,
+            request_headers: None,
+            authorizer: None,
+            more_authorizers: Vec::new(),
             admission: Vec::new(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
@@ -323,6 +389,14 @@ impl ApiServer {
             token_key: None,
             nodes: Arc::new(NoNodes),
         }
+    }
+
+    /// Waits until the default roles and bindings are there. Until then only members of
+    /// `system:masters` may do anything on a new store.
+    pub async fn roles_ready(&self) {
+        let mut ready = self.inner.roles_ready.subscribe();
+        // The sender lives as long as the server does.
+        let _ = ready.wait_for(|ready| *ready).await;
     }
 
     /// Ends all watches and stops following the store. Requests are still answered, from what the

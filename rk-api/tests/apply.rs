@@ -322,7 +322,7 @@ async fn who_may_patch_but_not_create_cannot_create_by_applying() {
             _user: &UserInfo,
             request: &rk_api::server::RequestInfo,
         ) -> rk_api::server::authz::Decision {
-            match request.verb {
+            match request.verb.as_ref() {
                 "create" => rk_api::server::authz::Decision::NoOpinion(String::new()),
                 _ => rk_api::server::authz::Decision::Allow,
             }

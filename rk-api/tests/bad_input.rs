@@ -224,18 +224,42 @@ async fn unknown_fields_are_told_refused_or_ignored_as_asked() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_credentials() {
+async fn duplicate_fields_are_told_refused_or_ignored_as_asked() {
     let server = secured().await;
+    let create = |query: &str, name: &str| {
+        let body = format!(
+            r#"{{"metadata":{{"name":"{name}"}},"data":{{"k":"a","k":"b"}},"immutable":true,"immutable":false}}"#
+        );
+        let (path, server) = (format!("{MAPS}{query}"), server.clone());
+        async move { send(&server, Method::POST, &path, "application/json", body.as_bytes()).await }
+    };
+
+    let warned = create("", "a").await;
+    assert_eq!(warned.code, 201, "{}", warned.body);
+    assert_eq!(warned.headers["warning"], "299 - \"duplicate field \\\"data.k\\\"\"");
+    assert_eq!(warned.headers.get_all("warning").iter().count(), 2);
+    let ignored = create("?fieldValidation=Ignore", "b").await;
+    assert!(ignored.code == 201 && !ignored.headers.contains_key("warning"));
+    let refused = create("?fieldValidation=Strict", "c").await;
+    let why = "strict decoding error: duplicate field \"data.k\", duplicate field \"immutable\"";
+    check(&refused, 400, "BadRequest", why);
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_they_are_is_anonymous_and_who_says_it_wrongly_gets_nowhere() {
+    let server = secured().await;
+    server.roles_ready().await;
     for (path, authorization, code) in [
-        ("/api/v1/pods", None, 401),
+        ("/api/v1/pods", None, 403),
         ("/api/v1/pods", Some("Bearer wrong"), 401),
         ("/api/v1/pods", Some("Bearer a.b.c"), 401),
-        ("/api/v1/pods", Some("Basic c2VjcmV0"), 401),
-        ("/metrics", None, 401),
-        ("/api", None, 401),
+        ("/api/v1/pods", Some("Basic c2VjcmV0"), 403),
+        ("/metrics", None, 403),
+        ("/api", None, 403),
         ("/version", None, 200),
         ("/livez", None, 200),
-        ("/readyz/etcd", None, 200),
+        ("/readyz", None, 200),
+        ("/readyz/etcd", None, 403),
         ("/api/v1/pods", Some("bearer secret"), 200),
     ] {
         let mut request = Request::get(path);
@@ -251,6 +275,7 @@ async fn nobody_gets_in_without_credentials() {
 #[tokio::test]
 async fn others_than_administrators_only_see_discovery() {
     let server = server().await;
+    server.roles_ready().await;
     let client = server.client_as(UserInfo::new("ann", []));
     assert!(client.list_core_api_versions().await.is_ok());
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");

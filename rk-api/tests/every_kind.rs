@@ -23,8 +23,15 @@ fn minimal(row: &Resource) -> Value {
 
 fn decoded(row: &Resource, json: &Value) -> Box<dyn Object> {
     let decoded = row.strategy.decode(json.to_string().as_bytes()).unwrap();
-    assert_eq!(decoded.unknown_fields, Vec::<String>::new(), "{}", row.qualified());
+    assert_eq!(decoded.strict_errors, Vec::<String>::new(), "{}", row.qualified());
     decoded.object
+}
+
+/// The version that objects of the row are stored in.
+fn stored(row: &Resource) -> String {
+    let resources = Resources::builtin();
+    let mut rows = resources.iter().filter(|other| other.key_prefix == row.key_prefix);
+    rows.find(|other| other.strategy.is_shown_as_stored()).unwrap().api_version()
 }
 
 #[track_caller]
@@ -53,9 +60,10 @@ fn a_defaulted_object_survives_being_stored() {
         row.strategy.prepare_create(object.as_mut());
         let encoded = object.encode().unwrap();
         let again = row.strategy.decode(&encoded).unwrap();
-        assert_eq!(again.unknown_fields, Vec::<String>::new(), "{}", row.qualified());
+        assert_eq!(again.strict_errors, Vec::<String>::new(), "{}", row.qualified());
         assert_eq!(again.object.encode().unwrap(), encoded, "{}", row.qualified());
-        let start = format!(r#"{{"apiVersion":"{}","kind":"{}","#, row.api_version(), row.kind);
+        let stored = stored(row);
+        let start = format!(r#"{{"apiVersion":"{}","kind":"{}","#, stored, row.kind);
         assert!(encoded.starts_with(start.as_bytes()), "{}", String::from_utf8_lossy(&encoded));
     });
 }
@@ -82,8 +90,10 @@ fn every_selectable_field_has_a_value() {
         let object = decoded(row, &minimal(row));
         let fields = row.strategy.fields(object.as_ref());
         let names: Vec<_> = fields.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, row.strategy.field_names(), "{}", row.qualified());
-        for name in names.into_iter().chain(["metadata.name"]) {
+        let selectable = row.strategy.field_names();
+        let known: Vec<_> = selectable.iter().map(|name| row.strategy.stored_field(name)).collect();
+        assert_eq!(names, known, "{}", row.qualified());
+        for name in selectable.iter().copied().chain(["metadata.name"]) {
             assert_eq!(row.refused_field(name), None);
         }
         assert!(row.refused_field("spec.nope").is_some());
@@ -149,11 +159,13 @@ fn the_table_is_in_discovery_order_and_finds_its_rows() {
         assert_eq!((&by_plural.kind, &by_kind.plural), (&row.kind, &row.plural));
         assert!(row.verbs.is_sorted() && row.subresources.is_sorted_by_key(|sub| &sub.name));
         assert!(row.schema.ends_with(&format!(".{}.{}", row.version, row.kind)), "{}", row.schema);
-        assert!(keys.insert(row.key_prefix.clone()), "{} is taken", row.key_prefix);
+        if row.strategy.is_shown_as_stored() {
+            assert!(keys.insert(row.key_prefix.clone()), "{} is taken", row.key_prefix);
+        }
     }
     let unique: BTreeSet<_> = groups.iter().collect();
     assert_eq!(unique.len(), groups.len(), "{groups:?}");
-    assert_eq!(groups[..2], ["", "apps"]);
+    assert_eq!(groups[..3], ["", "apps", "events.k8s.io"]);
     assert!(resources.get("", "v1", "nopes").is_none());
 }
 
@@ -171,4 +183,5 @@ fn keys_are_those_of_kube_apiserver() {
     assert_eq!(key("apps", "deployments", Some("ns")), "/registry/deployments/ns/x");
     assert_eq!(key("networking.k8s.io", "ingresses", Some("ns")), "/registry/ingress/ns/x");
     assert_eq!(key("coordination.k8s.io", "leases", Some("ns")), "/registry/leases/ns/x");
+    assert_eq!(key("events.k8s.io", "events", Some("ns")), "/registry/events/ns/x");
 }

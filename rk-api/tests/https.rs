@@ -98,7 +98,7 @@ async fn a_service_account_token_is_good_as_long_as_its_account() {
 
     let maps: Api<ConfigMap> =
         Api::default_namespaced(served.client(Credentials::Token(&token)).await);
-    assert_eq!(code(maps.get("a").await.unwrap_err()), 404);
+    assert_eq!(code(maps.get("a").await.unwrap_err()), 403);
     accounts.delete("robot", &Default::default()).await.unwrap();
     assert_eq!(code(maps.get("a").await.unwrap_err()), 401);
 }

@@ -117,18 +117,14 @@ impl Deployments {
         for set in plan.delete {
             self.delete(set).await?;
         }
-        let mut annotated = deployment.clone();
+        let mut reported = deployment.clone();
+        reported.status = Some(plan.status);
         if let Some(revision) = plan.revision {
-            annotated
-                .metadata
-                .annotations
-                .get_or_insert_default()
-                .insert(model::REVISION.into(), revision);
-            annotated =
-                write::update(&self.deployments_in(deployment), deployment, &annotated, Part::Main)
-                    .await?;
+            // It goes with the status: written with the spec, an annotation makes a new generation.
+            let annotations = reported.metadata.annotations.get_or_insert_default();
+            annotations.insert(model::REVISION.into(), revision);
         }
-        self.report(&annotated, plan.status).await
+        self.report(deployment, &reported).await
     }
 
     async fn create(&self, deployment: &Deployment, set: ReplicaSet) -> Result<(), Error> {
@@ -167,7 +163,7 @@ impl Deployments {
                         clock::now(),
                     );
                     status::set(&mut status, failed);
-                    self.report(deployment, status).await?;
+                    self.report_status(deployment, status).await?;
                 }
                 Err(refused.into())
             }
@@ -192,7 +188,7 @@ impl Deployments {
         }
         let mut status = deployment.status.clone().unwrap_or_default();
         status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-        self.report(deployment, status).await?;
+        self.report_status(deployment, status).await?;
         Err(Error::NotYet(format!("another ReplicaSet is named {name}")))
     }
 
@@ -219,12 +215,19 @@ impl Deployments {
         ignore_gone(api.delete(&set.name_any(), &params).await)
     }
 
-    /// Writes the status if it says something new.
-    async fn report(&self, deployment: &Deployment, status: DeploymentStatus) -> Result<(), Error> {
-        let mut reported = deployment.clone();
-        reported.status = Some(status);
-        write::update(&self.deployments_in(deployment), deployment, &reported, Part::Status)
-            .await?;
+    async fn report_status(
+        &self,
+        deployment: &Deployment,
+        status: DeploymentStatus,
+    ) -> Result<(), Error> {
+        let reported = Deployment { status: Some(status), ..deployment.clone() };
+        self.report(deployment, &reported).await
+    }
+
+    /// Writes status and annotations if they say something new.
+    async fn report(&self, deployment: &Deployment, reported: &Deployment) -> Result<(), Error> {
+        let api = self.deployments_in(deployment);
+        write::update(&api, deployment, reported, Part::Status).await?;
         Ok(())
     }
 

@@ -40,6 +40,7 @@
 //! - A deletion carries the UID of the object it means.
 
 pub mod batch;
+mod clusterrole_aggregation;
 mod controller;
 mod deployment;
 mod discovery;

@@ -36,6 +36,7 @@ pub struct Manager {
     enabled: Vec<&'static Entry>,
     own: Vec<Make>,
     leader_election: Option<LeaderElectionConfig>,
+    credentials: Option<Credentials>,
 }
 
 /// Why a [`Manager`] cannot be built.
@@ -89,6 +90,7 @@ pub(crate) struct Settings {
 }
 
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Credentials = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 type Make = Box<dyn FnOnce(&Context) -> Controller + Send>;
 
 /// Sets up a [`Manager`].
@@ -98,6 +100,7 @@ pub struct ManagerBuilder {
     selection: String,
     own: Vec<Make>,
     leader_election: Option<LeaderElectionConfig>,
+    credentials: Option<Credentials>,
     settings: Settings,
 }
 
@@ -110,6 +113,7 @@ impl Manager {
             selection: "*".into(),
             own: Vec::new(),
             leader_election: None,
+            credentials: None,
             settings: Settings {
                 workers: 5,
                 node_monitor_grace_period: Duration::from_secs(40),
@@ -162,7 +166,13 @@ impl Manager {
                 );
                 continue;
             }
-            tasks.spawn((entry.start)(entry.name, &self.context, shutdown.clone()));
+            let mut context = self.context.clone();
+            if let (Some(credentials), Some(account)) =
+                (&self.credentials, registry::account(entry.name))
+            {
+                context.client = credentials(account);
+            }
+            tasks.spawn((entry.start)(entry.name, &context, shutdown.clone()));
         }
         for make in self.own {
             let controller = make(&self.context).metrics(&self.context.metrics);
@@ -188,6 +198,13 @@ impl ManagerBuilder {
     /// Caches to share with other components of the process.
     pub fn informers(mut self, informers: Informers) -> Self {
         self.informers = Some(informers);
+        self
+    }
+
+    /// Lets each built-in controller write as a service account of its own in kube-system, whose name
+    /// is handed in (`--use-service-account-credentials`). By default all share the manager's client.
+    pub fn credentials(mut self, client: impl Fn(&str) -> Client + Send + Sync + 'static) -> Self {
+        self.credentials = Some(Arc::new(client));
         self
     }
 
@@ -289,7 +306,13 @@ impl ManagerBuilder {
             metrics: Metrics::default(),
             settings: Arc::new(settings),
         };
-        Ok(Manager { context, enabled, own: self.own, leader_election: self.leader_election })
+        Ok(Manager {
+            context,
+            enabled,
+            own: self.own,
+            leader_election: self.leader_election,
+            credentials: self.credentials,
+        })
     }
 }
 

@@ -112,6 +112,10 @@ pub struct ContainerConfig {
     pub resources: Resources,
     /// Who it runs as, and what it may do.
     pub security: Security,
+    /// The id of a running container whose process namespace it shares; empty is one of its own, or
+    /// the sandbox's.
+    #[serde(default)]
+    pub process_namespace_of: String,
     /// The signal that asks it to stop; empty is the image's, else `SIGTERM`.
     pub stop_signal: String,
     /// Kept with the container and returned by its status.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use rk_api::{
     client::Informers,
-    server::{ApiServer, TokenKey},
+    server::{ApiServer, TokenKey, UserInfo},
 };
 use rk_controllers::{TokenRequest, TokenSigner};
 use rk_cri::{
@@ -74,6 +74,7 @@ pub(super) fn is_ready(node: &Node) -> bool {
 /// Starts the simulated nodes `node-1`, `node-2`, …, and returns how many they are.
 pub(super) fn start_simulated(
     builder: &ClusterBuilder,
+    server: &ApiServer,
     informers: &Informers,
     kubelets: &Kubelets,
     tasks: &mut JoinSet<()>,
@@ -93,10 +94,10 @@ pub(super) fn start_simulated(
             .missing_images(builder.missing_images.iter().cloned())
             .build()
             .map_err(part("a simulated node"))?;
-        let agent = Agent::builder(informers.client(), Arc::new(runtime))
-            .node_name(format!("node-{}", index + 1))
-            .node_ips([ip])
-            .pod_cidr(cidr);
+        let name = format!("node-{}", index + 1);
+        let client = server.client_as(UserInfo::node(&name));
+        let agent =
+            Agent::builder(client, Arc::new(runtime)).node_name(name).node_ips([ip]).pod_cidr(cidr);
         fleet.add(agent).map_err(part("a simulated node"))?;
     }
     for (name, api) in fleet.kubelet_apis() {
@@ -277,7 +278,8 @@ async fn run_agent(
         None => machine_name(),
     };
     debug_assert!(builder.native.is_some());
-    Agent::builder(server.client(), Arc::new(running.runtime.clone()))
+    let client = server.client_as(UserInfo::node(&name));
+    Agent::builder(client, Arc::new(running.runtime.clone()))
         .node_name(name)
         .node_ips(running.network.node_ips())
         .pod_cidr(format!("{pods}/{NODE_PREFIX}"))

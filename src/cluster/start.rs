@@ -24,6 +24,10 @@ use super::{Cluster, ClusterBuilder, ClusterError, Component, node};
 /// The administrators' group, which may do everything.
 const MASTERS: &str = "system:masters";
 
+/// Who the parts of a cluster are.
+const SCHEDULER: &str = "system:kube-scheduler";
+const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+
 pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterError> {
     let stop = CancellationToken::new();
     // Ends what was already started when a later part fails.
@@ -54,10 +58,13 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         kubeconfig = Some(admin_kubeconfig(pki, bound, builder.token.as_deref())?);
     }
 
-    // One set of informers: an object is decoded once for all parts of this process.
+    // One set of informers: an object is decoded once for all parts of this process. What they
+    // write, they write as who they are.
     let informers = Informers::new(server.client());
+    server.roles_ready().await;
     if builder.components.contains(&Component::Scheduler) {
-        let scheduler = Scheduler::builder(server.client()).informers(informers.clone()).build();
+        let client = server.client_as(UserInfo::new(SCHEDULER, []));
+        let scheduler = Scheduler::builder(client).informers(informers.clone()).build();
         tasks.spawn(scheduler.run(stop.clone()));
     }
     let mut controllers = Vec::new();
@@ -77,7 +84,9 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
                 native = Some(running);
                 1
             }
-            None => node::start_simulated(&builder, &informers, &kubelets, &mut tasks, &stop)?,
+            None => {
+                node::start_simulated(&builder, &server, &informers, &kubelets, &mut tasks, &stop)?
+            }
         };
         if let Err(error) = nodes_ready(&informers, nodes).await {
             if let Some(native) = &native {
@@ -175,7 +184,9 @@ fn manager(
     token_key: TokenKey,
 ) -> Result<Manager, ClusterError> {
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
-    let mut manager = Manager::builder(server.client())
+    let accounts = server.clone();
+    let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
+        .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)

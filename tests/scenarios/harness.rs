@@ -356,3 +356,16 @@ impl Shell {
 pub(crate) fn rows(output: &str) -> Vec<Vec<&str>> {
     output.lines().map(|line| line.split_whitespace().collect()).collect()
 }
+
+/// A Pod named `name` with these lines as its `spec`.
+pub(crate) fn pod(name: &str, spec: &str) -> String {
+    let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n{spec}")
+}
+
+/// Applies such a Pod.
+#[track_caller]
+pub(crate) fn apply(t: &Shell, name: &str, spec: &str) {
+    t.write(&format!("{name}.yaml"), &pod(name, spec));
+    t.ok(&format!("kubectl apply -f {name}.yaml"));
+}

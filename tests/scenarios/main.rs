@@ -12,10 +12,16 @@
 mod api;
 mod apply;
 mod controllers;
+mod encodings;
 mod harness;
 mod kubectl;
+mod lifecycle;
 mod pods;
+mod probes;
+mod rbac;
 mod stand_ins;
+mod streams;
+mod versions;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -33,8 +39,20 @@ fn main() -> ExitCode {
     // The tests wait for clusters more than they compute.
     arguments.test_threads = arguments.test_threads.or(Some(8));
 
-    let scenarios: Vec<Scenario> =
-        [api::all(), apply::all(), kubectl::all(), pods::all(), controllers::all()].concat();
+    let scenarios: Vec<Scenario> = [
+        api::all(),
+        apply::all(),
+        controllers::all(),
+        encodings::all(),
+        kubectl::all(),
+        lifecycle::all(),
+        pods::all(),
+        probes::all(),
+        rbac::all(),
+        versions::all(),
+        streams::all(),
+    ]
+    .concat();
     let ids: BTreeMap<&str, usize> =
         scenarios.iter().filter_map(Scenario::id).fold(BTreeMap::new(), |mut ids, id| {
             *ids.entry(id).or_default() += 1;

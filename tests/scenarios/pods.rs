@@ -1,6 +1,6 @@
 //! Section E of the scenarios: Pods and their life.
 
-use crate::harness::{Shell, rows, scenarios};
+use crate::harness::{Shell, apply, pod, rows, scenarios};
 
 scenarios! {
     Sim:
@@ -25,17 +25,6 @@ scenarios! {
         s123_a_pods_volume_outlives_its_containers,
         host_port_is_answered_by_the_pod,
         a_service_address_reaches_its_pods;
-}
-
-/// A Pod named `name` with these lines as its `spec`.
-fn pod(name: &str, spec: &str) -> String {
-    let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n{spec}")
-}
-
-fn apply(t: &Shell, name: &str, spec: &str) {
-    t.write(&format!("{name}.yaml"), &pod(name, spec));
-    t.ok(&format!("kubectl apply -f {name}.yaml"));
 }
 
 fn s99_the_documents_first_pod_runs(t: &Shell) {

@@ -3,7 +3,10 @@
 //! Each function returns what is wrong with its argument, in the words of Kubernetes; nothing is
 //! wrong when the list is empty.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+};
 
 const DNS1123_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const DNS1123_SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
@@ -39,10 +42,10 @@ fn form(message: &str, regex: &str, examples: &[&str]) -> String {
 }
 
 /// A generated name's prefix may end in a dash, since characters follow it.
-fn masked(name: &str, generate_prefix: bool) -> String {
+fn masked(name: &str, generate_prefix: bool) -> Cow<'_, str> {
     match name.strip_suffix('-') {
-        Some(start) if generate_prefix && name.len() > 1 => format!("{start}a"),
-        _ => name.to_owned(),
+        Some(start) if generate_prefix && name.len() > 1 => Cow::Owned(format!("{start}a")),
+        _ => Cow::Borrowed(name),
     }
 }
 
@@ -160,19 +163,18 @@ pub fn qualified_name(name: &str) -> Vec<String> {
                            start and end with an alphanumeric character";
     const EXAMPLES: &[&str] = &["MyName", "my.name", "123-abc"];
     let mut wrong = Vec::new();
-    let parts: Vec<&str> = name.split('/').collect();
-    let local = match parts.as_slice() {
-        [local] => *local,
-        [prefix, local] => {
+    let local = match name.split_once('/') {
+        None => name,
+        Some((prefix, local)) if !local.contains('/') => {
             if prefix.is_empty() {
                 wrong.push("prefix part must be non-empty".to_owned());
             } else {
                 let prefix = dns_subdomain(prefix, false);
                 wrong.extend(prefix.into_iter().map(|message| format!("prefix part {message}")));
             }
-            *local
+            local
         }
-        _ => {
+        Some(_) => {
             return vec![format!(
                 "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. \
                  'example.com/MyName')",

@@ -1,6 +1,6 @@
 //! Validation of the metadata that all objects share (apimachinery's `api/validation`).
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::json;
@@ -149,7 +149,9 @@ pub fn validate_annotations(
     let mut bytes = 0;
     for (key, value) in annotations.into_iter().flatten() {
         // Keys were compared without case once, and are still let in.
-        for message in names::qualified_name(&key.to_lowercase()) {
+        let upper = key.chars().any(char::is_uppercase);
+        let folded = if upper { Cow::Owned(key.to_lowercase()) } else { Cow::Borrowed(key) };
+        for message in names::qualified_name(&folded) {
             errors.push(FieldError::invalid(path, key.as_str(), message));
         }
         bytes += key.len() + value.len();

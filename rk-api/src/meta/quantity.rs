@@ -77,6 +77,10 @@ impl Quantity {
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         let (negative, whole, fraction, suffix) = split(text)?;
         let (base2, exponent, format) = suffix_of(suffix)?;
+        if let Some((magnitude, scale)) = plain(whole, fraction, base2, exponent) {
+            let value = if negative { -magnitude } else { magnitude };
+            return Ok(Self::normalized(value, scale, format));
+        }
         if whole.is_empty() && fraction.is_empty() {
             return Err(QuantityError::Number);
         }
@@ -109,6 +113,14 @@ impl Quantity {
     fn normalized(mut value: i128, mut scale: i32, format: Format) -> Self {
         if value == 0 {
             return Self { value: 0, scale: 0, format };
+        }
+        // Division is much dearer at the full width, which hardly any amount needs.
+        if let Ok(mut narrow) = i64::try_from(value) {
+            while narrow % 10 == 0 {
+                narrow /= 10;
+                scale += 1;
+            }
+            return Self { value: narrow.into(), scale, format };
         }
         while value % 10 == 0 {
             value /= 10;
@@ -180,6 +192,9 @@ impl Quantity {
     /// # Errors
     /// See [`QuantityError`].
     pub fn canonical(text: &str) -> Result<String, QuantityError> {
+        if is_canonical(text) {
+            return Ok(text.to_owned());
+        }
         Self::parse(text).map(|quantity| quantity.to_string())
     }
 
@@ -192,6 +207,35 @@ impl Quantity {
             other => other,
         }
     }
+}
+
+/// Whether the text is one that [`Quantity`] writes as it is. It knows the most common ones.
+fn is_canonical(text: &str) -> bool {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = text.split_at(digits);
+    // Neither zero nor with zeros in front, and not near a cap.
+    if number.starts_with('0') || digits > 6 {
+        return false;
+    }
+    let Ok(value) = number.parse::<u32>() else { return false };
+    match suffix {
+        "" | "m" | "k" | "M" | "G" => value % 1000 != 0,
+        "Ki" | "Mi" | "Gi" => value % 1024 != 0,
+        _ => false,
+    }
+}
+
+/// Value and scale of a number without a fraction that is far from a cap, as nearly all are.
+fn plain(whole: &str, fraction: &str, base2: bool, exponent: i32) -> Option<(i128, i32)> {
+    if !fraction.is_empty() || whole.len() > 15 || !(NANO..=60).contains(&exponent) {
+        return None;
+    }
+    let number: u64 = whole.parse().ok()?;
+    if base2 {
+        let value = i128::from(number) << exponent;
+        return (value <= MAX).then_some((value, 0));
+    }
+    (exponent <= 18).then_some((number.into(), exponent))
 }
 
 /// Splits into sign, digits before and after the point, and suffix.
@@ -382,6 +426,9 @@ impl PartialOrd for Quantity {
 
 impl Ord for Quantity {
     fn cmp(&self, other: &Self) -> Ordering {
+        if self.scale == other.scale || self.value.signum() != other.value.signum() {
+            return self.value.cmp(&other.value);
+        }
         let difference = self.minus(other);
         difference.value.cmp(&0)
     }
@@ -495,6 +542,22 @@ mod tests {
             prop_assert_eq!(quantity, again);
             prop_assert_eq!(quantity.to_string(), again.to_string());
             prop_assert!(!quantity.to_string().contains('.'));
+        }
+
+        #[test]
+        fn short_cuts_give_what_the_long_way_gives(
+            whole in "[0-9]{1,16}",
+            suffix in "(|n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e-3|e2|E5)",
+        ) {
+            let text = format!("{whole}{suffix}");
+            let (base2, exponent, format) = suffix_of(&suffix).unwrap();
+            let (value, scale, format) = scaled(&whole, "", base2, exponent, format);
+            let long = Quantity::normalized(value, scale, format);
+            let parsed = Quantity::parse(&text).unwrap();
+            prop_assert_eq!((parsed, parsed.format), (long, long.format));
+            if is_canonical(&text) {
+                prop_assert_eq!(long.to_string(), text);
+            }
         }
 
         #[test]

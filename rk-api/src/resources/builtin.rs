@@ -17,6 +17,7 @@ const GROUP_ORDER: &[&str] = &[
     "batch",
     "certificates.k8s.io",
     "networking.k8s.io",
+    "extensions",
     "policy",
     "rbac.authorization.k8s.io",
     "storage.k8s.io",
@@ -162,6 +163,23 @@ fn builtin_rows() -> Vec<Resource> {
         certificate_signing_request::row(),
     ];
     rows.extend(rbac::rows());
+    rows.extend(reviews::rows());
+    rows.extend(admission::rows());
+    rows.extend(devices::rows());
+    rows.extend([
+        api_service::row(),
+        csi_driver::row(),
+        csi_node::row(),
+        csi_storage_capacity::row(),
+        flow_schema::row(),
+        ip_address::row(),
+        priority_level_configuration::row(),
+        runtime_class::row(),
+        service_cidr::row(),
+        volume_attachment::row(),
+        volume_attributes_class::row(),
+    ]);
+    rows.extend(versions::rows(&rows));
     rows
 }
 
@@ -178,9 +196,25 @@ mod tests {
 
     #[test]
     fn a_row_can_be_added() {
-        let resources = Resources::builtin().with(crate::resources::events_v1());
-        let row = resources.get("events.k8s.io", "v1", "events").unwrap();
-        assert!(!row.strategy.is_shown_as_stored());
-        assert_eq!(resources.iter().count(), Resources::builtin().iter().count() + 1);
+        let builtin = Resources::builtin();
+        let mut row = Resource::clone(builtin.get("", "v1", "pods").unwrap());
+        row.version = "v2".into();
+        let resources = builtin.with(row);
+        assert!(resources.get("", "v2", "pods").is_some());
+        assert_eq!(resources.iter().count(), builtin.iter().count() + 1);
+    }
+
+    #[test]
+    fn versions_of_a_kind_share_where_it_is_stored() {
+        let resources = Resources::builtin();
+        for row in resources.iter().filter(|row| !row.strategy.is_shown_as_stored()) {
+            let stored: Vec<_> = resources
+                .iter()
+                .filter(|other| other.key_prefix == row.key_prefix)
+                .filter(|other| other.strategy.is_shown_as_stored())
+                .collect();
+            assert_eq!(stored.len(), 1, "{}", row.api_version());
+            assert_eq!(stored[0].kind, row.kind);
+        }
     }
 }

@@ -40,6 +40,8 @@ const COLUMNS: &[Column] = &[
 
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE REQUEST-----";
 const PEM_END: &str = "-----END CERTIFICATE REQUEST-----";
+/// The signer of v1beta1 requests that name none.
+pub(super) const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 /// Conditions that only the `approval` subresource sets.
 const APPROVAL: &[&str] = &["Approved", "Denied"];
 
@@ -124,6 +126,16 @@ impl Kind for CertificateSigningRequests {
             );
         }
         errors.extend(contradictions(request));
+        errors.0
+    }
+
+    fn validate_create(request: &CertificateSigningRequest) -> ErrorList {
+        let mut errors = Errors::default();
+        let signer = &request.spec.signer_name;
+        if signer == LEGACY_SIGNER {
+            let wrong = "the legacy signerName is not allowed via this API version";
+            errors.invalid(&Path::new("spec.signerName"), signer.as_str(), wrong);
+        }
         errors.0
     }
 

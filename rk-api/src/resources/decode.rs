@@ -1,27 +1,32 @@
 //! Decoding a JSON object as a Go API server does.
 //!
 //! A deserializer around serde_json's knows the path of each value. With it, it
-//! - collects the paths of fields that the kind does not have,
+//! - collects fields that the kind does not have, and those that are there twice,
 //! - words type errors as Go's `encoding/json` does,
 //! - canonicalises quantities, and refuses texts that are none,
 //! - reads `null` as the empty string where a map or list holds strings,
 //! - leaves out optional lists and maps that are empty.
 
-use std::{any::type_name, cell::RefCell, fmt, marker::PhantomData};
+use std::{
+    any::type_name, borrow::Cow, cell::RefCell, collections::HashSet, fmt, marker::PhantomData,
+};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserializer,
     de::{
         self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess,
         SeqAccess, VariantAccess, Visitor,
     },
+    forward_to_deserialize_any,
 };
+use smallvec::SmallVec;
 
 use crate::meta::quantity::Quantity;
 
 mod empty;
 
-/// Decodes a JSON text, and lists the fields that `T` does not have.
+/// Decodes a JSON text, and tells what is wrong with its fields in the words of Kubernetes:
+/// `unknown field "spec.foo"` for one that `T` does not have, `duplicate field "spec.foo"`.
 ///
 /// # Errors
 /// serde_json's for malformed JSON; for a wrong type or value one whose message is that of
@@ -36,7 +41,7 @@ pub(super) fn decode<T: DeserializeOwned>(
     let decoded = T::deserialize(Tracked { inner: &mut deserializer, at })
         .and_then(|object| deserializer.end().map(|()| object));
     match decoded {
-        Ok(object) => Ok((object, notes.unknown.into_inner())),
+        Ok(object) => Ok((object, notes.odd.into_inner())),
         Err(error) => Err(match notes.wrong.into_inner() {
             Some(message) if error.is_data() => de::Error::custom(message),
             _ => error,
@@ -47,7 +52,8 @@ pub(super) fn decode<T: DeserializeOwned>(
 /// What is found on the way.
 #[derive(Default)]
 struct Notes {
-    unknown: RefCell<Vec<String>>,
+    /// Unknown and duplicate fields, each once.
+    odd: RefCell<Vec<String>>,
     /// The message of the innermost error, which is met first.
     wrong: RefCell<Option<String>>,
     /// Whether the text has lists or maps to leave out.
@@ -99,13 +105,34 @@ impl Place<'_> {
     }
 
     /// Remembers the first error, in Go's words.
-    fn note<T, E: de::Error>(&self, wanted: &str, result: Result<T, E>) -> Result<T, E> {
-        result.inspect_err(|error| {
-            let mut wrong = self.notes.wrong.borrow_mut();
-            if wrong.is_none() {
-                *wrong = Some(self.message(wanted, &error.to_string()));
-            }
-        })
+    #[cold]
+    fn note_wrong(&self, wanted: &str, error: &dyn fmt::Display) {
+        let mut wrong = self.notes.wrong.borrow_mut();
+        if wrong.is_none() {
+            *wrong = Some(self.message(wanted, &error.to_string()));
+        }
+    }
+
+    #[cold]
+    fn note_unknown(&self) {
+        let path = self.text(true);
+        let mut odd = self.notes.odd.borrow_mut();
+        // A field that is not known is not called a duplicate as well.
+        let duplicate = format!("duplicate field {path:?}");
+        odd.retain(|found| *found != duplicate);
+        let unknown = format!("unknown field {path:?}");
+        if !odd.contains(&unknown) {
+            odd.push(unknown);
+        }
+    }
+
+    #[cold]
+    fn note_duplicate(&self) {
+        let duplicate = format!("duplicate field {:?}", self.text(true));
+        let mut odd = self.notes.odd.borrow_mut();
+        if !odd.contains(&duplicate) {
+            odd.push(duplicate);
+        }
     }
 
     fn message(&self, wanted: &str, error: &str) -> String {
@@ -192,12 +219,32 @@ struct Tracked<'a, D> {
     at: Place<'a>,
 }
 
+/// The result, noted if it is an error.
+macro_rules! noted {
+    ($at:expr, $wanted:expr, $result:expr) => {{
+        let result = $result;
+        if let Err(error) = &result {
+            $at.note_wrong($wanted, error);
+        }
+        result
+    }};
+}
+
 macro_rules! forward {
-    ($($method:ident($($arg:ident: $type:ty),*))*) => {$(
-        fn $method<V: Visitor<'de>>(self, $($arg: $type,)* visitor: V) -> Result<V::Value, D::Error> {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
             let at = self.at;
-            let result = self.inner.$method($($arg,)* Follow { inner: visitor, at });
-            at.note(type_name::<V::Value>(), result)
+            let visitor = Follow { inner: visitor, at };
+            noted!(at, type_name::<V::Value>(), self.inner.$method(visitor))
+        }
+    )*};
+}
+
+/// What has nothing inside that would have to be followed.
+macro_rules! scalar {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            noted!(self.at, type_name::<V::Value>(), self.inner.$method(visitor))
         }
     )*};
 }
@@ -205,40 +252,39 @@ macro_rules! forward {
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
     type Error = D::Error;
 
+    scalar! {
+        deserialize_bool
+        deserialize_i8
+        deserialize_i16
+        deserialize_i32
+        deserialize_i64
+        deserialize_u8
+        deserialize_u16
+        deserialize_u32
+        deserialize_u64
+        deserialize_f32
+        deserialize_f64
+        deserialize_char
+        deserialize_bytes
+        deserialize_byte_buf
+        deserialize_unit
+        deserialize_identifier
+    }
+
     forward! {
-        deserialize_any()
-        deserialize_bool()
-        deserialize_i8()
-        deserialize_i16()
-        deserialize_i32()
-        deserialize_i64()
-        deserialize_u8()
-        deserialize_u16()
-        deserialize_u32()
-        deserialize_u64()
-        deserialize_f32()
-        deserialize_f64()
-        deserialize_char()
-        deserialize_bytes()
-        deserialize_byte_buf()
-        deserialize_unit()
-        deserialize_unit_struct(name: &'static str)
-        deserialize_seq()
-        deserialize_tuple(len: usize)
-        deserialize_tuple_struct(name: &'static str, len: usize)
-        deserialize_map()
-        deserialize_identifier()
-        deserialize_enum(name: &'static str, variants: &'static [&'static str])
+        deserialize_any
+        deserialize_seq
+        deserialize_map
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let at = self.at;
-        let result = if at.notes.drops_empty && empty::is_droppable::<V::Value>() {
-            self.inner.deserialize_any(empty::NoneIfEmpty { inner: visitor, at })
-        } else {
-            self.inner.deserialize_option(Follow { inner: visitor, at })
-        };
-        at.note(type_name::<V::Value>(), result)
+        if at.notes.drops_empty && empty::is_droppable::<V::Value>() {
+            let visitor = empty::NoneIfEmpty { inner: visitor, at };
+            return noted!(at, type_name::<V::Value>(), self.inner.deserialize_any(visitor));
+        }
+        let visitor = Follow { inner: visitor, at };
+        noted!(at, type_name::<V::Value>(), self.inner.deserialize_option(visitor))
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -246,9 +292,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        let at = self.at;
-        let result = self.inner.deserialize_any(NullIsEmpty(visitor));
-        at.note(type_name::<V::Value>(), result)
+        let visitor = NullIsEmpty(visitor);
+        noted!(self.at, type_name::<V::Value>(), self.inner.deserialize_any(visitor))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -258,10 +303,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let at = self.at;
-        let inside = Place { owner: name, ..at };
-        let result =
-            self.inner.deserialize_struct(name, fields, Follow { inner: visitor, at: inside });
-        at.note(type_name::<V::Value>(), result)
+        let visitor = Follow { inner: visitor, at: Place { owner: name, ..at } };
+        noted!(at, type_name::<V::Value>(), self.inner.deserialize_struct(name, fields, visitor))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -274,14 +317,54 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
             let result = self.inner.deserialize_any(CanonicalQuantity).and_then(|text| {
                 visitor.visit_newtype_struct(IntoDeserializer::<D::Error>::into_deserializer(text))
             });
-            return at.note("Quantity", result);
+            return noted!(at, "Quantity", result);
         }
-        let result = self.inner.deserialize_newtype_struct(name, Follow { inner: visitor, at });
-        at.note(type_name::<V::Value>(), result)
+        let visitor = Follow { inner: visitor, at };
+        noted!(at, type_name::<V::Value>(), self.inner.deserialize_newtype_struct(name, visitor))
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        noted!(self.at, name, self.inner.deserialize_unit_struct(name, visitor))
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let at = self.at;
+        let visitor = Follow { inner: visitor, at };
+        noted!(at, type_name::<V::Value>(), self.inner.deserialize_tuple(len, visitor))
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let at = self.at;
+        let visitor = Follow { inner: visitor, at };
+        noted!(at, name, self.inner.deserialize_tuple_struct(name, len, visitor))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let at = self.at;
+        let visitor = Follow { inner: visitor, at };
+        noted!(at, name, self.inner.deserialize_enum(name, variants, visitor))
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.at.notes.unknown.borrow_mut().push(self.at.text(true));
+        self.at.note_unknown();
         self.inner.deserialize_ignored_any(visitor)
     }
 }
@@ -341,7 +424,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Follow<'_, V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_map(Entries { inner, at: self.at, key: String::new() })
+        self.inner.visit_map(Entries {
+            inner,
+            at: self.at,
+            key: Cow::Borrowed(""),
+            seen: Seen::default(),
+        })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
@@ -408,30 +496,60 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
     }
 }
 
-struct Entries<'a, A> {
+struct Entries<'a, 'de, A> {
     inner: A,
     at: Place<'a>,
-    key: String,
+    key: Cow<'de, str>,
+    seen: Seen<'de>,
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<'_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<'_, 'de, A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
-        self.key.clear();
         self.inner.next_key_seed(KeySeed { seed, key: &mut self.key })
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
         let at = Place { path: Path::Field(&self.at.path, &self.key), ..self.at };
+        if !self.seen.insert(&self.key) {
+            at.note_duplicate();
+        }
         self.inner.next_value_seed(TrackedSeed { seed, at, lifetime: PhantomData })
     }
 
     fn size_hint(&self) -> Option<usize> {
         self.inner.size_hint()
+    }
+}
+
+/// The keys of a map so far.
+#[derive(Default)]
+struct Seen<'de> {
+    /// All of them while they are few: to compare a handful is cheaper than to hash.
+    few: SmallVec<[Cow<'de, str>; 8]>,
+    many: Option<HashSet<Cow<'de, str>, foldhash::fast::RandomState>>,
+}
+
+impl<'de> Seen<'de> {
+    const FEW_MAX: usize = 24;
+
+    /// Adds a key; `false` when it was there.
+    fn insert(&mut self, key: &Cow<'de, str>) -> bool {
+        if let Some(many) = &mut self.many {
+            return many.insert(key.clone());
+        }
+        if self.few.contains(key) {
+            return false;
+        }
+        self.few.push(key.clone());
+        if self.few.len() == Self::FEW_MAX {
+            self.many = Some(self.few.drain(..).collect());
+        }
+        true
     }
 }
 
@@ -449,16 +567,56 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for TrackedSeed<'_, S> {
 }
 
 /// Keeps the text of a key for the path, and hands it on.
-struct KeySeed<'k, S> {
+struct KeySeed<'k, 'de, S> {
     seed: S,
-    key: &'k mut String,
+    key: &'k mut Cow<'de, str>,
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<'_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<'_, 'de, S> {
     type Value = S::Value;
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
-        *self.key = String::deserialize(inner)?;
-        self.seed.deserialize(self.key.as_str().into_deserializer())
+        self.seed.deserialize(Key { inner, key: self.key })
+    }
+}
+
+/// A key is a text, whatever it is asked for as.
+struct Key<'k, 'de, D> {
+    inner: D,
+    key: &'k mut Cow<'de, str>,
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Key<'_, 'de, D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_str(KeyVisitor { inner: visitor, key: self.key })
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
+        ignored_any
+    }
+}
+
+struct KeyVisitor<'k, 'de, V> {
+    inner: V,
+    key: &'k mut Cow<'de, str>,
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for KeyVisitor<'_, 'de, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.expecting(f)
+    }
+    fn visit_str<E: de::Error>(self, key: &str) -> Result<V::Value, E> {
+        *self.key = Cow::Owned(key.to_owned());
+        self.inner.visit_str(key)
+    }
+    fn visit_borrowed_str<E: de::Error>(self, key: &'de str) -> Result<V::Value, E> {
+        *self.key = Cow::Borrowed(key);
+        self.inner.visit_borrowed_str(key)
     }
 }
 
@@ -566,8 +724,32 @@ mod tests {
     #[test]
     fn unknown_fields_are_named_with_their_paths() {
         let json = r#"{"foo":1,"spec":{"containers":[{"name":"c","foo":{"a":[1]}}],"bar":null}}"#;
-        let (_, unknown) = decode::<Pod>(json.as_bytes()).unwrap();
-        assert_eq!(unknown, ["foo", "spec.containers[0].foo", "spec.bar"]);
+        let (_, odd) = decode::<Pod>(json.as_bytes()).unwrap();
+        let expected = ["foo", "spec.containers[0].foo", "spec.bar"];
+        assert_eq!(odd, expected.map(|path| format!("unknown field {path:?}")));
+    }
+
+    #[test]
+    fn duplicate_fields_are_named_with_their_paths() {
+        let json = r#"{"kind":"Pod","kind":"Pod","foo":1,"foo":2,
+            "metadata":{"labels":{"a":"b","c":"d","a":"e"}},
+            "spec":{"containers":[{"name":"a","image":"x","image":"y","image":"z","bar":1}]}}"#;
+        let (pod, odd) = decode::<Pod>(json.as_bytes()).unwrap();
+        assert_eq!(
+            odd,
+            [
+                "duplicate field \"kind\"",
+                "unknown field \"foo\"",
+                "duplicate field \"metadata.labels.a\"",
+                "duplicate field \"spec.containers[0].image\"",
+                "unknown field \"spec.containers[0].bar\"",
+            ]
+        );
+        assert_eq!(pod.spec.unwrap().containers[0].image.as_deref(), Some("z"));
+        let many: Vec<_> = (0..99).map(|n| format!("\"k{n}\":\"\"")).collect();
+        let json = format!(r#"{{"metadata":{{"labels":{{{},"k\u0037":""}}}}}}"#, many.join(","));
+        let (_, odd) = decode::<Pod>(json.as_bytes()).unwrap();
+        assert_eq!(odd, ["duplicate field \"metadata.labels.k7\""]);
     }
 
     #[test]
@@ -593,8 +775,8 @@ mod tests {
             "nodeSelector":{},"tolerations":[ ],"securityContext":{},
             "volumes":[{"name":"v","emptyDir":{},"foo":1},{"name":"w","secret":{"items":[]}}],
             "containers":[{"name":"c","args":[],"command":["a","b"]}]}}"#;
-        let (pod, unknown) = decode::<Pod>(json.as_bytes()).unwrap();
-        assert_eq!(unknown, ["spec.volumes[0].foo"]);
+        let (pod, odd) = decode::<Pod>(json.as_bytes()).unwrap();
+        assert_eq!(odd, ["unknown field \"spec.volumes[0].foo\""]);
         assert_eq!(pod.metadata.labels, None);
         assert_eq!(pod.metadata.annotations.unwrap().len(), 2);
         let spec = pod.spec.unwrap();

@@ -43,6 +43,9 @@ pub(super) struct EndpointsKind;
 impl Kind for EndpointsKind {
     type Object = Endpoints;
 
+    const DEPRECATION: Option<&'static str> =
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
+
     fn default(endpoints: &mut Endpoints) {
         for subset in endpoints.subsets.iter_mut().flatten() {
             for port in subset.ports.iter_mut().flatten() {

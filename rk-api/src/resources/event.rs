@@ -22,7 +22,7 @@ use crate::{
 
 mod new_style;
 
-pub use self::new_style::events_v1;
+pub(super) use self::new_style::{FIELDS as NEW_FIELDS, RULES as NEW_RULES};
 
 /// The row of Event.
 pub(super) fn row() -> Resource {

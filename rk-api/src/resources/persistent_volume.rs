@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Column, Kind, Part, Resource,
     check::{Errors, default_text, list, round_to_millis, text},
+    pod::validation::{csi_driver_name, node_selector},
     row::Row,
 };
 use crate::{
@@ -124,37 +125,35 @@ impl Kind for PersistentVolumes {
         let none = PersistentVolumeSpec::default();
         let (spec, path) = (volume.spec.as_ref().unwrap_or(&none), Path::new("spec"));
         let mut errors = Errors::default();
-        if list(&spec.access_modes).is_empty() {
-            errors.required(&path.child("accessModes"), "");
-        }
-        for mode in list(&spec.access_modes) {
-            errors.one_of(&path.child("accessModes"), mode, ACCESS_MODES);
-        }
-        let capacity = spec.capacity.clone().unwrap_or_default();
-        if capacity.is_empty() {
-            errors.required(&path.child("capacity"), "");
-        }
-        for (resource, size) in &capacity {
-            let at = path.child("capacity").key(resource);
-            if resource != "storage" {
-                errors.one_of(&path.child("capacity"), resource, &["storage"]);
-            } else if Quantity::try_from(size).is_ok_and(|size| size <= Quantity::ZERO) {
-                errors.invalid(&at, size.0.as_str(), "must be greater than zero");
-            }
-        }
+        access(&mut errors, spec, &path);
+        capacity(&mut errors, spec, &path);
         let policy = text(&spec.persistent_volume_reclaim_policy);
-        errors.one_of(
-            &path.child("persistentVolumeReclaimPolicy"),
-            policy,
-            &["Delete", "Recycle", "Retain"],
-        );
+        let policy_at = path.child("persistentVolumeReclaimPolicy");
+        errors.one_of(&policy_at, policy, &["Delete", "Recycle", "Retain"]);
+        affinity(&mut errors, spec, &path);
         sources(&mut errors, spec, &path);
+        let is_root = |path: &str| path.split('/').all(|part| part.is_empty() || part == ".");
+        if policy == "Recycle" && spec.host_path.as_ref().is_some_and(|host| is_root(&host.path)) {
+            errors.forbidden(&policy_at, "may not be 'recycle' for a hostPath mount of '/'");
+        }
         if let Some(class) = spec.storage_class_name.as_deref().filter(|class| !class.is_empty()) {
             let wrong = names::dns_subdomain(class, false);
             errors.form(&path.child("storageClassName"), class, wrong);
         }
         if let Some(mode) = &spec.volume_mode {
             errors.one_of(&path.child("volumeMode"), mode, &["Block", "Filesystem"]);
+        }
+        if let Some(class) = &spec.volume_attributes_class_name {
+            let at = path.child("volumeAttributesClassName");
+            if class.is_empty() {
+                errors.required(&at, "an empty string is disallowed");
+            } else {
+                errors.form(&at, class.as_str(), names::dns_subdomain(class, false));
+            }
+            if spec.csi.is_none() {
+                let wrong = "has to be specified when using volumeAttributesClassName";
+                errors.required(&path.child("csi"), wrong);
+            }
         }
         errors.0
     }
@@ -211,6 +210,75 @@ fn source_of(spec: Option<&PersistentVolumeSpec>) -> Map<String, Value> {
     fields.into_iter().filter(|(field, _)| !NOT_SOURCES.contains(&field.as_str())).collect()
 }
 
+/// What is wrong with a volume that an attachment has in itself.
+pub(super) fn inline_spec(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path) {
+    let alien = "may not be specified in the context of inline volumes";
+    if spec.claim_ref.is_some() {
+        errors.forbidden(&path.child("claimRef"), alien);
+    }
+    if spec.capacity.as_ref().is_some_and(|capacity| !capacity.is_empty()) {
+        errors.forbidden(&path.child("capacity"), alien);
+    }
+    if spec.csi.is_none() {
+        errors.required(&path.child("csi"), "has to be specified in the context of inline volumes");
+    }
+    access(errors, spec, path);
+    let policy = text(&spec.persistent_volume_reclaim_policy);
+    if !matches!(policy, "" | "Retain") {
+        errors.forbidden(
+            &path.child("persistentVolumeReclaimPolicy"),
+            "may only be Retain in the context of inline volumes",
+        );
+    }
+    affinity(errors, spec, path);
+    sources(errors, spec, path);
+    if !text(&spec.storage_class_name).is_empty() {
+        errors.forbidden(&path.child("storageClassName"), alien);
+    }
+    if !matches!(text(&spec.volume_mode), "" | "Filesystem") {
+        let wrong = "may not specify volumeMode in the context of inline volumes";
+        errors.forbidden(&path.child("volumeMode"), wrong);
+    }
+}
+
+fn access(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path) {
+    let at = path.child("accessModes");
+    let modes = list(&spec.access_modes);
+    if modes.is_empty() {
+        errors.required(&at, "");
+    }
+    for mode in modes {
+        errors.one_of(&at, mode, ACCESS_MODES);
+    }
+    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+        errors.forbidden(&at, "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+fn capacity(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path) {
+    let at = path.child("capacity");
+    let capacity = spec.capacity.clone().unwrap_or_default();
+    if capacity.is_empty() {
+        errors.required(&at, "");
+    }
+    for (resource, size) in &capacity {
+        if resource != "storage" {
+            errors.one_of(&at, resource, &["storage"]);
+        } else if Quantity::try_from(size).is_ok_and(|size| size <= Quantity::ZERO) {
+            errors.invalid(&at.key(resource), size.0.as_str(), "must be greater than zero");
+        }
+    }
+}
+
+fn affinity(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path) {
+    let Some(affinity) = &spec.node_affinity else { return };
+    let at = path.child("nodeAffinity.required");
+    match &affinity.required {
+        Some(selector) => node_selector(errors, selector, &at),
+        None => errors.required(&at, "must specify required node constraints"),
+    }
+}
+
 fn sources(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path) {
     let fields = source_of(Some(spec));
     // The order in which Kubernetes looks at them: the first one counts.
@@ -226,14 +294,53 @@ fn sources(errors: &mut Errors, spec: &PersistentVolumeSpec, path: &Path) {
         }
     }
     if let Some(source) = &spec.host_path {
-        let at = path.child("hostPath.path");
-        if source.path.is_empty() {
-            errors.required(&at, "");
-        } else if source.path.split('/').any(|part| part == "..") {
-            errors.invalid(&at, source.path.as_str(), "must not contain '..'");
+        host_path(errors, &source.path, &path.child("hostPath.path"));
+    }
+    if let Some(source) = &spec.local {
+        host_path(errors, &source.path, &path.child("local.path"));
+        if spec.node_affinity.is_none() {
+            errors.required(&path.child("nodeAffinity"), "Local volume requires node affinity");
         }
     }
-    if spec.local.is_some() && spec.node_affinity.is_none() {
-        errors.required(&path.child("nodeAffinity"), "Local volume requires node affinity");
+    if let Some(source) = &spec.nfs {
+        let at = path.child("nfs");
+        if source.server.is_empty() {
+            errors.required(&at.child("server"), "");
+        }
+        if source.path.is_empty() {
+            errors.required(&at.child("path"), "");
+        } else if !source.path.starts_with('/') {
+            errors.invalid(&at.child("path"), source.path.as_str(), "must be an absolute path");
+        }
+    }
+    if let Some(source) = &spec.csi {
+        let at = path.child("csi");
+        errors.required_form(&at.child("driver"), &source.driver, csi_driver_name);
+        if source.volume_handle.is_empty() {
+            errors.required(&at.child("volumeHandle"), "");
+        }
+        let secrets = [
+            ("controllerPublishSecretRef", &source.controller_publish_secret_ref),
+            ("controllerExpandSecretRef", &source.controller_expand_secret_ref),
+            ("nodePublishSecretRef", &source.node_publish_secret_ref),
+            ("nodeExpandSecretRef", &source.node_expand_secret_ref),
+        ];
+        for (field, secret) in secrets {
+            let Some(secret) = secret else { continue };
+            for (part, value) in [("name", &secret.name), ("namespace", &secret.namespace)] {
+                if text(value).is_empty() {
+                    errors.required(&at.child(field).child(part), "");
+                }
+            }
+        }
+    }
+}
+
+/// A path on a node that does not leave where it starts.
+fn host_path(errors: &mut Errors, host: &str, at: &Path) {
+    if host.is_empty() {
+        errors.required(at, "");
+    } else if host.split('/').any(|part| part == "..") {
+        errors.invalid(at, host, "must not contain '..'");
     }
 }

@@ -1,15 +1,21 @@
 //! StorageClass.
 
-use k8s_openapi::{api::storage::v1::StorageClass, jiff::Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::{core::v1::TopologySelectorTerm, storage::v1::StorageClass},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
 use serde_json::{Value, json};
 
 use super::{
     Column, Kind, Part, Resource,
-    check::{Errors, text},
+    check::{Errors, list, text},
     row::Row,
 };
 use crate::{
-    field::{ErrorList, Path},
+    field::{ErrorList, FieldError, Path},
     meta::{
         names,
         table::{age, name},
@@ -44,19 +50,15 @@ impl Kind for StorageClasses {
 
     fn validate(class: &StorageClass) -> ErrorList {
         let mut errors = Errors::default();
-        let qualified = |name: &str| names::qualified_name(&name.to_lowercase());
-        errors.required_form(&Path::new("provisioner"), &class.provisioner, qualified);
-        let at = Path::new("parameters");
-        let parameters = class.parameters.clone().unwrap_or_default();
-        if parameters.keys().any(String::is_empty) {
-            errors.invalid(&at, "", "field can not be empty.");
-        }
+        provisioner(&mut errors, &Path::new("provisioner"), &class.provisioner);
+        parameters(&mut errors, &Path::new("parameters"), class.parameters.as_ref());
         if let Some(policy) = class.reclaim_policy.as_deref().filter(|policy| !policy.is_empty()) {
             errors.one_of(&Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
         }
         let modes = ["Immediate", "WaitForFirstConsumer"];
         let mode = text(&class.volume_binding_mode);
         errors.required_one_of(&Path::new("volumeBindingMode"), mode, &modes);
+        topologies(&mut errors, list(&class.allowed_topologies), &Path::new("allowedTopologies"));
         errors.0
     }
 
@@ -79,14 +81,7 @@ impl Kind for StorageClasses {
     }
 
     fn cells(class: &StorageClass, now: Timestamp) -> Vec<Value> {
-        let annotations = class.metadata.annotations.as_ref();
-        let is_default = [
-            "storageclass.kubernetes.io/is-default-class",
-            "storageclass.beta.kubernetes.io/is-default-class",
-        ]
-        .into_iter()
-        .any(|key| annotations.and_then(|all| all.get(key)).is_some_and(|value| value == "true"));
-        let suffix = if is_default { " (default)" } else { "" };
+        let suffix = if is_default(&class.metadata) { " (default)" } else { "" };
         vec![
             json!(format!("{}{suffix}", name(&class.metadata))),
             json!(class.provisioner),
@@ -98,4 +93,73 @@ impl Kind for StorageClasses {
     }
 
     const CREATE_ON_UPDATE: bool = false;
+}
+
+/// Whether the class is for claims that name none.
+pub(crate) fn is_default(meta: &ObjectMeta) -> bool {
+    let annotations = meta.annotations.as_ref();
+    [
+        "storageclass.kubernetes.io/is-default-class",
+        "storageclass.beta.kubernetes.io/is-default-class",
+    ]
+    .into_iter()
+    .any(|key| annotations.and_then(|all| all.get(key)).is_some_and(|value| value == "true"))
+}
+
+/// The most parameters of a class, and how many bytes they may have together.
+const PARAMETERS_MAX: usize = 512;
+const PARAMETERS_SIZE_MAX: usize = 256 * 1024;
+
+/// The name of who provides storage.
+pub(super) fn provisioner(errors: &mut Errors, path: &Path, name: &str) {
+    let qualified = |name: &str| names::qualified_name(&name.to_lowercase());
+    errors.required_form(path, name, qualified);
+}
+
+/// What a class tells its provisioner.
+pub(super) fn parameters(
+    errors: &mut Errors,
+    path: &Path,
+    parameters: Option<&BTreeMap<String, String>>,
+) {
+    let Some(parameters) = parameters else { return };
+    if parameters.len() > PARAMETERS_MAX {
+        return errors.push(FieldError::too_long(path, PARAMETERS_MAX));
+    }
+    if parameters.keys().any(String::is_empty) {
+        errors.invalid(path, "", "field can not be empty.");
+    }
+    let size: usize = parameters.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size > PARAMETERS_SIZE_MAX {
+        errors.push(FieldError::too_long(path, PARAMETERS_SIZE_MAX));
+    }
+}
+
+/// Where volumes may be made: labels of nodes, each key once in a term.
+fn topologies(errors: &mut Errors, terms: &[TopologySelectorTerm], path: &Path) {
+    for (i, term) in terms.iter().enumerate() {
+        let at = path.index(i).child("matchLabelExpressions");
+        let mut keys = BTreeSet::new();
+        for (j, wanted) in list(&term.match_label_expressions).iter().enumerate() {
+            let at = at.index(j);
+            if wanted.values.is_empty() {
+                errors.required(&at.child("values"), "");
+            }
+            let mut values = BTreeSet::new();
+            for (k, value) in wanted.values.iter().enumerate() {
+                let at = at.child("values").index(k);
+                errors.form(&at, value.as_str(), names::label_value(value));
+                if !values.insert(value) {
+                    errors.push(FieldError::duplicate(&at, value.as_str()));
+                }
+            }
+            errors.label_key(&at.child("key"), &wanted.key);
+            if !keys.insert(&wanted.key) {
+                errors.push(FieldError::duplicate(&at.child("key"), wanted.key.as_str()));
+            }
+        }
+        if terms[..i].contains(term) {
+            errors.push(FieldError::duplicate(&at, ""));
+        }
+    }
 }

@@ -53,9 +53,13 @@ pub(super) fn drop_empty(meta: &mut ObjectMeta) {
 
 impl<K: Kind> Strategy for Typed<K> {
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
-        let (mut object, unknown_fields) = decode::<K::Object>(json)?;
+        let (mut object, strict_errors) = decode::<K::Object>(json)?;
         drop_empty(object.meta_mut());
-        Ok(Decoded { object: Box::new(object), unknown_fields })
+        Ok(Decoded { object: Box::new(object), strict_errors })
+    }
+
+    fn deprecation(&self) -> Option<&str> {
+        K::DEPRECATION
     }
 
     fn default(&self, object: &mut dyn Object) {

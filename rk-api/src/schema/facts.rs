@@ -8,13 +8,15 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::older;
+
 const SOURCE: &str = include_str!("../resources/merge-facts.json");
 
 /// The parsed table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Facts {
-    pub(super) atomic_types: HashSet<String>,
+    atomic_types: HashSet<String>,
     fields: HashMap<String, HashMap<String, Merge>>,
 }
 
@@ -92,7 +94,13 @@ impl Merge {
 
 impl Facts {
     pub(super) fn field(&self, definition: &str, field: &str) -> Option<&Merge> {
-        self.fields.get(definition)?.get(field)
+        let known = self.fields.get(definition);
+        known.or_else(|| self.fields.get(older::newer(definition).as_ref()))?.get(field)
+    }
+
+    pub(super) fn is_atomic(&self, definition: &str) -> bool {
+        self.atomic_types.contains(definition)
+            || self.atomic_types.contains(older::newer(definition).as_ref())
     }
 
     /// Every type and field that the table speaks of.

@@ -1,7 +1,16 @@
 //! Admission: what a cluster's policy changes about objects, or refuses, before they are stored.
 
+mod claim_resize;
+mod default_ingress_class;
+mod default_storage_class;
+mod escalation;
+mod limit_ranger;
 mod namespace_lifecycle;
+mod node_restriction;
+mod pod_resources;
 mod priority;
+mod resource_quota;
+mod runtime_class;
 mod service_accounts;
 mod taint_nodes;
 mod tolerations;
@@ -11,10 +20,15 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use self::{
-    namespace_lifecycle::NamespaceLifecycle, priority::Priority, service_accounts::ServiceAccounts,
-    taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
+    claim_resize::PersistentVolumeClaimResize, default_ingress_class::DefaultIngressClass,
+    default_storage_class::DefaultStorageClass, escalation::Escalation, limit_ranger::LimitRanger,
+    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction, priority::Priority,
+    resource_quota::ResourceQuotas, runtime_class::RuntimeClasses,
+    service_accounts::ServiceAccounts, taint_nodes::TaintNodesByCondition,
+    tolerations::DefaultTolerationSeconds,
 };
 use super::{
+    authz::{Authorizer, rbac::Rbac},
     reader::Reader,
     status::{ApiError, Result, Subject},
     user::UserInfo,
@@ -111,14 +125,29 @@ impl Chain {
     }
 }
 
-/// The built-in plug-ins, in kube-apiserver's order.
-pub(super) fn builtin(reader: &Reader, require_service_accounts: bool) -> Vec<Arc<dyn Admission>> {
+/// The built-in plug-ins, in kube-apiserver's order. What kube-apiserver checks before admission
+/// comes first.
+pub(super) fn builtin(
+    reader: &Reader,
+    require_service_accounts: bool,
+    rbac: &Rbac,
+    authorizer: &Arc<dyn Authorizer>,
+) -> Vec<Arc<dyn Admission>> {
     vec![
+        Arc::new(Escalation { rbac: rbac.clone(), authorizer: authorizer.clone() }),
         Arc::new(NamespaceLifecycle(reader.clone())),
+        Arc::new(LimitRanger(reader.clone())),
         Arc::new(ServiceAccounts { reader: reader.clone(), required: require_service_accounts }),
+        Arc::new(NodeRestriction(reader.clone())),
         Arc::new(TaintNodesByCondition),
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(DefaultStorageClass(reader.clone())),
+        Arc::new(PersistentVolumeClaimResize(reader.clone())),
+        Arc::new(RuntimeClasses(reader.clone())),
+        Arc::new(DefaultIngressClass(reader.clone())),
+        // The last one: it counts what all others let in.
+        Arc::new(ResourceQuotas::new(reader.clone())),
     ]
 }
 

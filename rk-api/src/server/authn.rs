@@ -1,20 +1,28 @@
 //! Authentication: who is asking.
 
+mod bootstrap_token;
 mod client_certificate;
+mod oidc;
+mod request_header;
 mod service_account;
 mod token_list;
+mod webhook;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use http::{header, request::Parts};
 
-pub(super) use self::service_account::ServiceAccountTokens;
+pub(super) use self::{bootstrap_token::BootstrapTokens, service_account::ServiceAccountTokens};
 pub use self::{
-    client_certificate::{ClientCertificates, PeerCertificate},
+    client_certificate::{ClientCertificates, PeerCertificate, UntrustedCertificate},
+    oidc::{Oidc, OidcConfig, OidcError},
+    request_header::{ProxyCertificate, RequestHeaders},
     token_list::TokenList,
+    webhook::WebhookTokens,
 };
 use super::user::UserInfo;
+pub use super::webhook::WebhookError;
 
 /// Tells who makes a request.
 ///
@@ -49,7 +57,14 @@ impl Authenticator for Union {
                 Err(error) => failure = Some(error),
             }
         }
-        failure.map_or(Ok(None), Err)
+        match failure {
+            Some(failure) => Err(failure),
+            // A token that is nobody's is wrong; no token at all is no mistake.
+            None if bearer_token(request).is_some() => {
+                Err(AuthenticationError("invalid bearer token".to_owned()))
+            }
+            None => Ok(None),
+        }
     }
 }
 

@@ -1,14 +1,24 @@
 //! Authorization: whether a user may do what they ask.
+//!
+//! By default the [Node authorizer](node) is asked first, then [RBAC](rbac), then whatever
+//! [`Builder::also_authorize`](super::Builder::also_authorize) added; the first with an opinion
+//! decides. Members of `system:masters` are never asked about.
 
-use std::fmt;
+pub(super) mod node;
+pub(super) mod rbac;
+mod webhook;
+
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+pub use self::webhook::WebhookAuthorizer;
 use super::{
     info::RequestInfo,
     status::{ApiError, Subject},
-    user::{AUTHENTICATED, MASTERS, UserInfo},
+    user::UserInfo,
 };
+use k8s_openapi::api::authorization::v1::{NonResourceRule, ResourceRule};
 
 /// What an authorizer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,55 +31,136 @@ pub enum Decision {
     NoOpinion(String),
 }
 
+/// What a user may do in a namespace, as far as an authorizer can tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UserRules {
+    /// What they may do with objects.
+    pub resources: Vec<ResourceRule>,
+    /// What they may do with other paths.
+    pub paths: Vec<NonResourceRule>,
+    /// Why there may be more than that; empty when this is all.
+    pub incomplete: String,
+}
+
 /// Decides whether a user may do something.
 ///
-/// It must not look at objects: at this point of a request none has been read.
+/// It must not look at the object of a request: at this point none has been read.
 #[async_trait]
 pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
     /// Decides about one request.
     async fn authorize(&self, user: &UserInfo, request: &RequestInfo) -> Decision;
-}
 
-/// Lets the members of `system:masters` and the cluster's own components do everything, and others
-/// read discovery and health.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SimpleRules;
+    /// The same decision, if it takes no waiting; `None` when it does. It spares a request the
+    /// cost of a future.
+    fn decide(&self, user: &UserInfo, request: &RequestInfo) -> Option<Decision> {
+        let _ = (user, request);
+        None
+    }
 
-/// Users and groups of a cluster's own components, which this simple authorizer trusts.
-const COMPONENTS: &[&str] = &["system:kube-scheduler", "system:kube-controller-manager"];
-const COMPONENT_GROUPS: &[&str] = &["system:nodes", "system:serviceaccounts:kube-system"];
+    /// Why it allows a request, for reviews; empty when it does not say.
+    fn reason(&self, user: &UserInfo, request: &RequestInfo) -> String {
+        let _ = (user, request);
+        String::new()
+    }
 
-/// Paths that everybody who is authenticated may read (the role `system:discovery`).
-const DISCOVERY: &[&str] = &["/api", "/apis", "/openapi", "/version"];
-
-#[async_trait]
-impl Authorizer for SimpleRules {
-    async fn authorize(&self, user: &UserInfo, request: &RequestInfo) -> Decision {
-        let component = COMPONENTS.contains(&user.name.as_str())
-            || COMPONENT_GROUPS.iter().any(|group| user.is_in(group));
-        if user.is_in(MASTERS) || component {
-            return Decision::Allow;
+    /// What the user may do in a namespace.
+    fn rules(&self, user: &UserInfo, namespace: &str) -> UserRules {
+        let _ = (user, namespace);
+        UserRules {
+            incomplete: "authorizer does not support user rule resolution".to_owned(),
+            ..UserRules::default()
         }
-        let reads_discovery = !request.is_resource
-            && request.verb == "get"
-            && user.is_in(AUTHENTICATED)
-            && DISCOVERY.iter().any(|path| {
-                let rest = request.path.strip_prefix(path);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            });
-        if reads_discovery { Decision::Allow } else { Decision::NoOpinion(String::new()) }
     }
 }
 
-/// Paths that are open to everybody, authenticated or not (the role `system:public-info-viewer`).
-pub fn is_public(request: &RequestInfo) -> bool {
-    let path = request.path.as_str();
-    !request.is_resource
-        && request.verb == "get"
-        && (path == "/version"
-            || ["/livez", "/readyz", "/healthz"].iter().any(|open| {
-                path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }))
+/// Lets everybody do everything (`--authorization-mode=AlwaysAllow`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AlwaysAllow;
+
+#[async_trait]
+impl Authorizer for AlwaysAllow {
+    async fn authorize(&self, _: &UserInfo, _: &RequestInfo) -> Decision {
+        Decision::Allow
+    }
+
+    fn decide(&self, _: &UserInfo, _: &RequestInfo) -> Option<Decision> {
+        Some(Decision::Allow)
+    }
+
+    fn rules(&self, _: &UserInfo, _: &str) -> UserRules {
+        let all = || vec!["*".to_owned()];
+        UserRules {
+            resources: vec![ResourceRule {
+                verbs: all(),
+                api_groups: Some(all()),
+                resources: Some(all()),
+                resource_names: None,
+            }],
+            paths: vec![NonResourceRule { verbs: all(), non_resource_urls: Some(all()) }],
+            incomplete: String::new(),
+        }
+    }
+}
+
+/// Asks several authorizers in turn: the first that allows or denies decides.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(pub Vec<Arc<dyn Authorizer>>);
+
+#[async_trait]
+impl Authorizer for Chain {
+    async fn authorize(&self, user: &UserInfo, request: &RequestInfo) -> Decision {
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            let decision = match authorizer.decide(user, request) {
+                Some(decision) => decision,
+                None => authorizer.authorize(user, request).await,
+            };
+            match decision {
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decision => return decision,
+            }
+        }
+        Decision::NoOpinion(joined(reasons))
+    }
+
+    fn decide(&self, user: &UserInfo, request: &RequestInfo) -> Option<Decision> {
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.decide(user, request)? {
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decision => return Some(decision),
+            }
+        }
+        Some(Decision::NoOpinion(joined(reasons)))
+    }
+
+    fn reason(&self, user: &UserInfo, request: &RequestInfo) -> String {
+        let mut reasons = self.0.iter().map(|authorizer| authorizer.reason(user, request));
+        reasons.find(|reason| !reason.is_empty()).unwrap_or_default()
+    }
+
+    fn rules(&self, user: &UserInfo, namespace: &str) -> UserRules {
+        let mut all = UserRules::default();
+        let mut incomplete = Vec::new();
+        for authorizer in &self.0 {
+            let rules = authorizer.rules(user, namespace);
+            all.resources.extend(rules.resources);
+            all.paths.extend(rules.paths);
+            incomplete.push(rules.incomplete);
+        }
+        incomplete.retain(|reason| !reason.is_empty());
+        all.incomplete = match incomplete.as_slice() {
+            [] => String::new(),
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        all
+    }
+}
+
+fn joined(mut reasons: Vec<String>) -> String {
+    reasons.retain(|reason| !reason.is_empty());
+    reasons.join("\n")
 }
 
 /// The 403 that tells what was refused, in Kubernetes' words.

@@ -1,5 +1,8 @@
 //! What every cluster has from the start: its namespaces, the API server's Service, the two
-//! priority classes of system components.
+//! priority classes of system components, the default roles and their bindings.
+
+pub(super) mod policy;
+mod rbac;
 
 use std::{
     sync::{Arc, Weak},
@@ -33,6 +36,28 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
     }
     Ok(())
+}
+
+/// Pause before the roles are written again after that failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Writes the default roles and bindings, and says so when they are there. As in kube-apiserver
+/// this happens while requests are answered already.
+pub(super) async fn roles(server: Weak<Inner>, shutdown: CancellationToken) {
+    loop {
+        let Some(server) = server.upgrade() else { return };
+        match rbac::ensure(&server).await {
+            Ok(()) => {
+                server.roles_ready.send_replace(true);
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "cannot create the default roles"),
+        }
+        drop(server);
+        if shutdown.run_until_cancelled(tokio::time::sleep(RETRY_AFTER)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// How often to look for what was deleted, as in kube-apiserver.

@@ -4,6 +4,10 @@
 //! keys. Reads are served from the tables. A read that must be consistent first asks the store how
 //! far its history goes and waits until the cache is there; for the embedded store this is one
 //! atomic load and rarely a wait.
+//!
+//! On a busy machine that task may not get its turn for long. So whoever needs the cache to be
+//! further than it is applies what the store has ready, and so does each writer: the cache cannot
+//! fall behind them.
 
 mod event;
 mod table;
@@ -15,6 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -22,13 +27,13 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use rk_store::{Range, Revision, Store, StoreError, Versioned, WatchBatch};
+use rk_store::{Range, Revision, Store, StoreError, Versioned, WatchBatch, WatchStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::{
     event::{Change, WatchEvent, frame},
-    table::{Page, Start, Table},
+    table::{Observer, Page, Start, Table},
     watcher::{Closed, Delivery, Watcher},
 };
 use super::{
@@ -48,9 +53,10 @@ const FRESH_WITHIN: Duration = Duration::from_secs(3);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// See the module's documentation.
-#[derive(Debug)]
 pub(super) struct Cache {
     store: Arc<dyn Store>,
+    /// The store's watch, while there is one. Locked for moments only.
+    feed: Mutex<Option<Feed>>,
     /// By prefix of keys.
     tables: HashMap<String, Arc<Table>, RandomState>,
     /// Every change up to here has been applied.
@@ -62,6 +68,24 @@ pub(super) struct Cache {
     announced: Mutex<HashMap<String, (Bytes, Facts), RandomState>>,
 }
 
+/// What of the store's history is still to be applied.
+struct Feed {
+    batches: WatchStream,
+    /// The following task's, which must be woken for what comes next, whoever looked last.
+    follower: Waker,
+    /// How the watch ended, if somebody else than the following task found out.
+    ended: Option<Result<(), StoreError>>,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache")
+            .field("store", &self.store)
+            .field("revision", &self.revision())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Cache {
     /// Loads all objects and starts to follow the store until `shutdown`.
     pub(super) async fn start(
@@ -71,13 +95,17 @@ impl Cache {
     ) -> Result<Arc<Self>, StoreError> {
         let mut tables: HashMap<_, _, RandomState> = HashMap::default();
         for resource in resources.iter().filter(|row| row.verbs.iter().any(|verb| verb == "get")) {
-            // Several versions of a kind share a prefix; the first is the one that is stored.
+            // Several versions of a kind share a prefix, and one of them is stored.
+            if !resource.strategy.is_shown_as_stored() {
+                continue;
+            }
             tables
                 .entry(resource.key_prefix.clone().into_owned())
                 .or_insert_with(|| Arc::new(Table::new(resource.clone())));
         }
         let cache = Arc::new(Self {
             store,
+            feed: Mutex::default(),
             tables,
             revision: AtomicU64::new(0),
             moved: Notify::new(),
@@ -118,6 +146,9 @@ impl Cache {
 
     /// Waits until the cache has reached `revision`.
     pub(super) async fn wait_for(&self, revision: u64) -> Result<u64> {
+        if self.revision() < revision {
+            self.catch_up_with(self.feed.lock().as_mut());
+        }
         if self.revision() >= revision {
             return Ok(self.revision());
         }
@@ -134,6 +165,22 @@ impl Cache {
         tokio::time::timeout(FRESH_WITHIN, reached)
             .await
             .map_err(|_| ApiError::version_ahead(revision, self.revision()))
+    }
+
+    /// Applies what the store has ready, unless somebody else is doing so.
+    pub(super) fn catch_up(&self) {
+        if let Some(mut feed) = self.feed.try_lock() {
+            self.catch_up_with(feed.as_mut());
+        }
+    }
+
+    fn catch_up_with(&self, feed: Option<&mut Feed>) {
+        let Some(feed) = feed.filter(|feed| feed.ended.is_none()) else { return };
+        let follower = feed.follower.clone();
+        if let Poll::Ready(ended) = self.poll_feed(feed, &mut Context::from_waker(&follower)) {
+            feed.ended = Some(ended);
+            follower.wake();
+        }
     }
 
     /// Says what a value that is about to be written holds. When the write fails, the announcement
@@ -216,18 +263,38 @@ impl Cache {
                 () = tokio::time::sleep(RETRY_AFTER) => {}
             }
         }
+        *self.feed.lock() = None;
         self.close_watches();
     }
 
     async fn follow_from(&self, from: &mut Revision) -> Result<(), StoreError> {
-        let mut batches = self.store.watch(ROOT, *from).await?;
-        while let Some(batch) = batches.next().await {
-            let batch = batch?;
-            let reached = batch.revision;
-            self.apply(batch);
-            *from = reached.max(*from);
+        let batches = self.store.watch(ROOT, *from).await?;
+        let feed = Feed { batches, follower: Waker::noop().clone(), ended: None };
+        *self.feed.lock() = Some(feed);
+        let ended = std::future::poll_fn(|cx| {
+            let mut feed = self.feed.lock();
+            let Some(feed) = feed.as_mut() else { return Poll::Ready(Ok(())) };
+            feed.follower.clone_from(cx.waker());
+            match feed.ended.take() {
+                Some(ended) => Poll::Ready(ended),
+                None => self.poll_feed(feed, cx),
+            }
+        })
+        .await;
+        *self.feed.lock() = None;
+        *from = Revision(self.revision());
+        ended
+    }
+
+    /// Applies what the store has ready; ready itself when the watch has ended.
+    fn poll_feed(&self, feed: &mut Feed, cx: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
+        loop {
+            match ready!(feed.batches.poll_next_unpin(cx)) {
+                Some(Ok(batch)) => self.apply(batch),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(())),
+            }
         }
-        Ok(())
     }
 
     fn apply(&self, batch: WatchBatch) {

@@ -56,7 +56,7 @@ impl Filter {
                     return Err(ApiError::bad_request(refused));
                 }
                 fields.push(Requirement {
-                    field: requirement.field.clone(),
+                    field: resource.strategy.stored_field(&requirement.field).to_owned(),
                     equal: requirement.operator == FieldOperator::Equals,
                     value: requirement.value.clone(),
                 });

@@ -5,6 +5,7 @@ mod list;
 mod nonresource;
 mod patch;
 mod pods;
+mod reviews;
 mod scale;
 mod streams;
 mod tokens;
@@ -53,19 +54,19 @@ impl tower::Service<Req> for Handler {
             let answer = match Context::new(request) {
                 Ok((context, body, extensions)) => {
                     let call = Call { server: &server, context: &context };
-                    let result = call.answer(body, extensions).await;
-                    result.map(|mut response| {
-                        for warning in context.warnings.headers() {
-                            if let Ok(value) = HeaderValue::from_str(&warning) {
-                                response.headers_mut().append(header::WARNING, value);
-                            }
+                    let answer = call.answer(body, extensions).await;
+                    let mut response =
+                        answer.unwrap_or_else(|error| body::failure(&headers, &error));
+                    for warning in context.warnings.headers() {
+                        if let Ok(value) = HeaderValue::from_str(&warning) {
+                            response.headers_mut().append(header::WARNING, value);
                         }
-                        response
-                    })
+                    }
+                    response
                 }
-                Err(error) => Err(error),
+                Err(error) => body::failure(&headers, &error),
             };
-            Ok(answer.unwrap_or_else(|error| body::failure(&headers, &error)))
+            Ok(answer)
         })
     }
 }
@@ -92,7 +93,7 @@ impl<'a> Call<'a> {
             return Err(ApiError::method_not_allowed());
         }
         let subresource = self.subresource(resource)?;
-        let has = |verbs: &[std::borrow::Cow<'static, str>]| verbs.iter().any(|v| v == info.verb);
+        let has = |verbs: &[std::borrow::Cow<'static, str>]| verbs.contains(&info.verb);
         let allowed = match subresource {
             Some(subresource) => has(&subresource.verbs),
             None => has(&resource.verbs),
@@ -100,15 +101,24 @@ impl<'a> Call<'a> {
         if !allowed {
             return Err(ApiError::method_not_allowed());
         }
+        if let Some(deprecation) = resource.strategy.deprecation()
+            // A subresource of another kind is not what is deprecated.
+            && subresource.is_none_or(|subresource| subresource.kind == resource.kind)
+        {
+            self.context.warnings.add(deprecation);
+        }
         if let Some(subresource) = subresource {
             return self.on_subresource(resource, subresource, body, extensions).await;
         }
-        match info.verb {
+        match info.verb.as_ref() {
             "get" => self.get(resource).await,
             "list" => self.list(resource).await,
             "watch" => self.watch(resource).await,
             "create" if resource.kind == "Binding" && resource.group.is_empty() => {
                 self.bind(resource, body::read(&mut body).await?).await
+            }
+            "create" if reviews::is_review(resource) => {
+                self.review(resource, body::read(&mut body).await?).await
             }
             "create" => self.create(resource, body::read(&mut body).await?).await,
             "update" => self.update(resource, body::read(&mut body).await?).await,
@@ -128,7 +138,7 @@ impl<'a> Call<'a> {
         mut body: RequestBody,
         extensions: http::Extensions,
     ) -> Result<Response<ResponseBody>> {
-        let verb = self.context.info().verb;
+        let verb = self.context.info().verb.as_ref();
         match (subresource.name.as_ref(), verb) {
             _ if self.part() != Part::Main && verb == "get" => self.get(resource).await,
             _ if self.part() != Part::Main && verb == "update" => {
@@ -163,7 +173,7 @@ impl<'a> Call<'a> {
             if named {
                 return Err(ApiError::no_such_path());
             }
-            if !["list", "watch"].contains(&info.verb) {
+            if !["list", "watch"].contains(&info.verb.as_ref()) {
                 return Err(ApiError::method_not_allowed());
             }
         }

@@ -1,5 +1,7 @@
 //! What a request is about, read from its method and path alone.
 
+use std::borrow::Cow;
+
 use http::Method;
 
 use super::status::{ApiError, Result};
@@ -12,8 +14,8 @@ pub struct RequestInfo {
     /// The decoded path.
     pub path: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; the
-    /// method in lower case for other paths.
-    pub verb: &'static str,
+    /// method in lower case for other paths. Reviews may ask about any verb.
+    pub verb: Cow<'static, str>,
     /// The group; empty for core.
     pub group: String,
     /// The version.
@@ -28,6 +30,8 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource, as in `services/x/proxy/a/b`.
     pub rest: Vec<String>,
+    /// The field selector of a list, watch or deletecollection, as the query has it.
+    pub field_selector: String,
 }
 
 impl RequestInfo {
@@ -41,7 +45,7 @@ impl RequestInfo {
     ) -> Result<Self> {
         let path = percent_decode(path)
             .ok_or_else(|| ApiError::bad_request("the path is not valid percent-encoded UTF-8"))?;
-        let mut info = Self { verb: method_in_lower_case(method), ..Self::default() };
+        let mut info = Self { verb: method_in_lower_case(method).into(), ..Self::default() };
         info.read_path(method, &path, watch, selected_name);
         info.path = path;
         Ok(info)
@@ -69,11 +73,12 @@ impl RequestInfo {
             Method::PATCH => "patch",
             Method::DELETE => "delete",
             _ => "",
-        };
+        }
+        .into();
         // The deprecated form of watching, still used by old clients: /api/v1/watch/pods.
         let legacy_watch = parts.len() > 1 && parts[0] == "watch";
         if legacy_watch {
-            self.verb = "watch";
+            self.verb = "watch".into();
             parts = &parts[1..];
         }
         if let ["namespaces", namespace, rest @ ..] = parts {
@@ -88,13 +93,13 @@ impl RequestInfo {
         self.subresource = parts.get(2).map(|part| (*part).to_owned()).unwrap_or_default();
         self.rest = parts.iter().skip(3).map(|part| (*part).to_owned()).collect();
         if self.name.is_empty() && self.verb == "get" {
-            self.verb = if watch { "watch" } else { "list" };
+            self.verb = if watch { "watch" } else { "list" }.into();
         }
         if self.name.is_empty() && self.verb == "delete" {
-            self.verb = "deletecollection";
+            self.verb = "deletecollection".into();
         }
         if self.name.is_empty()
-            && ["list", "watch", "deletecollection"].contains(&self.verb)
+            && self.is_collection()
             && let Some(name) = selected
         {
             self.name = name.to_owned();
@@ -103,7 +108,7 @@ impl RequestInfo {
 
     /// Whether the path names a collection: the name, if any, came from a field selector.
     pub fn is_collection(&self) -> bool {
-        ["list", "watch", "deletecollection"].contains(&self.verb)
+        ["list", "watch", "deletecollection"].contains(&self.verb.as_ref())
     }
 
     /// `pods` or `pods/log`.
@@ -155,8 +160,12 @@ mod tests {
     #[track_caller]
     fn check(method: Method, path: &str, verb: &str, namespace: &str, resource: &str, name: &str) {
         let info = RequestInfo::parse(&method, path, false, None).unwrap();
-        let found =
-            (info.verb, info.namespace.as_str(), info.resource_and_subresource(), info.name);
+        let found = (
+            info.verb.as_ref(),
+            info.namespace.as_str(),
+            info.resource_and_subresource(),
+            info.name,
+        );
         assert_eq!(found, (verb, namespace, resource.to_owned(), name.to_owned()), "{path}");
     }
 

@@ -75,7 +75,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts one request.
     pub(super) fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
-        let verb = match info.verb {
+        let verb = match info.verb.as_ref() {
             "create" | "post" => "POST",
             "update" | "put" => "PUT",
             "get" => "GET",

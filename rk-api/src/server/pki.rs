@@ -14,10 +14,14 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::{
-    RootCertStore, ServerConfig,
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 
 use super::token::{TokenKey, TokenKeyError};
@@ -256,8 +260,16 @@ impl Pki {
 }
 
 /// TLS of a server. Cloning shares it.
+///
+/// Every client may show a certificate. Whose it is, is found out once for each connection: of a
+/// client's authority, of a proxy's, or of none. A request with the last is refused with a 401, as
+/// in kube-apiserver, and not the connection.
 #[derive(Clone, Debug)]
-pub struct ServerTls(pub(super) Arc<ServerConfig>);
+pub struct ServerTls {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) clients: Arc<dyn ClientCertVerifier>,
+    pub(super) proxies: Option<Arc<dyn ClientCertVerifier>>,
+}
 
 impl ServerTls {
     /// TLS with this certificate; clients may show certificates of the authority `client_ca_pem`.
@@ -265,31 +277,91 @@ impl ServerTls {
     /// # Errors
     /// When they are not usable.
     pub fn new(identity: &Identity, client_ca_pem: &str) -> Result<Self, PkiError> {
-        let tls = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
         let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
             .collect::<Result<_, _>>()
-            .map_err(|error| tls(&error))?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(identity.key_pem.as_bytes())
-            .map_err(|error| tls(&error))?;
-        let provider = Arc::new(ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(client_ca_pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| tls(&error))?;
-            roots.add(certificate).map_err(|error| tls(&error))?;
-        }
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| tls(&error))?;
-        let mut config = ServerConfig::builder_with_provider(provider)
+            .map_err(tls_error)?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(tls_error)?;
+        let clients = verifier(client_ca_pem)?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| tls(&error))?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, PrivateKeyDer::Pkcs8(key))
-            .map_err(|error| tls(&error))?;
+            .map_err(tls_error)?
+            .with_client_cert_verifier(Arc::new(AnyCertificate(clients.clone())))
+            .with_single_cert(chain, key)
+            .map_err(tls_error)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), clients, proxies: None })
+    }
+
+    /// Also takes certificates of proxies, whose authority this is
+    /// (`--requestheader-client-ca-file`).
+    ///
+    /// # Errors
+    /// When it is not usable.
+    pub fn with_proxies(mut self, ca_pem: &str) -> Result<Self, PkiError> {
+        self.proxies = Some(verifier(ca_pem)?);
+        Ok(self)
+    }
+}
+
+fn tls_error(error: impl std::fmt::Display) -> PkiError {
+    PkiError::Tls(error.to_string())
+}
+
+/// Who verifies the certificates of an authority's clients.
+fn verifier(ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate.map_err(tls_error)?).map_err(tls_error)?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(tls_error)
+}
+
+/// Takes every certificate whose key the client has; who signed it is looked at afterwards.
+#[derive(Debug)]
+struct AnyCertificate(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AnyCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    // No hints: a client may have a certificate of any of several authorities.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

@@ -142,11 +142,24 @@ impl Registry {
         let ttl = (target.resource.plural == "events").then_some(EVENT_TTL);
         self.cache.announce(&key, &stored, facts.clone());
         match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
-            Ok(revision) => Ok(Arc::new(table.object(key.into(), stored, revision.0, facts))),
+            Ok(revision) => {
+                self.cache.catch_up();
+                self.in_force(target, revision).await;
+                Ok(Arc::new(table.object(key.into(), stored, revision.0, facts)))
+            }
             Err(error) => {
                 self.cache.withdraw(&key);
                 Err(error.into())
             }
+        }
+    }
+
+    /// A change of roles or bindings counts for the request that follows its answer: it waits until
+    /// the cache, which authorization follows, has it.
+    async fn in_force(&self, target: &Target<'_>, revision: Revision) {
+        if target.resource.group == super::authz::rbac::GROUP {
+            // The write has happened; a slow store only makes it count a little later.
+            let _ = self.cache.wait_for(revision.0).await;
         }
     }
 

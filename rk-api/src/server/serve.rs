@@ -11,12 +11,21 @@ use hyper_util::{
         graceful::{GracefulShutdown, Watcher},
     },
 };
+use rustls::{
+    pki_types::{CertificateDer, UnixTime},
+    server::danger::ClientCertVerifier,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::{ApiServer, authn::PeerCertificate, pki::ServerTls};
+use super::{
+    ApiServer,
+    authn::{PeerCertificate, ProxyCertificate, UntrustedCertificate},
+    pki::ServerTls,
+};
+use crate::clock;
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -35,7 +44,7 @@ impl ApiServer {
     /// Serves HTTPS until `shutdown`: then watches end, and other requests are finished, for ten
     /// seconds at most.
     pub async fn serve(&self, listener: TcpListener, tls: ServerTls, shutdown: CancellationToken) {
-        let acceptor = TlsAcceptor::from(tls.0);
+        let acceptor = TlsAcceptor::from(tls.config.clone());
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
@@ -49,6 +58,7 @@ impl ApiServer {
                         self.clone(),
                         stream,
                         acceptor.clone(),
+                        tls.clone(),
                         graceful.watcher(),
                     );
                     tokio::spawn(connection);
@@ -71,6 +81,7 @@ async fn serve_connection(
     server: ApiServer,
     stream: TcpStream,
     acceptor: TlsAcceptor,
+    tls: ServerTls,
     graceful: Watcher,
 ) {
     // Small answers must not wait for the acknowledgement of the one before.
@@ -83,14 +94,12 @@ async fn serve_connection(
         }
         Err(_) => return,
     };
-    let certificates = stream.get_ref().1.peer_certificates();
-    let certificate = certificates
-        .and_then(<[_]>::first)
-        .map(|certificate| PeerCertificate(Arc::from(certificate.as_ref())));
+    let mut shown = http::Extensions::new();
+    if let Some(certificates) = stream.get_ref().1.peer_certificates() {
+        note_certificate(&tls, certificates, &mut shown);
+    }
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(certificate) = &certificate {
-            request.extensions_mut().insert(certificate.clone());
-        }
+        request.extensions_mut().extend(shown.clone());
         server.clone().call(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -103,5 +112,24 @@ async fn serve_connection(
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     if let Err(error) = graceful.watch(connection).await {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// Says of the certificate that a client showed whose it is.
+fn note_certificate(tls: &ServerTls, shown: &[CertificateDer<'_>], out: &mut http::Extensions) {
+    let Some((certificate, intermediates)) = shown.split_first() else { return };
+    let seconds = u64::try_from(clock::now().as_second()).unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let is_of = |authority: &Arc<dyn ClientCertVerifier>| {
+        authority.verify_client_cert(certificate, intermediates, now).is_ok()
+    };
+    let bytes: Arc<[u8]> = Arc::from(certificate.as_ref());
+    if tls.proxies.as_ref().is_some_and(is_of) {
+        out.insert(ProxyCertificate(bytes.clone()));
+    }
+    if is_of(&tls.clients) {
+        out.insert(PeerCertificate(bytes));
+    } else {
+        out.insert(UntrustedCertificate);
     }
 }

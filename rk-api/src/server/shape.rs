@@ -1,6 +1,6 @@
 //! Objects in the shape that a client asks for: as they are, as a Table, or their metadata alone.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{clock, resources::Resource};
 
 use super::{
     negotiate::{MetaVersion, Shape},
-    object::{CachedObject, write_number},
+    object::{CachedObject, Stored, write_number},
     query::Query,
     status::{ApiError, Result},
 };
@@ -69,6 +69,24 @@ pub(super) struct Shaper {
 }
 
 impl Shaper {
+    /// Whether objects are sent as they are stored, or converted first.
+    pub(super) fn is_as_stored(&self) -> bool {
+        self.resource.strategy.is_shown_as_stored()
+    }
+
+    /// The object's bytes as this version of its kind shows them.
+    fn shown<'a>(&self, object: &'a CachedObject) -> Cow<'a, Stored> {
+        if self.is_as_stored() {
+            return Cow::Borrowed(&object.stored);
+        }
+        let shown = self.resource.strategy.shown(object.stored.bytes());
+        match shown.map(|shown| Stored::new(shown.into_owned().into())) {
+            Ok(Some(shown)) => Cow::Owned(shown),
+            // What is stored was encoded from a type: it always has another form.
+            Ok(None) | Err(_) => Cow::Borrowed(&object.stored),
+        }
+    }
+
     /// One object.
     pub(super) fn object(
         &self,
@@ -78,8 +96,10 @@ impl Shaper {
         out: &mut Vec<u8>,
     ) {
         match self.shape {
-            Shape::Object => object.stored.write(revision, out),
-            Shape::Metadata(version) => write_partial(object, revision, version, out),
+            Shape::Object => self.shown(object).write(revision, out),
+            Shape::Metadata(version) => {
+                write_partial(&self.shown(object), revision, version, out);
+            }
             Shape::Table(version) => {
                 let meta = ListMeta { revision, ..ListMeta::default() };
                 self.table(&[(object, revision)], &meta, version, headers, out);
@@ -100,7 +120,7 @@ impl Shaper {
                     if at > 0 {
                         out.push(b',');
                     }
-                    item.stored.write_item(item.revision, &mut out);
+                    self.shown(item).write_item(item.revision, &mut out);
                 }
                 out.extend_from_slice(b"]}");
             }
@@ -111,7 +131,7 @@ impl Shaper {
                     if at > 0 {
                         out.push(b',');
                     }
-                    write_partial(item, item.revision, version, &mut out);
+                    write_partial(&self.shown(item), item.revision, version, &mut out);
                 }
                 out.extend_from_slice(b"]}");
             }
@@ -171,8 +191,8 @@ impl Shaper {
             out.extend_from_slice(b",\"object\":");
             match self.include {
                 Include::None => out.extend_from_slice(b"null"),
-                Include::Metadata => write_partial(object, *revision, version, out),
-                Include::Object => object.stored.write(*revision, out),
+                Include::Metadata => write_partial(&self.shown(object), *revision, version, out),
+                Include::Object => self.shown(object).write(*revision, out),
             }
             out.push(b'}');
         }
@@ -220,10 +240,10 @@ fn write_head(kind: &str, api_version: &str, meta: &ListMeta, out: &mut Vec<u8>)
     out.push(b'}');
 }
 
-fn write_partial(object: &CachedObject, revision: u64, version: MetaVersion, out: &mut Vec<u8>) {
+fn write_partial(object: &Stored, revision: u64, version: MetaVersion, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
     out.extend_from_slice(version.api_version().as_bytes());
     out.extend_from_slice(b"\",\"metadata\":");
-    out.extend_from_slice(&object.stored.metadata(revision).unwrap_or_else(|| b"{}".to_vec()));
+    out.extend_from_slice(&object.metadata(revision).unwrap_or_else(|| b"{}".to_vec()));
     out.push(b'}');
 }

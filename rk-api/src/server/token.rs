@@ -1,40 +1,47 @@
-//! Service-account tokens: JSON Web Tokens (RFC 7519) signed with ES256.
+//! Service-account tokens: JSON Web Tokens (RFC 7519) signed with ES256 or RS256.
 
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
     rand::SystemRandom,
-    signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
-        UnparsedPublicKey,
-    },
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
 };
+use rustls::pki_types::pem::{PemObject, SectionKind};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use serde_json::{Value, json};
+
+use super::jwt::{Parts, VerifyingKey};
 
 /// Who issues the tokens of a cluster, unless it says otherwise.
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// A key that signs service-account tokens. Cloning shares it.
+/// A key that signs service-account tokens, and the keys whose tokens are taken. Cloning shares it.
+///
+/// To change keys without refusing the tokens that are out there, sign with the new one and
+/// [verify](Self::also_verifying) with the old one too until those have expired.
 #[derive(Clone)]
-pub struct TokenKey(Arc<Inner>);
-
-struct Inner {
-    key: EcdsaKeyPair,
-    id: String,
+pub struct TokenKey {
+    key: Arc<Signer>,
     issuer: String,
+    /// The signing key's public half first.
+    verifying: Vec<VerifyingKey>,
+}
+
+enum Signer {
+    P256(EcdsaKeyPair),
+    Rsa(RsaKeyPair),
 }
 
 impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenKey").field("id", &self.0.id).finish_non_exhaustive()
+        f.debug_struct("TokenKey").field("verifying", &self.verifying).finish_non_exhaustive()
     }
 }
 
 /// Why a key is not usable.
 #[derive(Debug, thiserror::Error)]
-#[error("the service-account key is no P-256 key in PKCS #8: {0}")]
+#[error("the service-account key is neither a P-256 nor an RSA key: {0}")]
 pub struct TokenKeyError(String);
 
 /// What a token says.
@@ -78,22 +85,75 @@ pub(super) struct Bound {
     pub(super) uid: String,
 }
 
-#[derive(Debug, Deserialize)]
-struct Header {
-    alg: String,
-}
-
 impl TokenKey {
     /// A key from its PKCS #8 form.
     ///
     /// # Errors
-    /// When it is no P-256 key.
+    /// When it is neither a P-256 nor an RSA key.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, TokenKeyError> {
-        let key =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new())
-                .map_err(|error| TokenKeyError(error.to_string()))?;
-        let id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.public_key().as_ref()));
-        Ok(Self(Arc::new(Inner { key, id, issuer: DEFAULT_ISSUER.to_owned() })))
+        let p256 =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new());
+        let signer = match p256 {
+            Ok(key) => Signer::P256(key),
+            Err(_) => {
+                let key = RsaKeyPair::from_pkcs8(der);
+                Signer::Rsa(key.map_err(|error| TokenKeyError(error.to_string()))?)
+            }
+        };
+        Ok(Self::of(signer))
+    }
+
+    /// A private key from PEM, in PKCS #8 or, for RSA, PKCS #1.
+    ///
+    /// # Errors
+    /// When there is none, or it is neither a P-256 nor an RSA key.
+    pub fn from_pem(pem: &str) -> Result<Self, TokenKeyError> {
+        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes()) {
+            let (kind, der) = section.map_err(|error| TokenKeyError(error.to_string()))?;
+            match kind {
+                SectionKind::PrivateKey => return Self::from_pkcs8(&der),
+                SectionKind::RsaPrivateKey => {
+                    let key = RsaKeyPair::from_der(&der);
+                    let key = key.map_err(|error| TokenKeyError(error.to_string()))?;
+                    return Ok(Self::of(Signer::Rsa(key)));
+                }
+                _ => {}
+            }
+        }
+        Err(TokenKeyError("there is no private key in PKCS #8 or PKCS #1".to_owned()))
+    }
+
+    fn of(signer: Signer) -> Self {
+        let public = match &signer {
+            Signer::P256(key) => VerifyingKey::of_p256(key),
+            Signer::Rsa(key) => VerifyingKey::of_rsa(key),
+        };
+        Self { key: Arc::new(signer), issuer: DEFAULT_ISSUER.to_owned(), verifying: vec![public] }
+    }
+
+    /// The same key in the name of another issuer (`--service-account-issuer`).
+    #[must_use]
+    pub fn with_issuer(mut self, issuer: &str) -> Self {
+        issuer.clone_into(&mut self.issuer);
+        self
+    }
+
+    /// The same key, with the tokens of these taken too (`--service-account-key-file`): public
+    /// keys, certificates or private keys in PEM.
+    ///
+    /// # Errors
+    /// When there is no key in the text, or one of an unknown kind.
+    pub fn also_verifying(mut self, pem: &str) -> Result<Self, TokenKeyError> {
+        let mut keys = VerifyingKey::from_pem(pem).map_err(TokenKeyError)?;
+        if keys.is_empty() {
+            keys = Self::from_pem(pem)?.verifying;
+        }
+        for key in keys {
+            if !self.verifying.contains(&key) {
+                self.verifying.push(key);
+            }
+        }
+        Ok(self)
     }
 
     /// A new key.
@@ -109,7 +169,7 @@ impl TokenKey {
 
     /// Who issues its tokens.
     pub fn issuer(&self) -> &str {
-        &self.0.issuer
+        &self.issuer
     }
 
     /// A token of a service account that is kept in a Secret. It is good for as long as the account
@@ -142,39 +202,69 @@ impl TokenKey {
         })
     }
 
+    /// The keys whose tokens are taken, as a JWK set (RFC 7517).
+    pub(super) fn jwks(&self) -> Value {
+        json!({ "keys": self.verifying.iter().map(VerifyingKey::jwk).collect::<Vec<_>>() })
+    }
+
+    /// What tells others how to verify tokens (OpenID Connect Discovery 1.0), given where the keys
+    /// are found.
+    pub(super) fn discovery(&self, jwks_uri: &str) -> Value {
+        let mut algorithms: Vec<&str> =
+            self.verifying.iter().map(VerifyingKey::algorithm).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
+        json!({
+            "issuer": self.issuer,
+            "jwks_uri": jwks_uri,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": algorithms,
+        })
+    }
+
     /// A token of these claims; `None` when the system has no randomness.
     pub(super) fn sign(&self, claims: &Claims) -> Option<String> {
-        let header = serde_json::json!({ "alg": "ES256", "kid": self.0.id });
+        let public = self.verifying.first()?;
+        let header = json!({ "alg": public.algorithm(), "kid": public.id });
         let claims = serde_json::to_vec(claims).ok()?;
         let mut token = format!(
             "{}.{}",
             URL_SAFE_NO_PAD.encode(header.to_string()),
             URL_SAFE_NO_PAD.encode(claims)
         );
-        let signature = self.0.key.sign(&SystemRandom::new(), token.as_bytes()).ok()?;
+        let random = SystemRandom::new();
+        let signature = match &*self.key {
+            Signer::P256(key) => {
+                URL_SAFE_NO_PAD.encode(key.sign(&random, token.as_bytes()).ok()?.as_ref())
+            }
+            Signer::Rsa(key) => {
+                let mut signature = vec![0; key.public().modulus_len()];
+                key.sign(&RSA_PKCS1_SHA256, &random, token.as_bytes(), &mut signature).ok()?;
+                URL_SAFE_NO_PAD.encode(signature)
+            }
+        };
         token.push('.');
-        token.push_str(&URL_SAFE_NO_PAD.encode(signature.as_ref()));
+        token.push_str(&signature);
         Some(token)
     }
 
-    /// What a token says, if this key signed it and its issuer is ours. Whether it has expired, and
-    /// whether what it is bound to still exists, is for the caller to see.
-    pub(super) fn verify(&self, token: &str) -> Result<Claims, String> {
-        let (signed, signature) = token.rsplit_once('.').ok_or("it has no signature")?;
-        let (header, claims) = signed.split_once('.').ok_or("it has no claims")?;
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|error| error.to_string());
-        let header: Header =
-            serde_json::from_slice(&decode(header)?).map_err(|error| error.to_string())?;
-        // The algorithm is ours to choose, not the token's.
-        if header.alg != "ES256" {
-            return Err(format!("its algorithm is {}", header.alg));
+    /// Whether a token says that it is of this issuer: others are none of ours.
+    pub(super) fn issued(&self, token: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Issued {
+            #[serde(rename = "iss", default)]
+            issuer: String,
         }
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.0.key.public_key().as_ref())
-            .verify(signed.as_bytes(), &decode(signature)?)
-            .map_err(|_| "its signature is wrong")?;
-        let claims: Claims =
-            serde_json::from_slice(&decode(claims)?).map_err(|error| error.to_string())?;
-        if claims.issuer != self.0.issuer {
+        let claims = Parts::read(token).and_then(|parts| parts.claims::<Issued>());
+        claims.is_ok_and(|claims| claims.issuer == self.issuer)
+    }
+
+    /// What a token says, if one of our keys signed it and its issuer is ours. Whether it has
+    /// expired, and whether what it is bound to still exists, is for the caller to see.
+    pub(super) fn verify(&self, token: &str) -> Result<Claims, String> {
+        let claims: Claims = Parts::read(token)?.verified(&self.verifying)?;
+        if claims.issuer != self.issuer {
             return Err(format!("its issuer is {}", claims.issuer));
         }
         Ok(claims)
@@ -199,5 +289,39 @@ mod tests {
         for text in ["", ".", "..", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
             assert!(key.verify(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn tokens_of_a_former_key_are_taken_while_it_is_known() {
+        let (old, new) = (rcgen::KeyPair::generate().unwrap(), TokenKey::generate().unwrap());
+        let former = TokenKey::from_pem(&old.serialize_pem()).unwrap();
+        let claims = Claims { issuer: new.issuer().to_owned(), ..Claims::default() };
+        let token = former.sign(&claims).unwrap();
+        assert!(new.verify(&token).is_err());
+        for pem in [old.public_key_pem(), old.serialize_pem()] {
+            let both = new.clone().also_verifying(&pem).unwrap();
+            assert_eq!(both.verify(&token), Ok(claims.clone()));
+            assert_eq!(both.verify(&new.sign(&claims).unwrap()), Ok(claims.clone()));
+            assert_eq!(both.jwks()["keys"].as_array().unwrap().len(), 2);
+        }
+        assert!(new.clone().also_verifying("nothing").is_err());
+    }
+
+    #[test]
+    fn a_key_is_the_same_in_all_its_forms() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let key = TokenKey::from_pem(&pair.serialize_pem()).unwrap();
+        let [pem] = VerifyingKey::from_pem(&pair.public_key_pem()).unwrap().try_into().unwrap();
+        assert_eq!(key.verifying[0], pem);
+        assert_eq!(VerifyingKey::from_jwk(&pem.jwk()).unwrap(), pem);
+    }
+
+    #[test]
+    fn another_issuer_is_another_cluster() {
+        let key = TokenKey::generate().unwrap();
+        let other = key.clone().with_issuer("api");
+        let token = other.sign(&Claims { issuer: "api".into(), ..Claims::default() }).unwrap();
+        assert!(other.issued(&token) && !key.issued(&token));
+        assert!(other.verify(&token).is_ok() && key.verify(&token).is_err());
     }
 }

@@ -8,6 +8,9 @@ pub(super) const MASTERS: &str = "system:masters";
 /// The group of all who proved who they are.
 pub(super) const AUTHENTICATED: &str = "system:authenticated";
 
+/// The group of all who did not.
+pub(super) const UNAUTHENTICATED: &str = "system:unauthenticated";
+
 /// The name of those who did not say who they are.
 pub(super) const ANONYMOUS: &str = "system:anonymous";
 
@@ -37,6 +40,33 @@ impl UserInfo {
     /// The administrator as which in-process clients act.
     pub fn admin() -> Self {
         Self::new("system:admin", [MASTERS])
+    }
+
+    /// A node's agent.
+    pub fn node(name: &str) -> Self {
+        Self::new(&format!("system:node:{name}"), ["system:nodes"])
+    }
+
+    /// A service account, as its tokens name it.
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        Self {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            groups: vec![
+                "system:serviceaccounts".to_owned(),
+                format!("system:serviceaccounts:{namespace}"),
+                AUTHENTICATED.to_owned(),
+            ],
+            ..Self::default()
+        }
+    }
+
+    /// Somebody who did not say who they are.
+    pub fn anonymous() -> Self {
+        Self {
+            name: ANONYMOUS.to_owned(),
+            groups: vec![UNAUTHENTICATED.to_owned()],
+            ..Self::default()
+        }
     }
 
     /// Whether the user is in a group.

@@ -136,17 +136,18 @@ impl WatchBody {
 
     fn pending_chunk(&mut self) -> Bytes {
         // One event alone is shared with all other watchers, not copied.
-        let plain = self.parts.shaper.shape == Shape::Object;
+        let shaper = &self.parts.shaper;
+        let plain = shaper.shape == Shape::Object && shaper.is_as_stored();
         if plain
             && self.pending.len() == 1
             && let Some((change, event)) = self.pending.pop_front()
         {
-            return event.frame(change);
+            return event.frame(change).clone();
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES);
         while let Some((change, event)) = self.pending.pop_front() {
             if plain {
-                out.extend_from_slice(&event.frame(change));
+                out.extend_from_slice(event.frame(change));
             } else if let Some(object) = event.subject(change) {
                 self.write(change, object, event.revision, &mut out);
             }

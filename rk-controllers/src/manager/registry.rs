@@ -5,9 +5,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    controller::Controller, deployment, endpoints, endpointslice, endpointslice_mirroring,
-    garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca,
-    service_account, service_account_tokens, taint_eviction,
+    clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
+    endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
+    replicaset, root_ca, service_account, service_account_tokens, taint_eviction,
 };
 
 /// A controller that a manager can start.
@@ -22,6 +22,14 @@ pub(super) struct Entry {
 
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
+    entry(
+        "clusterrole-aggregation-controller",
+        "clusterrole-aggregation",
+        &[("rbac.authorization.k8s.io/v1", "clusterroles")],
+        |name, context, token| {
+            run(clusterrole_aggregation::controller(name, context), context, token)
+        },
+    ),
     entry(
         "deployment-controller",
         "deployment",
@@ -113,6 +121,25 @@ pub(super) const REGISTRY: &[Entry] = &[
         |name, context, token| run(taint_eviction::controller(name, context), context, token),
     ),
 ];
+
+/// The service account in kube-system whose role lets a controller do its work; `None` for those
+/// that work with the manager's own rights.
+pub(super) fn account(name: &str) -> Option<&str> {
+    Some(match name {
+        "endpoints-controller" => "endpoint-controller",
+        "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
+        "garbage-collector-controller" => "generic-garbage-collector",
+        "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => {
+            "node-controller"
+        }
+        "pod-garbage-collector-controller" => "pod-garbage-collector",
+        "replicationcontroller-controller" => "replication-controller",
+        "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
+        "serviceaccount-controller" => "service-account-controller",
+        "serviceaccount-token-controller" => return None,
+        same => same,
+    })
+}
 
 const fn entry(
     name: &'static str,

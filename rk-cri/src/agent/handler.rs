@@ -2,14 +2,19 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
+use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{
-    api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Probe},
+    api::core::v1::{Container, GRPCAction, HTTPGetAction, LifecycleHandler, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::{Io, Runtime, RuntimeError};
+
+mod grpc;
+mod http;
+
+/// How to connect to an address; an error is what went wrong, in words.
+type Dial<'a> = &'a (dyn Fn(SocketAddr) -> BoxFuture<'a, Result<Box<dyn Io>, String>> + Sync);
 
 /// How an action went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,7 @@ pub(crate) enum Action {
     Exec(Vec<String>),
     Http(Box<HTTPGetAction>),
     Tcp { host: Option<String>, port: IntOrString },
+    Grpc(GRPCAction),
     Sleep(Duration),
     Unsupported(&'static str),
 }
@@ -39,8 +45,10 @@ impl Action {
             Self::Http(Box::new(http.clone()))
         } else if let Some(tcp) = &probe.tcp_socket {
             Self::Tcp { host: tcp.host.clone(), port: tcp.port.clone() }
+        } else if let Some(grpc) = &probe.grpc {
+            Self::Grpc(grpc.clone())
         } else {
-            Self::Unsupported("gRPC probes are not supported")
+            Self::Unsupported("missing probe handler")
         }
     }
 
@@ -49,10 +57,12 @@ impl Action {
             Self::Exec(exec.command.clone().unwrap_or_default())
         } else if let Some(http) = &hook.http_get {
             Self::Http(Box::new(http.clone()))
+        } else if let Some(tcp) = &hook.tcp_socket {
+            Self::Tcp { host: tcp.host.clone(), port: tcp.port.clone() }
         } else if let Some(sleep) = &hook.sleep {
             Self::Sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)))
         } else {
-            Self::Unsupported("this kind of hook is not supported")
+            Self::Unsupported("invalid handler")
         }
     }
 }
@@ -72,21 +82,38 @@ pub(crate) async fn run(
     place: &Place<'_>,
     timeout: Duration,
 ) -> Verdict {
+    let dial = |address: SocketAddr| {
+        let failed = move |error| format!("dial tcp {address}: {}", describe(&error));
+        async move { runtime.dial(address).await.map_err(failed) }.boxed()
+    };
     match action {
         Action::Exec(command) => exec(runtime, command, place, timeout).await,
-        Action::Http(get) => http(runtime, get, place, timeout).await,
+        Action::Http(get) => http_get(&dial, get, place, timeout).await,
         Action::Tcp { host, port } => {
             let address = match address(host.as_deref(), port, place) {
                 Ok(address) => address,
                 Err(why) => return Verdict::Unknown(why),
             };
-            match tokio::time::timeout(timeout, runtime.dial(address)).await {
+            match tokio::time::timeout(timeout, dial(address)).await {
                 Ok(Ok(_)) => Verdict::Success,
-                Ok(Err(error)) => {
-                    Verdict::Failure(format!("dial tcp {address}: {}", describe(&error)))
-                }
+                Ok(Err(why)) => Verdict::Failure(why),
                 Err(_) => Verdict::Failure(format!("dial tcp {address}: i/o timeout")),
             }
+        }
+        Action::Grpc(grpc) => {
+            let address = match address(None, &IntOrString::Int(grpc.port), place) {
+                Ok(address) => address,
+                Err(why) => return Verdict::Unknown(why),
+            };
+            let service = grpc.service.as_deref().unwrap_or_default();
+            let check = grpc::check(&dial, address, service);
+            tokio::time::timeout(timeout, check).await.unwrap_or_else(|_| {
+                let address = address.to_string();
+                Verdict::Failure(format!(
+                    "timeout: failed to connect service {address:?} within {}s: context deadline exceeded",
+                    timeout.as_secs()
+                ))
+            })
         }
         Action::Sleep(duration) => {
             tokio::time::sleep(*duration).await;
@@ -121,76 +148,28 @@ async fn exec(
     }
 }
 
-async fn http(
-    runtime: &dyn Runtime,
+async fn http_get(
+    dial: Dial<'_>,
     get: &HTTPGetAction,
     place: &Place<'_>,
     timeout: Duration,
 ) -> Verdict {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Verdict::Unknown("HTTPS probes are not supported".into());
-    }
-    let address = match address(get.host.as_deref(), &get.port, place) {
-        Ok(address) => address,
+    let target = match address(get.host.as_deref(), &get.port, place) {
+        Ok(address) => http::Target::new(get, address),
         Err(why) => return Verdict::Unknown(why),
     };
-    let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
-    let failed = |why: String| Verdict::Failure(format!("Get \"http://{address}{path}\": {why}"));
-
-    let ask = status_of(runtime, address, &path, get);
-    match tokio::time::timeout(timeout, ask).await {
-        Ok(Ok(200..=399)) => Verdict::Success,
-        Ok(Ok(status)) => Verdict::Failure(format!("HTTP probe failed with statuscode: {status}")),
-        Ok(Err(why)) => failed(why),
-        Err(_) => failed(
-            "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into(),
-        ),
-    }
-}
-
-/// The status code of one GET.
-async fn status_of(
-    runtime: &dyn Runtime,
-    address: SocketAddr,
-    path: &str,
-    get: &HTTPGetAction,
-) -> Result<u16, String> {
-    let stream = runtime
-        .dial(address)
-        .await
-        .map_err(|error| format!("dial tcp {address}: {}", describe(&error)))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut request = http::Request::get(path)
-        .header("host", address.to_string())
-        .header("user-agent", "kube-probe/1.37")
-        .header("accept", "*/*")
-        .header("connection", "close");
-    if let Some(headers) = request.headers_mut() {
-        for header in get.http_headers.iter().flatten() {
-            let name = http::HeaderName::try_from(header.name.to_lowercase());
-            if let (Ok(name), Ok(value)) = (name, http::HeaderValue::try_from(&header.value)) {
-                headers.insert(name, value);
-            }
+    let shown = target.to_string();
+    let failed = |why: &str| Verdict::Failure(format!("Get {shown:?}: {why}"));
+    let headers = http::headers(get);
+    match tokio::time::timeout(timeout, http::get(dial, target, &headers)).await {
+        Ok(Ok(status)) if (200..400).contains(&status.as_u16()) => Verdict::Success,
+        Ok(Ok(status)) => {
+            Verdict::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
         }
-    }
-    let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|error| error.to_string())?;
-    // The connection is driven here, so that it ends with the probe.
-    let answer = sender.send_request(request);
-    tokio::pin!(answer, connection);
-    let response = tokio::select! { biased;
-        response = &mut answer => response,
-        ended = &mut connection => match ended {
-            Ok(()) => answer.await,
-            Err(error) => Err(error),
-        },
-    };
-    match response {
-        Ok(response) => Ok(response.status().as_u16()),
-        Err(error) if error.is_incomplete_message() => Err("EOF".into()),
-        Err(error) => Err(error.to_string()),
+        Ok(Err(why)) => failed(&why),
+        Err(_) => {
+            failed("context deadline exceeded (Client.Timeout exceeded while awaiting headers)")
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod log_stream;
 mod port_forward;
 mod query;
 mod session;
+mod spdy;
 mod websocket;
 
 /// The body of an answer.
@@ -38,9 +39,10 @@ pub type KubeletBody = UnsyncBoxBody<Bytes, Infallible>;
 /// | `/attach/{namespace}/{pod}/{container}` | `input`, `output`, `error`, `tty` |
 /// | `/portForward/{namespace}/{pod}` | `port` (repeated) |
 ///
-/// The last three are WebSocket upgrades, so they need a connection that allows them, as
-/// [`KubeletApi::serve`] does. Subprotocols are `v5.channel.k8s.io`, `v4.channel.k8s.io` and
-/// `channel.k8s.io`. SPDY is not spoken.
+/// The last three are upgrades, so they need a connection that allows them, as [`KubeletApi::serve`]
+/// does: to WebSockets with the subprotocols `v5.channel.k8s.io`, `v4.channel.k8s.io` and
+/// `channel.k8s.io`, or to SPDY/3.1 with `v4.channel.k8s.io` and its forerunners, for forwarded ports
+/// `portforward.k8s.io`.
 #[derive(Clone)]
 pub struct KubeletApi {
     core: Arc<Core>,
@@ -187,7 +189,8 @@ impl KubeletApi {
 fn waiting_reason(pod: &Pod, name: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
     let apps = status.container_statuses.iter().flatten();
-    let mut all = apps.chain(status.init_container_statuses.iter().flatten());
+    let others = [&status.init_container_statuses, &status.ephemeral_container_statuses];
+    let mut all = apps.chain(others.into_iter().flatten().flatten());
     let found = all.find(|status| status.name == name)?;
     found.state.as_ref()?.waiting.as_ref()?.reason.clone()
 }

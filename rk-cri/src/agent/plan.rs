@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, PodSpec},
+    api::core::v1::{Container, EphemeralContainer, Pod, PodSpec},
     jiff::Timestamp,
 };
 
@@ -138,8 +138,75 @@ pub(crate) fn plan(
     }
     if alive == 0 {
         planner.plan.finish();
+        return planner.plan;
     }
+    planner.plan.start.extend(ephemeral(spec, observed));
     planner.plan
+}
+
+/// Ephemeral containers that were never started. They are started once, whatever becomes of them.
+fn ephemeral<'a>(spec: &'a PodSpec, observed: &'a Observed) -> impl Iterator<Item = String> + 'a {
+    let all = spec.ephemeral_containers.iter().flatten();
+    all.filter(|container| observed.latest(&container.name).is_none()).map(|c| c.name.clone())
+}
+
+/// An ephemeral container has the fields of a container.
+pub(crate) fn as_container(container: &EphemeralContainer) -> Container {
+    let EphemeralContainer {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        resize_policy,
+        resources,
+        restart_policy,
+        restart_policy_rules,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        target_container_name: _,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    } = container.clone();
+    Container {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        resize_policy,
+        resources,
+        restart_policy,
+        restart_policy_rules,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    }
 }
 
 /// Whether to make a sandbox, and what to do about what is left of the last one.

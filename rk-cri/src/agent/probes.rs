@@ -1,16 +1,10 @@
 //! Liveness, readiness and startup probes: a task for each, as long as its container runs.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Probe};
 use rk_api::{client::EventType, clock};
+use tokio::sync::watch;
 
 use super::{
     handler::{self, Action, Place, Verdict},
@@ -46,22 +40,31 @@ impl Kind {
     }
 }
 
-const PENDING: u8 = 0;
-const SUCCESS: u8 = 1;
-const FAILURE: u8 = 2;
+/// A probe's result so far, shared between its task, the pod's worker, and the probes that wait for
+/// it: `None` until enough results agree.
+#[derive(Clone, Debug)]
+struct Outcome(watch::Sender<Option<bool>>);
 
-/// A probe's result so far, shared between its task and the pod's worker.
-#[derive(Clone, Debug, Default)]
-struct Outcome(Arc<AtomicU8>);
+impl Default for Outcome {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
 
 impl Outcome {
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::Acquire)
+    fn get(&self) -> Option<bool> {
+        *self.0.borrow()
     }
 
     /// Whether it changed.
-    fn set(&self, to: u8) -> bool {
-        self.0.swap(to, Ordering::AcqRel) != to
+    fn set(&self, to: bool) -> bool {
+        self.0.send_replace(Some(to)) != Some(to)
+    }
+
+    /// Waits until it is a success.
+    async fn succeeded(&self) {
+        // The sender is ours, so it cannot be gone.
+        self.0.subscribe().wait_for(|outcome| *outcome == Some(true)).await.ok();
     }
 }
 
@@ -160,18 +163,18 @@ impl Probes {
             Some(
                 prober
                     .filter(|prober| prober.container_id == id)
-                    .map_or(PENDING, |p| p.outcome.get()),
+                    .and_then(|prober| prober.outcome.get()),
             )
         };
         let (startup, liveness) = (outcome(Kind::Startup), outcome(Kind::Liveness));
         let failed = match (startup, liveness) {
-            (Some(FAILURE), _) => Some("startup"),
-            (_, Some(FAILURE)) => Some("liveness"),
+            (Some(Some(false)), _) => Some("startup"),
+            (_, Some(Some(false))) => Some("liveness"),
             _ => None,
         };
         Health {
-            ready: outcome(Kind::Readiness).is_none_or(|outcome| outcome == SUCCESS),
-            started: startup.is_none_or(|outcome| outcome == SUCCESS),
+            ready: outcome(Kind::Readiness).is_none_or(|outcome| outcome == Some(true)),
+            started: startup.is_none_or(|outcome| outcome == Some(true)),
             failed,
         }
     }
@@ -233,14 +236,14 @@ impl Subject {
 
         let age = clock::now().duration_since(self.started_at).unsigned_abs();
         tokio::time::sleep(delay.saturating_sub(age)).await;
+        if let Some(started) = started {
+            started.succeeded().await;
+        }
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tally = Tally::default();
         loop {
             ticks.tick().await;
-            if started.as_ref().is_some_and(|started| started.get() != SUCCESS) {
-                continue;
-            }
             let place = Place {
                 container: &self.container,
                 container_id: &self.container_id,
@@ -253,14 +256,17 @@ impl Subject {
                     false
                 }
                 Verdict::Unknown(why) => {
-                    self.event(&format!("{} probe errored: {why}", self.kind.name()));
+                    self.event(&format!(
+                        "{} probe errored and resulted in unknown state: {why}",
+                        self.kind.name()
+                    ));
                     continue;
                 }
             };
             let Some(believed) = tally.note(success, success_threshold, failure_threshold) else {
                 continue;
             };
-            if outcome.set(if believed { SUCCESS } else { FAILURE }) {
+            if outcome.set(believed) {
                 self.core.poke(self.pod.metadata.uid.as_deref().unwrap_or_default());
             }
             // Done for this container: it is started for good, or about to be killed.

@@ -248,6 +248,7 @@ pub(crate) fn container_config(
         tty: container.tty == Some(true),
         resources: resources::cgroup(container),
         security: security(pod, container),
+        process_namespace_of: String::new(),
         stop_signal: stop_signal.unwrap_or_default(),
         labels,
         annotations,

@@ -24,7 +24,8 @@ use super::{
     observed::Observed,
     spec::{container_config, hosts_file, image_with_tag, pod_ref, pull_policy},
     status::Waiting,
-    sync::{Memory, find},
+    stop::STOP_LEAST,
+    sync::Memory,
     volumes,
     worker::Core,
 };
@@ -34,9 +35,6 @@ use crate::runtime::{ContainerState, ContainerStatus, Mount, RuntimeError};
 const CONFIG_RETRY: Duration = Duration::from_secs(5);
 /// An image that could not be pulled is shown as such this long, before it is shown as waiting.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
-/// A container gets at least this long to stop, whatever its hook took.
-const STOP_LEAST: Duration = Duration::from_secs(2);
-
 /// Why a container was not started.
 struct Refused {
     waiting: Waiting,
@@ -102,7 +100,14 @@ impl Core {
         let env = self.environment(pod, container, &sandbox.ips).await.map_err(config_error)?;
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
         let mounts = mounts.map_err(config_error)?;
-        let config = container_config(pod, container, attempt, image, env, mounts);
+        let mut config = container_config(pod, container, attempt, image, env, mounts);
+        if let Some(target) = debugged(pod, &container.name) {
+            let found = observed.latest(target).filter(|c| c.state == ContainerState::Running);
+            let missing = || {
+                fail("CreateContainerError", format!("unable to find target container {target:?}"))
+            };
+            config.process_namespace_of = found.ok_or_else(missing)?.id.clone();
+        }
 
         let id = match self.runtime.create_container(&sandbox.id, config).await {
             Ok(id) => id,
@@ -446,7 +451,7 @@ impl Core {
         Ok(())
     }
 
-    // === hooks and stops ===
+    // === hooks ===
 
     async fn post_start(
         &self,
@@ -473,46 +478,13 @@ impl Core {
         self.runtime.stop_container(id, STOP_LEAST).await.ok();
         Err(refused("PostStartHookError", why, None))
     }
+}
 
-    /// Runs a container's `preStop` hook, then stops it, all within `grace`.
-    pub(super) async fn stop_container(
-        &self,
-        pod: &Pod,
-        status: &ContainerStatus,
-        observed: &Observed,
-        grace: Duration,
-    ) {
-        let begun = tokio::time::Instant::now();
-        let container = find(pod, &status.config.name);
-        let hook = container
-            .and_then(|container| container.lifecycle.as_ref())
-            .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-        if let (Some(hook), Some(container)) = (hook, container)
-            && !grace.is_zero()
-        {
-            let pod_ip = observed.sandbox().and_then(|sandbox| sandbox.ips.first().copied());
-            let place = Place { container, container_id: &status.id, pod_ip };
-            let action = Action::of_hook(hook);
-            let run = handler::run(&*self.runtime, &action, &place, grace);
-            if let Ok(Verdict::Failure(why) | Verdict::Unknown(why)) =
-                tokio::time::timeout(grace, run).await
-            {
-                let about = self.container_ref(pod, &container.name);
-                self.event(
-                    &about,
-                    EventType::Warning,
-                    "FailedPreStopHook",
-                    &format!("PreStopHook failed: {why}"),
-                );
-            }
-        }
-        let spent = begun.elapsed();
-        let left =
-            if spent.is_zero() { grace } else { grace.saturating_sub(spent).max(STOP_LEAST) };
-        if let Err(error) = self.runtime.stop_container(&status.id, left).await {
-            tracing::warn!(container = status.id, error = describe(&error), "unable to stop");
-        }
-    }
+/// The container whose processes an ephemeral container is to see.
+fn debugged<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let mut ephemeral = pod.spec.as_ref()?.ephemeral_containers.iter().flatten();
+    let found = ephemeral.find(|container| container.name == name)?;
+    found.target_container_name.as_deref().filter(|target| !target.is_empty())
 }
 
 type TokenSource = ((String, String), Option<String>, i64);

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     observed::Observed,
-    plan::{Remembered, initialized, is_sidecar, restart_policy},
+    plan::{Remembered, as_container, initialized, is_sidecar, restart_policy},
 };
 use crate::runtime::{ContainerState, ContainerStatus};
 
@@ -63,6 +63,11 @@ pub(crate) fn pod_status(pod: &Pod, observed: &Observed, inputs: &Inputs<'_>) ->
     status.container_statuses = statuses(&spec.containers, &old.container_statuses, false);
     let init = spec.init_containers.as_deref().unwrap_or_default();
     status.init_container_statuses = statuses(init, &old.init_container_statuses, true);
+
+    let ephemeral: Vec<Container> =
+        spec.ephemeral_containers.iter().flatten().map(as_container).collect();
+    status.ephemeral_container_statuses =
+        statuses(&ephemeral, &old.ephemeral_container_statuses, false);
 
     let phase = match &old.phase {
         Some(phase) if is_terminal(phase) => phase.clone(),

@@ -4,6 +4,7 @@
 //! is read from the runtime and from the API, and what is remembered between calls only paces it.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
@@ -15,10 +16,7 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, Container, Pod, Secret},
     jiff::{SignedDuration, Timestamp},
 };
-use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
-};
+use kube::Api;
 use rk_api::{client::EventType, clock};
 
 use super::{
@@ -26,17 +24,18 @@ use super::{
     backoff::BackOff,
     env::{Facts, Referenced},
     observed::Observed,
-    plan::{Health, Plan, Remembered, is_sidecar, plan},
+    plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
-    spec::{NodeFacts, full_name, log_directory, pod_ref, sandbox_config},
-    status::{self, Waiting, is_terminal, pod_status},
+    spec::{NodeFacts, full_name, sandbox_config},
+    status::{Waiting, is_terminal},
+    stop::grace_after,
     volumes,
     worker::{Core, Job, Next},
 };
-use crate::runtime::{ContainerState, ContainerStatus, RuntimeError};
+use crate::runtime::{ContainerStatus, RuntimeError};
 
 /// How long to wait after the runtime or the API failed.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How often what a pod's volumes show is brought up to date.
 const REFRESH: Duration = Duration::from_secs(60);
 /// Actions may lead to further ones at once; a pod that never comes to rest gives way to others.
@@ -56,14 +55,14 @@ pub(super) struct Memory {
     pub(super) volumes: Option<(BTreeMap<String, PathBuf>, Timestamp)>,
     pub(super) tokens: BTreeMap<(String, String), (String, Timestamp)>,
     /// The pod was ended from outside: reason and message.
-    ended: Option<Refusal>,
+    pub(super) ended: Option<Refusal>,
     admitted: bool,
     /// The pod as the API had it after the last write.
-    written: Option<Arc<Pod>>,
+    pub(super) written: Option<Arc<Pod>>,
     /// The last write failed.
-    unwritten: bool,
+    pub(super) unwritten: bool,
     /// The final delete was sent.
-    deleted: bool,
+    pub(super) deleted: bool,
     /// How often the sandbox or the volumes failed in a row.
     failures: u32,
 }
@@ -81,19 +80,27 @@ impl Remembered for View<'_> {
 
     fn health(&self, container: &ContainerStatus) -> Health {
         let name = &container.config.name;
-        self.memory.probes.health(find(self.pod, name), name, &container.id)
+        self.memory.probes.health(find(self.pod, name).as_deref(), name, &container.id)
     }
 }
 
-/// A container of the pod by name, init containers included.
-pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+/// A container of the pod by name, of whatever kind.
+pub(super) fn find<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
     let spec = pod.spec.as_ref()?;
-    spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name)
+    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    match containers.find(|container| container.name == name) {
+        Some(container) => Some(Cow::Borrowed(container)),
+        None => {
+            let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+            let found = ephemeral.find(|container| container.name == name)?;
+            Some(Cow::Owned(as_container(found)))
+        }
+    }
 }
 
 impl Memory {
     /// The pod as decisions are to see it: the newer of the informer's and our own last write.
-    fn newest(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
+    pub(super) fn newest(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
         let version = |pod: &Pod| pod.metadata.resource_version.as_ref()?.parse::<u64>().ok();
         match &self.written {
             Some(written) if version(written) > version(pod) => written.clone(),
@@ -121,12 +128,6 @@ impl Memory {
             .map(|until| until.duration_since(now).unsigned_abs())
             .min()
     }
-}
-
-fn grace(pod: &Pod) -> Duration {
-    let spec = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    let seconds = pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
 }
 
 /// The shorter of two pauses, where none is for ever.
@@ -175,7 +176,7 @@ impl Core {
         Ok(observed)
     }
 
-    fn runtime_failed(&self, pod: &Pod, error: &RuntimeError) -> Next {
+    pub(super) fn runtime_failed(&self, pod: &Pod, error: &RuntimeError) -> Next {
         tracing::warn!(
             pod = full_name(pod),
             error = super::handler::describe(error),
@@ -287,14 +288,17 @@ impl Core {
                 "Killing",
                 why,
             );
-            self.stop_container(pod, container, observed, grace(pod)).await;
+            let view = View { pod, memory };
+            let failed = view.health(container).failed;
+            self.stop_container(pod, container, observed, grace_after(pod, container, failed))
+                .await;
         }
         if let Some(attempt) = plan.create_sandbox {
             self.create_sandbox(pod, observed, attempt, memory).await;
         }
         for name in &plan.start {
             if let Some(container) = find(pod, name) {
-                self.start_container(pod, container, memory).await;
+                self.start_container(pod, &container, memory).await;
             }
         }
     }
@@ -410,212 +414,6 @@ impl Core {
         None
     }
 
-    /// Stops a pod that was ended from outside, and says so.
-    async fn end(
-        &self,
-        job: &Job,
-        pod: &Arc<Pod>,
-        observed: Observed,
-        memory: &mut Memory,
-    ) -> Next {
-        memory.probes.clear();
-        self.stop_pod(job, pod, &observed).await;
-        let observed = self.observe(pod).await.unwrap_or(observed);
-        self.report(pod, &observed, memory, true).await;
-        Next::Wait(memory.unwritten.then_some(RETRY))
-    }
-
-    /// A pod that is over: nothing of it may run.
-    async fn stop_finished(
-        &self,
-        job: &Job,
-        pod: &Pod,
-        observed: &Observed,
-        memory: &mut Memory,
-    ) -> Next {
-        memory.probes.clear();
-        if observed.sandbox().is_some() || observed.running().next().is_some() {
-            self.stop_pod(job, pod, observed).await;
-        }
-        Next::Wait(None)
-    }
-
-    /// Stops a pod that is being deleted, says how it ended, and lets the API forget it.
-    async fn terminate(
-        &self,
-        job: &Job,
-        pod: &Arc<Pod>,
-        observed: Observed,
-        memory: &mut Memory,
-    ) -> Next {
-        memory.probes.clear();
-        if memory.deleted {
-            return Next::Wait(None);
-        }
-        self.stop_pod(job, pod, &observed).await;
-        let observed = match self.observe(pod).await {
-            Ok(observed) if observed.running().next().is_none() => observed,
-            Ok(_) => return Next::Wait(Some(RETRY)),
-            Err(error) => return self.runtime_failed(pod, &error),
-        };
-        let pod = self.report(pod, &observed, memory, true).await;
-        if !self.runtime.simulated() {
-            self.remove_directory(self.pod_dir(&pod)).await;
-        }
-        let reference = pod_ref(&pod);
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &reference.namespace);
-        let parameters = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(reference.uid), resource_version: None }),
-            ..Default::default()
-        };
-        match api.delete(&reference.name, &parameters).await {
-            Ok(_) => memory.deleted = true,
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                memory.deleted = true
-            }
-            Err(error) => {
-                tracing::warn!(pod = full_name(&pod), %error, "unable to delete, will try again");
-                return Next::Wait(Some(RETRY));
-            }
-        }
-        Next::Wait(None)
-    }
-
-    /// Stops and removes all that is left of a pod.
-    async fn clean_up(&self, job: &Job, memory: &mut Memory) -> Next {
-        memory.probes.clear();
-        let pod = &job.pod;
-        let observed = match self.observe(pod).await {
-            Ok(observed) => observed,
-            Err(error) => return self.runtime_failed(pod, &error),
-        };
-        self.stop_pod(job, pod, &observed).await;
-        for sandbox in &observed.sandboxes {
-            if let Err(error) = self.runtime.remove_pod_sandbox(&sandbox.id).await {
-                return self.runtime_failed(pod, &error);
-            }
-        }
-        if !self.runtime.simulated() {
-            self.remove_directory(self.pod_dir(pod)).await;
-            self.remove_directory(log_directory(&self.config.log_root, &pod_ref(pod))).await;
-        }
-        Next::Forget
-    }
-
-    async fn remove_directory(&self, directory: PathBuf) {
-        let shown = directory.display().to_string();
-        let removed = tokio::task::spawn_blocking(move || volumes::tear_down(&directory)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(directory = shown, %error, "unable to remove");
-        }
-    }
-
-    /// Stops all containers of a pod, the sidecars after the others, then its sandboxes.
-    async fn stop_pod(&self, job: &Job, pod: &Pod, observed: &Observed) {
-        let running: Vec<&ContainerStatus> = observed.running().collect();
-        for container in &running {
-            let name = &container.config.name;
-            let message = format!("Stopping container {name}");
-            self.event(&self.container_ref(pod, name), EventType::Normal, "Killing", &message);
-        }
-        let sidecar = |container: &&ContainerStatus| {
-            find(pod, &container.config.name).is_some_and(is_sidecar)
-        };
-        let (sidecars, others): (Vec<_>, Vec<_>) = running.into_iter().partition(sidecar);
-        let begun = tokio::time::Instant::now();
-        for group in [others, sidecars] {
-            if group.is_empty() {
-                continue;
-            }
-            loop {
-                let left = self.current_grace(job).saturating_sub(begun.elapsed());
-                let stops = group
-                    .iter()
-                    .map(|container| self.stop_container(pod, container, observed, left));
-                tokio::select! { biased;
-                    _ = futures::future::join_all(stops) => break,
-                    // The pod changed: perhaps its grace period became shorter.
-                    () = self.grace_shortened(job, left + begun.elapsed()) => {}
-                }
-            }
-        }
-        for sandbox in observed.sandboxes.iter().filter(|sandbox| sandbox.ready) {
-            if let Err(error) = self.runtime.stop_pod_sandbox(&sandbox.id).await {
-                let message = format!("error killing pod: {}", super::handler::describe(&error));
-                self.event(&self.pod_reference(pod), EventType::Warning, "FailedKillPod", &message);
-            }
-        }
-    }
-
-    fn current_grace(&self, job: &Job) -> Duration {
-        let uid = job.pod.metadata.uid.as_deref().unwrap_or_default();
-        grace(&self.newest_pod(uid).unwrap_or_else(|| job.pod.clone()))
-    }
-
-    async fn grace_shortened(&self, job: &Job, than: Duration) {
-        loop {
-            job.changed.notified().await;
-            if self.current_grace(job) < than {
-                return;
-            }
-        }
-    }
-
-    // === status ===
-
-    /// Writes the pod's status if it changed, and returns the pod as it is then.
-    async fn report(
-        &self,
-        pod: &Arc<Pod>,
-        observed: &Observed,
-        memory: &mut Memory,
-        terminal: bool,
-    ) -> Arc<Pod> {
-        let pod = memory.newest(pod);
-        let new = {
-            let view = View { pod: &pod, memory };
-            let inputs = status::Inputs {
-                memory: &view,
-                waiting: &memory.waiting,
-                ended: memory.ended.as_ref(),
-                terminal,
-                host_ips: &self.config.node_ips,
-                scheme: &self.scheme,
-                now: clock::now(),
-            };
-            pod_status(&pod, observed, &inputs)
-        };
-        let old = pod.status.clone().unwrap_or_default();
-        let reference = pod_ref(&pod);
-        let Some(patch) = status::patch(&reference.uid, &old, &new) else {
-            memory.unwritten = false;
-            return pod;
-        };
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &reference.namespace);
-        match api
-            .patch_status(&reference.name, &PatchParams::default(), &Patch::Strategic(&patch))
-            .await
-        {
-            Ok(written) => {
-                memory.unwritten = false;
-                let written = Arc::new(written);
-                memory.written = Some(written.clone());
-                written
-            }
-            // It is gone, or another one of its name is there: the watch will tell.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                memory.unwritten = false;
-                pod
-            }
-            Err(error) => {
-                tracing::warn!(pod = full_name(&pod), %error, "unable to write the status, will try again");
-                memory.unwritten = true;
-                pod
-            }
-        }
-    }
-
     // === what pods refer to ===
 
     pub(super) fn facts<'a>(&'a self, pod: &'a Pod, pod_ips: &'a [IpAddr]) -> Facts<'a> {
@@ -670,21 +468,5 @@ impl Core {
             self.event(&self.pod_reference(pod), EventType::Warning, "FailedMount", &message);
         }
         Some(REFRESH)
-    }
-
-    /// Adds what containers wrote to their termination logs.
-    async fn read_termination_messages(&self, pod: &Pod, observed: &mut Observed) {
-        let dir = self.pod_dir(pod);
-        for container in observed.all_mut() {
-            if container.state != ContainerState::Exited || !container.message.is_empty() {
-                continue;
-            }
-            let name = &container.config.name;
-            let path = dir.join("containers").join(name).join(container.config.attempt.to_string());
-            if let Ok(text) = tokio::fs::read(&path).await {
-                let text = &text[..text.len().min(4096)];
-                container.message = String::from_utf8_lossy(text).into_owned();
-            }
-        }
     }
 }

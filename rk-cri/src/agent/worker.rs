@@ -244,9 +244,16 @@ impl Core {
     }
 
     pub(super) fn container_ref(&self, pod: &Pod, name: &str) -> ObjectReference {
-        let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-        let list =
-            if init.into_iter().any(|c| c.name == name) { "initContainers" } else { "containers" };
+        let spec = pod.spec.as_ref();
+        let init = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+        let ephemeral = spec.and_then(|spec| spec.ephemeral_containers.as_deref());
+        let list = if init.iter().any(|container| container.name == name) {
+            "initContainers"
+        } else if ephemeral.unwrap_or_default().iter().any(|container| container.name == name) {
+            "ephemeralContainers"
+        } else {
+            "containers"
+        };
         ObjectReference { field_path: Some(format!("spec.{list}{{{name}}}")), ..object_ref(pod) }
     }
 

@@ -2,7 +2,7 @@
 //! state in memory that answers lists.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read},
     net::IpAddr,
@@ -24,20 +24,18 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cgroup::{Cgroup, Hierarchies},
     disk::{
-        self, CONTAINER, ContainerRecord, EXIT, Exit, Phase, SANDBOX, SOCKET, START, SandboxRecord,
-        Start,
+        self, ContainerRecord, EXIT, Exit, Phase, SANDBOX, SOCKET, START, SandboxRecord, Start,
     },
-    spec::{arguments, signal_number},
     wire::{AsyncChannel, Channel, Reply, Request},
     zygote,
 };
 use crate::{
-    images::{ImageStore, StoredImage},
-    runtime::{
-        ContainerConfig, ContainerState, ContainerStatus, DnsConfig, RuntimeError, RuntimeEvent,
-        SandboxConfig, SandboxStatus,
-    },
+    images::ImageStore,
+    runtime::{DnsConfig, RuntimeError, RuntimeEvent, SandboxConfig, SandboxStatus},
 };
+
+mod containers;
+mod restore;
 
 /// How long a shim may take to come up.
 const SHIM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -475,337 +473,6 @@ impl Inner {
             }),
         }
     }
-
-    // === containers ===
-
-    pub(super) async fn create_container(
-        &self,
-        sandbox_id: &str,
-        config: ContainerConfig,
-    ) -> Result<String, RuntimeError> {
-        let sandbox = {
-            let state = self.state.lock();
-            let pod = state.pods.get(sandbox_id).ok_or_else(|| not_found("sandbox", sandbox_id))?;
-            if !pod.alive || pod.record.phase != Phase::Ready {
-                return Err(RuntimeError::State {
-                    what: "sandbox",
-                    id: sandbox_id.to_owned(),
-                    state: "not ready".to_owned(),
-                });
-            }
-            pod.record.config.clone()
-        };
-        let image =
-            self.images.find(&config.image).ok_or_else(|| not_found("image", &config.image))?;
-        check(&config, &image)?;
-        let id = new_id().map_err(fail("cannot make an id"))?;
-        let directory = self.container_dir(&id);
-        let image_id = image.image.digests.first().cloned().unwrap_or(image.image.id);
-        let record = ContainerRecord {
-            id: id.clone(),
-            sandbox_id: sandbox_id.to_owned(),
-            created_at: clock::now(),
-            image_id,
-            image: image.config,
-            layers: image.layers,
-            layers_dir: self.images.layers_dir(),
-            libcontainer_dir: self.root.join("libcontainer"),
-            sandbox_dir: self.pod_dir(sandbox_id),
-            hostname: sandbox.hostname.clone(),
-            host_pid: sandbox.host_pid,
-            share_pid: sandbox.share_process_namespace,
-            log_path: log_path(&sandbox, &config),
-            cgroup: self.container_cgroup(&sandbox, &id),
-            config,
-        };
-        let make = || -> io::Result<()> {
-            for part in ["upper", "work", "rootfs"] {
-                fs::create_dir_all(directory.join(part))?;
-            }
-            // The root directory's own mode is the upper one's.
-            if let Some(top) = record.layers.last() {
-                let meta = fs::metadata(record.layers_dir.join(top))?;
-                fs::set_permissions(directory.join("upper"), meta.permissions())?;
-            }
-            disk::write(&directory.join(CONTAINER), &record)
-        };
-        if let Err(error) = make() {
-            let _ = fs::remove_dir_all(&directory);
-            return Err(fail(format!("cannot make {}", directory.display()))(error));
-        }
-        let known = Known {
-            record: Arc::new(record),
-            start: None,
-            exit: None,
-            ended: watch::Sender::new(false),
-        };
-        self.state.lock().containers.insert(id.clone(), known);
-        self.announce(sandbox_id, Some(&id));
-        Ok(id)
-    }
-
-    fn record_of(&self, id: &str) -> Result<Arc<ContainerRecord>, RuntimeError> {
-        let state = self.state.lock();
-        let known = state.containers.get(id).ok_or_else(|| not_found("container", id))?;
-        Ok(known.record.clone())
-    }
-
-    /// A connection to the shim of a container.
-    pub(super) fn shim_of(&self, id: &str) -> Result<(AsyncChannel, PathBuf), RuntimeError> {
-        let record = self.record_of(id)?;
-        let directory = self.pod_dir(&record.sandbox_id);
-        let channel = Channel::connect(&directory, SOCKET)
-            .and_then(AsyncChannel::new)
-            .map_err(fail("cannot reach the container's supervisor"))?;
-        Ok((channel, directory))
-    }
-
-    async fn ask(
-        &self,
-        id: &str,
-        request: &Request,
-        limit: Duration,
-    ) -> Result<Reply, RuntimeError> {
-        let (channel, _) = self.shim_of(id)?;
-        channel.send(request, &[]).await.map_err(fail("the container's supervisor died"))?;
-        match timeout(limit, channel.receive::<Reply>()).await {
-            Err(_) => Err(RuntimeError::Timeout(limit)),
-            Ok(Ok(Some((reply, _)))) => Ok(reply),
-            Ok(answer) => Err(died(answer)),
-        }
-    }
-
-    pub(super) async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
-        let state = self.container_status(id)?.state;
-        if state != ContainerState::Created {
-            return Err(RuntimeError::State {
-                what: "container",
-                id: id.to_owned(),
-                state: format!("{state:?}").to_lowercase(),
-            });
-        }
-        let record = self.record_of(id)?;
-        let directory = self.container_dir(id);
-        let request = Request::Start { directory: directory.clone() };
-        match self.ask(id, &request, START_TIMEOUT).await {
-            Ok(Reply::Started { .. }) => {
-                let start = disk::read::<Start>(&directory.join(START))
-                    .map_err(fail("cannot read the container's start"))?;
-                if let Some(known) = self.state.lock().containers.get_mut(id) {
-                    known.start = start;
-                }
-                self.announce(&record.sandbox_id, Some(id));
-                Ok(())
-            }
-            Ok(Reply::Failed { message }) => {
-                if let Ok(Some(exit)) = disk::read::<Exit>(&directory.join(EXIT)) {
-                    self.note_exit(id, exit);
-                }
-                Err(RuntimeError::Start(message))
-            }
-            Ok(other) => Err(unexpected(&other)),
-            Err(RuntimeError::Timeout(limit)) => {
-                let kill = Request::Kill { container: id.to_owned() };
-                let _ = self.ask(id, &kill, SHIM_TIMEOUT).await;
-                Err(RuntimeError::Timeout(limit))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether a container runs, and what tells its end.
-    fn running(&self, id: &str) -> Option<watch::Receiver<bool>> {
-        let state = self.state.lock();
-        let known = state.containers.get(id)?;
-        (known.start.is_some() && known.exit.is_none()).then(|| known.ended.subscribe())
-    }
-
-    pub(super) async fn stop_container(
-        &self,
-        id: &str,
-        grace: Duration,
-    ) -> Result<(), RuntimeError> {
-        let Some(mut ended) = self.running(id) else { return Ok(()) };
-        let container = id.to_owned();
-        if !grace.is_zero() {
-            let record = self.record_of(id)?;
-            let wanted = [&record.config.stop_signal, &record.image.stop_signal];
-            let name = wanted.into_iter().find(|name| !name.is_empty());
-            let signal = name.and_then(|name| signal_number(name)).unwrap_or(libc::SIGTERM);
-            let request = Request::Signal { container: container.clone(), signal };
-            self.ask(id, &request, SHIM_TIMEOUT).await?;
-            if timeout(grace, ended.wait_for(|ended| *ended)).await.is_ok() {
-                return Ok(());
-            }
-        }
-        self.ask(id, &Request::Kill { container }, SHIM_TIMEOUT).await?;
-        match timeout(KILL_TIMEOUT, ended.wait_for(|ended| *ended)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(RuntimeError::Timeout(KILL_TIMEOUT)),
-        }
-    }
-
-    pub(super) async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
-        let Ok(record) = self.record_of(id) else { return Ok(()) };
-        self.stop_container(id, Duration::ZERO).await?;
-        record.cgroup.kill_all();
-        record.cgroup.remove().map_err(fail("cannot remove the container's cgroup"))?;
-        // Without its record, what is left is removed at the next start if this is interrupted.
-        let directory = self.container_dir(id);
-        let _ = fs::remove_file(directory.join(CONTAINER));
-        remove_dir(directory).await?;
-        self.state.lock().containers.remove(id);
-        self.announce(&record.sandbox_id, None);
-        Ok(())
-    }
-
-    pub(super) fn list_containers(&self) -> Vec<ContainerStatus> {
-        let mut state = self.state.lock();
-        state.containers.values_mut().map(|known| self.status(known)).collect()
-    }
-
-    pub(super) fn container_status(&self, id: &str) -> Result<ContainerStatus, RuntimeError> {
-        let mut state = self.state.lock();
-        let known = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
-        Ok(self.status(known))
-    }
-
-    fn status(&self, known: &mut Known) -> ContainerStatus {
-        // A start that was under way when the agent before this one died shows on the disk only.
-        if known.start.is_none() && known.exit.is_none() {
-            let path = self.container_dir(&known.record.id).join(START);
-            known.start = disk::read(&path).ok().flatten();
-        }
-        let record = &known.record;
-        let state = match (&known.start, &known.exit) {
-            (_, Some(_)) => ContainerState::Exited,
-            (Some(_), None) => ContainerState::Running,
-            (None, None) => ContainerState::Created,
-        };
-        let exit = known.exit.as_ref();
-        ContainerStatus {
-            id: record.id.clone(),
-            sandbox_id: record.sandbox_id.clone(),
-            config: record.config.clone(),
-            state,
-            created_at: record.created_at,
-            started_at: known.start.map(|start| start.at),
-            finished_at: exit.map(|exit| exit.at),
-            exit_code: exit.map(|exit| exit.code),
-            reason: exit.map(|exit| exit.reason.clone()).unwrap_or_default(),
-            message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
-            image_id: record.image_id.clone(),
-            log_path: record.log_path.clone(),
-        }
-    }
-
-    /// The layers that containers use.
-    pub(super) fn layers_in_use(&self) -> HashSet<String> {
-        let state = self.state.lock();
-        state.containers.values().flat_map(|known| known.record.layers.clone()).collect()
-    }
-
-    // === start and end of the runtime ===
-
-    /// Finds what ran before, and removes what was left half-made.
-    pub(super) async fn reconcile(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        for id in names_in(&self.root.join("pods"))? {
-            let directory = self.pod_dir(&id);
-            let record = disk::read::<SandboxRecord>(&directory.join(SANDBOX)).ok().flatten();
-            match record {
-                Some(record) if record.phase != Phase::Creating => {
-                    let pod = Pod { record, alive: false };
-                    self.state.lock().pods.insert(id, pod);
-                }
-                half_made => {
-                    self.ask_to_end(&id).await?;
-                    if let Some(record) = half_made.filter(|record| !record.config.host_network) {
-                        let _ = self.cni.del(&self.attach_request(&record)).await;
-                    }
-                    remove_dir(directory).await?;
-                }
-            }
-        }
-        self.load_containers().await?;
-        let pods: Vec<String> = self.state.lock().pods.keys().cloned().collect();
-        for id in &pods {
-            self.adopt(id).await;
-        }
-        self.images.collect(&self.layers_in_use()).map_err(image_error)?;
-        let _ = self.cni.gc(&pods).await;
-        Ok(())
-    }
-
-    async fn load_containers(&self) -> Result<(), RuntimeError> {
-        for id in names_in(&self.root.join("containers"))? {
-            let directory = self.container_dir(&id);
-            let record = disk::read::<ContainerRecord>(&directory.join(CONTAINER)).ok().flatten();
-            let record =
-                record.filter(|record| self.state.lock().pods.contains_key(&record.sandbox_id));
-            let Some(record) = record else {
-                remove_dir(directory).await?;
-                continue;
-            };
-            let known = Known {
-                start: disk::read(&directory.join(START)).ok().flatten(),
-                exit: disk::read(&directory.join(EXIT)).ok().flatten(),
-                ended: watch::Sender::new(false),
-                record: Arc::new(record),
-            };
-            known.ended.send_replace(known.exit.is_some());
-            self.state.lock().containers.insert(id, known);
-        }
-        Ok(())
-    }
-
-    /// Connects to a shim that may still live.
-    async fn adopt(self: &Arc<Self>, id: &str) {
-        let connected = async {
-            let channel = AsyncChannel::new(Channel::connect(&self.pod_dir(id), SOCKET)?)?;
-            channel.send(&Request::Watch, &[]).await?;
-            channel.receive::<Reply>().await?.ok_or(io::ErrorKind::ConnectionReset)?;
-            Ok::<_, io::Error>(channel)
-        };
-        let Ok(Ok(channel)) = timeout(SHIM_TIMEOUT, connected).await else {
-            return self.lost_shim(id);
-        };
-        {
-            let mut state = self.state.lock();
-            if let Some(pod) = state.pods.get_mut(id) {
-                pod.alive = true;
-            }
-            // What ended between the reading of the records and the watch.
-            for known in state.containers.values_mut() {
-                if known.record.sandbox_id == id && known.exit.is_none() {
-                    let path = self.container_dir(&known.record.id).join(EXIT);
-                    known.exit = disk::read(&path).ok().flatten();
-                    known.ended.send_replace(known.exit.is_some());
-                }
-            }
-        }
-        self.watch_pod(id, channel);
-    }
-
-    pub(super) async fn teardown(&self) -> Result<(), RuntimeError> {
-        let pods: Vec<String> = self.state.lock().pods.keys().cloned().collect();
-        let removed = futures::future::join_all(pods.iter().map(|id| self.remove_pod(id))).await;
-        let _ = self.cni.gc(&[]).await;
-        // Joins the zygote, so that its cgroup is empty.
-        *self.zygote.lock() = None;
-        removed.into_iter().collect::<Result<Vec<()>, _>>()?;
-        let cgroup = self.hierarchies.at(&self.cgroup_root);
-        cgroup.kill_all();
-        cgroup.remove().map_err(fail("cannot remove the cgroups"))?;
-        if let Some(parent) = self.cgroup_root.parent().filter(|path| !path.as_os_str().is_empty())
-        {
-            self.hierarchies.at(parent).remove_if_empty();
-        }
-        for directory in ["pods", "containers", "libcontainer"] {
-            remove_dir(self.root.join(directory)).await?;
-        }
-        let _ = fs::remove_file(self.root.join("shim.log"));
-        Ok(())
-    }
 }
 
 pub(super) fn not_found(what: &'static str, id: &str) -> RuntimeError {
@@ -833,33 +500,6 @@ pub(super) fn unexpected(reply: &Reply) -> RuntimeError {
     fail("the container's supervisor is confused")(io::Error::other(format!("{reply:?}")))
 }
 
-/// What can be told wrong before the start.
-fn check(config: &ContainerConfig, image: &StoredImage) -> Result<(), RuntimeError> {
-    arguments(config, &image.config).map_err(RuntimeError::Invalid)?;
-    for mount in &config.mounts {
-        if !mount.host_path.exists() {
-            return Err(RuntimeError::Invalid(format!(
-                "mount source {} does not exist",
-                mount.host_path.display()
-            )));
-        }
-        if mount.propagation.as_deref() == Some("Bidirectional") {
-            return Err(RuntimeError::Unsupported(format!(
-                "mount {}: Bidirectional propagation",
-                mount.container_path.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn log_path(sandbox: &SandboxConfig, config: &ContainerConfig) -> PathBuf {
-    match config.log_path.as_os_str().is_empty() {
-        true => PathBuf::new(),
-        false => sandbox.log_directory.join(&config.log_path),
-    }
-}
-
 /// The contents of `/etc/resolv.conf`; none leaves the image's own.
 fn resolv_conf(dns: &DnsConfig) -> Option<String> {
     if *dns == DnsConfig::default() {
@@ -883,12 +523,6 @@ fn new_id() -> io::Result<String> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn names_in(directory: &Path) -> Result<Vec<String>, RuntimeError> {
-    let entries =
-        fs::read_dir(directory).map_err(fail(format!("cannot read {}", directory.display())))?;
-    Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 async fn remove_dir(path: PathBuf) -> Result<(), RuntimeError> {

@@ -310,6 +310,19 @@ impl Shim {
         }
     }
 
+    /// Whose process namespace a new container joins; `None` is one of its own, or the host's.
+    fn pid_namespace_for(&self, record: &ContainerRecord) -> io::Result<Option<i32>> {
+        let target = &record.config.process_namespace_of;
+        if record.host_pid {
+            return Ok(None);
+        }
+        if record.share_pid || target.is_empty() {
+            return Ok(self.pause.filter(|_| record.share_pid));
+        }
+        let pid = self.pid_of(target).map(Pid::as_raw_nonzero).map(i32::from);
+        pid.map(Some).ok_or_else(|| io::Error::other(format!("container {target} does not run")))
+    }
+
     fn pid_of(&self, container: &str) -> Option<Pid> {
         self.containers.get(container)?.pid
     }
@@ -325,6 +338,7 @@ impl Shim {
             return Err(io::Error::other("the container was started before"));
         }
         let (container, stdio) = Container::prepare(&record, directory, id)?;
+        let pid_namespace_of = self.pid_namespace_for(&record)?;
         let (mine, theirs) = Channel::pair()?;
         let child = match sys::fork()? {
             Fork::Child => {
@@ -333,10 +347,7 @@ impl Shim {
                     directory,
                     stdio,
                     shm: self.shm.as_ref().map(|fd| fd.as_fd()),
-                    pid_namespace_of: match record.host_pid {
-                        true => None,
-                        false => self.pause.filter(|_| record.share_pid),
-                    },
+                    pid_namespace_of,
                 };
                 create(creation, &theirs);
                 sys::exit(0)

@@ -17,8 +17,11 @@ mod scheduling;
 mod update;
 mod volume;
 
-pub(in super::super) use self::scheduling::TAINT_EFFECTS;
 pub(super) use self::update::{pod_status_update, pod_update};
+pub(in super::super) use self::{
+    scheduling::{TAINT_EFFECTS, node_selector, tolerations},
+    volume::csi_driver_name,
+};
 
 const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];

@@ -14,6 +14,11 @@ use crate::server::user::UserInfo;
 #[derive(Clone, Debug)]
 pub struct PeerCertificate(pub Arc<[u8]>);
 
+/// Says that the client of a connection showed a certificate of an authority that clients must not
+/// have.
+#[derive(Clone, Copy, Debug)]
+pub struct UntrustedCertificate;
+
 /// Takes users from verified client certificates.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClientCertificates;
@@ -21,21 +26,36 @@ pub struct ClientCertificates;
 #[async_trait]
 impl Authenticator for ClientCertificates {
     async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthenticationError> {
-        let Some(certificate) = request.extensions.get::<PeerCertificate>() else {
-            return Ok(None);
-        };
-        user(&certificate.0).map(Some)
+        if let Some(certificate) = request.extensions.get::<PeerCertificate>() {
+            return user(&certificate.0).map(Some);
+        }
+        if request.extensions.get::<UntrustedCertificate>().is_some() {
+            let why = "the client certificate is not of a known authority";
+            return Err(AuthenticationError(why.to_owned()));
+        }
+        Ok(None)
     }
 }
 
 /// The user that a certificate names.
 fn user(certificate: &[u8]) -> Result<UserInfo, AuthenticationError> {
-    let (_, certificate) = X509Certificate::from_der(certificate)
-        .map_err(|error| AuthenticationError(format!("the client certificate: {error}")))?;
-    let subject = certificate.subject();
-    let name = subject.iter_common_name().find_map(|name| name.as_str().ok());
-    let name = name
-        .filter(|name| !name.is_empty())
-        .ok_or_else(|| AuthenticationError("the client certificate has no common name".into()))?;
-    Ok(UserInfo::new(name, subject.iter_organization().filter_map(|group| group.as_str().ok())))
+    let name = common_name(certificate)?;
+    let certificate = read(certificate)?;
+    let groups = certificate.subject().iter_organization();
+    Ok(UserInfo::new(&name, groups.filter_map(|group| group.as_str().ok())))
+}
+
+/// The common name of a certificate.
+pub(super) fn common_name(certificate: &[u8]) -> Result<String, AuthenticationError> {
+    let certificate = read(certificate)?;
+    let name = certificate.subject().iter_common_name().find_map(|name| name.as_str().ok());
+    name.filter(|name| !name.is_empty())
+        .map(ToOwned::to_owned)
+        .ok_or_else(|| AuthenticationError("the client certificate has no common name".into()))
+}
+
+fn read(certificate: &[u8]) -> Result<X509Certificate<'_>, AuthenticationError> {
+    X509Certificate::from_der(certificate)
+        .map(|(_, certificate)| certificate)
+        .map_err(|error| AuthenticationError(format!("the client certificate: {error}")))
 }

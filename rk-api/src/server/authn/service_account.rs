@@ -11,7 +11,7 @@ use crate::{
     server::{
         reader::Reader,
         token::{Bound, Claims, TokenKey},
-        user::{AUTHENTICATED, UserInfo},
+        user::UserInfo,
     },
 };
 
@@ -19,7 +19,7 @@ use crate::{
 const LEEWAY: i64 = 10;
 
 /// Takes users from tokens, as long as the account and whatever else a token is bound to exist.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::server) struct ServiceAccountTokens {
     pub(in crate::server) key: TokenKey,
     pub(in crate::server) reader: Reader,
@@ -29,24 +29,40 @@ pub(in crate::server) struct ServiceAccountTokens {
 impl Authenticator for ServiceAccountTokens {
     async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, AuthenticationError> {
         let Some(token) = bearer_token(request) else { return Ok(None) };
-        // Other tokens are no JWTs: they are somebody else's.
-        if token.matches('.').count() != 2 {
+        // Others are somebody else's to judge.
+        if token.matches('.').count() != 2 || !self.key.issued(&token) {
             return Ok(None);
         }
-        let claims = self.key.verify(&token).map_err(AuthenticationError)?;
-        self.check(&claims).await.map_err(AuthenticationError)?;
-        Ok(Some(user(claims)))
+        let own = [self.key.issuer().to_owned()];
+        let (user, _) = self.review(&token, &own).await.map_err(AuthenticationError)?;
+        Ok(Some(user))
     }
 }
 
 impl ServiceAccountTokens {
+    /// Whose token it is, and which of these audiences it is for: at least one.
+    pub(in crate::server) async fn review(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(UserInfo, Vec<String>), String> {
+        let claims = self.key.verify(token)?;
+        let meant: Vec<String> =
+            audiences.iter().filter(|wanted| claims.audiences.contains(wanted)).cloned().collect();
+        if meant.is_empty() {
+            return Err(format!(
+                "token audiences {:?} is invalid for the target audiences {audiences:?}",
+                claims.audiences
+            ));
+        }
+        self.check(&claims).await?;
+        Ok((user(claims), meant))
+    }
+
     async fn check(&self, claims: &Claims) -> Result<(), String> {
         let now = clock::now().as_second();
         if claims.expires + LEEWAY < now || claims.not_before - LEEWAY > now {
             return Err("the token is not valid at this time".to_owned());
-        }
-        if !claims.audiences.iter().any(|audience| audience == self.key.issuer()) {
-            return Err("the token is for another audience".to_owned());
         }
         let bound = &claims.kubernetes;
         let namespace = Some(bound.namespace.as_str());
@@ -81,14 +97,8 @@ impl ServiceAccountTokens {
 fn user(claims: Claims) -> UserInfo {
     let bound = claims.kubernetes;
     let mut user = UserInfo {
-        name: claims.subject,
         uid: bound.serviceaccount.uid,
-        groups: vec![
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{}", bound.namespace),
-            AUTHENTICATED.to_owned(),
-        ],
-        ..UserInfo::default()
+        ..UserInfo::service_account(&bound.namespace, &bound.serviceaccount.name)
     };
     let mut extra = |key: &str, value: String| {
         user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);

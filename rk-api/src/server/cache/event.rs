@@ -50,6 +50,15 @@ impl WatchEvent {
         Self { revision, object, previous, frames: Default::default() }
     }
 
+    /// How the change looks to somebody who sees all objects.
+    pub(crate) fn change(&self) -> Change {
+        match (&self.previous, &self.object) {
+            (None, _) => Change::Added,
+            (Some(_), Some(_)) => Change::Modified,
+            (Some(_), None) => Change::Deleted,
+        }
+    }
+
     /// How the change looks to somebody who only sees what `filter` matches; `None` when it does
     /// not concern them.
     pub(crate) fn change_for(&self, filter: &Filter) -> Option<Change> {
@@ -74,17 +83,15 @@ impl WatchEvent {
 
     /// The line that tells a watcher, with its line feed. The object has the event's version, also
     /// when it is the old one.
-    pub(crate) fn frame(&self, change: Change) -> Bytes {
-        self.frames[change as usize]
-            .get_or_init(|| match self.subject(change) {
-                Some(object) => {
-                    let mut out = Vec::with_capacity(object.stored.len_max() + 40);
-                    frame(change.as_str(), &mut out, |out| object.stored.write(self.revision, out));
-                    out.into()
-                }
-                None => Bytes::new(),
-            })
-            .clone()
+    pub(crate) fn frame(&self, change: Change) -> &Bytes {
+        self.frames[change as usize].get_or_init(|| match self.subject(change) {
+            Some(object) => {
+                let mut out = Vec::with_capacity(object.stored.len_max() + 40);
+                frame(change.as_str(), &mut out, |out| object.stored.write(self.revision, out));
+                out.into()
+            }
+            None => Bytes::new(),
+        })
     }
 
     /// How much memory it holds on to, roughly.

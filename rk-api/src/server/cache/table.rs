@@ -46,6 +46,17 @@ struct State {
     /// Changes up to here are no longer in `history`.
     floor: u64,
     watchers: Watchers,
+    observers: Vec<Arc<dyn Observer>>,
+}
+
+/// Somebody within the server who must know of a change before anybody can read it. It is called
+/// while the table is locked, so it must be quick and must not look at the table.
+pub(crate) trait Observer: std::fmt::Debug + Send + Sync {
+    /// An object came (no `old`), changed, or went (no `new`).
+    fn changed(&self, new: Option<&Arc<CachedObject>>, old: Option<&Arc<CachedObject>>);
+
+    /// From now on there are these objects.
+    fn replaced(&self, objects: &mut dyn Iterator<Item = &Arc<CachedObject>>);
 }
 
 /// Watchers by what they care about: each is in exactly one place.
@@ -106,6 +117,13 @@ impl Table {
     /// The object at `key`.
     pub(crate) fn get(&self, key: &str) -> Option<Arc<CachedObject>> {
         self.state.read().objects.get(key).cloned()
+    }
+
+    /// Tells `observer` what there is, and of every change from then on.
+    pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
+        let mut state = self.state.write();
+        observer.replaced(&mut state.objects.values());
+        state.observers.push(observer);
     }
 
     /// How many objects there are.
@@ -242,6 +260,9 @@ impl Table {
         if object.is_none() && previous.is_none() {
             return;
         }
+        for observer in &state.observers {
+            observer.changed(object.as_ref(), previous.as_ref());
+        }
         let event = Arc::new(WatchEvent::new(revision, object, previous));
         state.watchers.tell(&event);
         state.remember(event);
@@ -256,6 +277,9 @@ impl Table {
         state.floor = revision;
         state.history.clear();
         state.history_bytes = 0;
+        for observer in &state.observers {
+            observer.replaced(&mut state.objects.values());
+        }
         state.watchers.close(Closed::Expired);
     }
 
@@ -301,10 +325,16 @@ impl Watchers {
         place.retain(|other| !Arc::ptr_eq(other, watcher));
         let (removed, empty) = (before - place.len(), place.is_empty());
         self.count -= removed;
-        if empty {
-            for index in [&mut self.by_namespace, &mut self.by_name, &mut self.by_node] {
-                index.retain(|_, watchers| !watchers.is_empty());
-            }
+        if !empty {
+            return;
+        }
+        let filter = &watcher.filter;
+        if let Some(name) = filter.name() {
+            self.by_name.remove(name);
+        } else if let Some(node) = filter.field(NODE_NAME) {
+            self.by_node.remove(node);
+        } else if let Some(namespace) = &filter.namespace {
+            self.by_namespace.remove(namespace);
         }
     }
 

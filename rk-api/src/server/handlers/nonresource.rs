@@ -51,6 +51,13 @@ impl Call<'_> {
             ["openapi", "v2"] => self.openapi_v2(),
             ["openapi", "v3"] => self.openapi_v3(None),
             ["openapi", "v3", ..] => self.openapi_v3(Some(path.trim_start_matches("/openapi/v3/"))),
+            [".well-known", "openid-configuration"] => {
+                let keys = format!("https://{}/openid/v1/jwks", self.host());
+                self.public(&self.server.token_key.discovery(&keys), "application/json")
+            }
+            ["openid", "v1", "jwks"] => {
+                self.public(&self.server.token_key.jwks(), "application/jwk-set+json")
+            }
             [first, ..] if HEALTH.iter().any(|endpoint| endpoint[1..] == **first) => {
                 match health::check(self.server, path, self.context.query()).await {
                     Some(health) => Ok(text(health.code, health.text)),
@@ -142,6 +149,18 @@ impl Call<'_> {
         response
     }
 
+    /// A document that may be kept for an hour, as in kube-apiserver.
+    fn public(self, value: &Value, media_type: &'static str) -> Result<Response<ResponseBody>> {
+        let json = serde_json::to_vec(value).map_err(ApiError::internal)?;
+        let format = negotiate::Format::Json;
+        let mut response = body::answer(&self.context.headers, 200, format, json);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        let kept = HeaderValue::from_static("public, max-age=3600");
+        headers.insert(header::CACHE_CONTROL, kept);
+        Ok(response)
+    }
+
     fn document(self, value: Option<Value>) -> Result<Response<ResponseBody>> {
         self.json(&value.ok_or_else(ApiError::no_such_path)?)
     }
@@ -159,8 +178,9 @@ impl Call<'_> {
 
     fn paths(self) -> Vec<String> {
         let mut paths: Vec<String> =
-            ["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", "/version"]
+            ["/.well-known/openid-configuration", "/api", "/apis", "/metrics", "/openapi/v2"]
                 .into_iter()
+                .chain(["/openapi/v3", "/openid/v1/jwks", "/version"])
                 .chain(HEALTH)
                 .map(ToOwned::to_owned)
                 .collect();

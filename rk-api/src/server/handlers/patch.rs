@@ -176,7 +176,7 @@ impl<'a> Call<'a> {
         if user.is_in(MASTERS) {
             return None;
         }
-        let create = RequestInfo { verb: "create", ..self.context.info().clone() };
+        let create = RequestInfo { verb: "create".into(), ..self.context.info().clone() };
         match self.server.authorizer.authorize(user, &create).await {
             Decision::Allow => None,
             Decision::Deny(reason) | Decision::NoOpinion(reason) => {

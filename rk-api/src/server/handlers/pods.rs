@@ -11,6 +11,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::DeleteOptions,
 };
+use serde_json::Value;
 
 use super::Call;
 use crate::{
@@ -63,7 +64,7 @@ impl<'a> Call<'a> {
     ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
         let query = WriteOptions::read(self.context.query(), "CreateOptions")?;
-        let eviction: Eviction = self.read_body(body, "Eviction")?;
+        let eviction = self.read_eviction(body)?;
         let target = self.target(resource, query.dry_run);
         let named = eviction.metadata.name.as_deref().unwrap_or_default();
         if !named.is_empty() && named != target.name {
@@ -133,6 +134,15 @@ impl<'a> Call<'a> {
         self.server.registry.modify(&budget_target, change).await.map(drop)
     }
 
+    /// An Eviction of policy/v1, or of v1beta1, which is the same by an older name.
+    fn read_eviction(self, body: Bytes) -> Result<Eviction> {
+        let mut eviction: Value = self.read_body(body, "Eviction")?;
+        if eviction["apiVersion"] == "policy/v1beta1" {
+            eviction["apiVersion"] = "policy/v1".into();
+        }
+        serde_json::from_value(eviction).map_err(|error| unfit("Eviction", &error))
+    }
+
     /// A body of a type that is not stored.
     pub(super) fn read_body<T: serde::de::DeserializeOwned>(
         self,
@@ -140,12 +150,14 @@ impl<'a> Call<'a> {
         kind: &str,
     ) -> Result<T> {
         let json = decode::json(&self.context.headers, body)?;
-        serde_json::from_slice(&json).map_err(|error| {
-            ApiError::bad_request(format!(
-                "{kind} in version \"v1\" cannot be handled as a {kind}: {error}"
-            ))
-        })
+        serde_json::from_slice(&json).map_err(|error| unfit(kind, &error))
     }
+}
+
+fn unfit(kind: &str, error: &serde_json::Error) -> ApiError {
+    ApiError::bad_request(format!(
+        "{kind} in version \"v1\" cannot be handled as a {kind}: {error}"
+    ))
 }
 
 fn validate_binding(binding: &Binding) -> ErrorList {

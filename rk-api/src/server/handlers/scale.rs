@@ -39,7 +39,7 @@ impl<'a> Call<'a> {
         body: Bytes,
     ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
-        let scale = match self.context.info().verb {
+        let scale = match self.context.info().verb.as_ref() {
             "get" => {
                 let target = self.target(resource, false);
                 self.server.registry.cache.fresh().await?;

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
 
+use self::tunnel::Tunnel;
 use super::Call;
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -19,6 +20,8 @@ use crate::{
         status::{ApiError, Result, Subject},
     },
 };
+
+mod tunnel;
 
 /// How much of an agent's error text is passed on.
 const ERROR_BYTES_MAX: usize = 50_000;
@@ -107,21 +110,32 @@ impl<'a> Call<'a> {
             return Err(ApiError::bad_request("Upgrade request required"));
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let tunnel = Tunnel::asked(&self.context.headers)?;
         let mut request = Request::builder()
-            .method(&self.context.method)
+            .method(if tunnel.is_some() { Method::POST } else { self.context.method.clone() })
             .uri(uri(&path, &parameters))
             .body(ResponseBody::empty())
             .map_err(ApiError::internal)?;
-        *request.headers_mut() = upgrade_headers(&self.context.headers);
+        *request.headers_mut() = match &tunnel {
+            Some(tunnel) => tunnel.agent_headers(),
+            None => upgrade_headers(&self.context.headers),
+        };
         let (mut response, upgraded) = self.send(&node, request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(agent_error(response, resource, name).await);
         }
-        let answer_headers = std::mem::take(response.headers_mut());
-        tokio::spawn(splice(upgrade, upgraded));
         let mut answer = Response::new(ResponseBody::empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *answer.headers_mut() = answer_headers;
+        match tunnel {
+            Some(tunnel) => {
+                *answer.headers_mut() = tunnel.client_headers(response.headers());
+                tokio::spawn(tunnel::carry(upgrade, upgraded));
+            }
+            None => {
+                *answer.headers_mut() = std::mem::take(response.headers_mut());
+                tokio::spawn(splice(upgrade, upgraded));
+            }
+        }
         Ok(answer)
     }
 

@@ -21,6 +21,7 @@ use crate::{
     resources::{BuiltIn, Resource},
     rng,
     server::{
+        authz::node::identity,
         body::{self, ResponseBody},
         query::WriteOptions,
         status::{ApiError, Result, Subject},
@@ -47,6 +48,9 @@ impl<'a> Call<'a> {
             .existing::<ServiceAccount>("serviceaccounts", Some(namespace), target.name)
             .await?;
         let mut request: TokenRequest = self.read_body(body, "TokenRequest")?;
+        if let Some(node) = identity(&self.context.user) {
+            self.of_own_pod(node, namespace, target.name, &request).await?;
+        }
         let spec = request.spec.get_or_insert_default();
         let seconds = *spec.expiration_seconds.get_or_insert(DEFAULT_SECONDS);
         let errors = validate(seconds);
@@ -86,6 +90,42 @@ impl<'a> Call<'a> {
         }
         answer["status"] = json!({ "token": token, "expirationTimestamp": Time(expires) });
         Ok(body::answer_value(&self.context.headers, 201, output.format, &answer))
+    }
+
+    /// A node gets tokens for its own Pods only (NodeRestriction).
+    async fn of_own_pod(
+        self,
+        node: &str,
+        namespace: &str,
+        account: &str,
+        request: &TokenRequest,
+    ) -> Result<()> {
+        let refused =
+            |why: &str| Err(ApiError::forbidden(&Subject::of("", "serviceaccounts"), account, why));
+        let spec = request.spec.as_ref();
+        let bound = spec.and_then(|spec| spec.bound_object_ref.as_ref());
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let Some(bound) = bound.filter(|bound| {
+            text(&bound.api_version) == "v1" && text(&bound.kind) == "Pod" && bound.name.is_some()
+        }) else {
+            return refused("node requested token not bound to a pod");
+        };
+        let (name, uid) = (text(&bound.name), text(&bound.uid));
+        if uid.is_empty() {
+            return refused("node requested token with a pod binding without a uid");
+        }
+        let pod = self.existing::<Pod>("pods", Some(namespace), &name).await?;
+        if pod.metadata.uid.as_deref() != Some(uid.as_str()) {
+            return refused(&format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. \
+                 The object might have been deleted and then recreated"
+            ));
+        }
+        let placed = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        if placed != Some(node) {
+            return refused("node requested token bound to a pod scheduled on a different node");
+        }
+        Ok(())
     }
 
     /// What the token is bound to besides its account.

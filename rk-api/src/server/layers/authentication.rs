@@ -1,5 +1,5 @@
-//! Finds out who is asking. A request without credentials, or with wrong ones, gets a 401, except
-//! for the paths that are open to everybody.
+//! Finds out who is asking. A request with wrong credentials gets a 401. One without any is
+//! anonymous, or gets a 401 too where that is switched off.
 
 use std::{
     convert::Infallible,
@@ -12,11 +12,10 @@ use http::{HeaderValue, Request, Response, header};
 use super::{LayerFuture, Next, Req};
 use crate::server::{
     authn::Authenticator,
-    authz,
     body::{self, ResponseBody},
-    context::{Identity, Subject},
+    context::Identity,
     status::ApiError,
-    user::{ANONYMOUS, UserInfo},
+    user::UserInfo,
 };
 
 /// See the module's documentation.
@@ -26,6 +25,8 @@ pub(crate) struct AuthenticationLayer<S> {
     pub inner: S,
     /// Who knows users.
     pub authenticator: Arc<dyn Authenticator>,
+    /// Whether those without credentials are let through, as `system:anonymous`.
+    pub anonymous: bool,
 }
 
 impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
@@ -41,21 +42,14 @@ impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
         if request.extensions().get::<Identity>().is_some() {
             return self.inner.call(request);
         }
+        let anonymous = self.anonymous;
         let authenticator = self.authenticator.clone();
         let mut inner = self.inner.clone();
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
-            let public = parts
-                .extensions
-                .get::<Subject>()
-                .is_some_and(|Subject(subject)| authz::is_public(&subject.0));
             let user = match authenticator.authenticate(&parts).await {
                 Ok(Some(user)) => user,
-                Ok(None) if public => UserInfo {
-                    name: ANONYMOUS.to_owned(),
-                    groups: vec!["system:unauthenticated".to_owned()],
-                    ..UserInfo::default()
-                },
+                Ok(None) if anonymous => UserInfo::anonymous(),
                 Ok(None) => return Ok(unauthorized(&parts.headers)),
                 Err(error) => {
                     tracing::info!(%error, "authentication failed");
@@ -64,9 +58,19 @@ impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
             };
             // Handlers must not pass the client's credentials on to nodes.
             parts.headers.remove(header::AUTHORIZATION);
+            remove_proxy_headers(&mut parts.headers);
             parts.extensions.insert(Identity(Arc::new(user)));
             inner.call(Request::from_parts(parts, body)).await
         })
+    }
+}
+
+/// Takes out what only an authenticating proxy may say, whoever said it.
+fn remove_proxy_headers(headers: &mut http::HeaderMap) {
+    let said: Vec<_> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
+    for name in said {
+        headers.remove(name);
     }
 }
 

@@ -45,8 +45,17 @@ impl<S: Next> tower::Service<Req> for AuthorizationLayer<S> {
             return Box::pin(std::future::ready(Ok(answer)));
         };
         // As in kube-apiserver, no authorizer can lock the administrators out.
-        if user.is_in(MASTERS) || authz::is_public(&subject.0) {
+        if user.is_in(MASTERS) {
             return self.inner.call(request);
+        }
+        match self.authorizer.decide(&user, &subject.0) {
+            Some(Decision::Allow) => return self.inner.call(request),
+            Some(Decision::Deny(reason) | Decision::NoOpinion(reason)) => {
+                let error = authz::forbidden(&user, &subject.0, &reason);
+                let answer = body::failure(request.headers(), &error);
+                return Box::pin(std::future::ready(Ok(answer)));
+            }
+            None => {}
         }
         let authorizer = self.authorizer.clone();
         let mut inner = self.inner.clone();

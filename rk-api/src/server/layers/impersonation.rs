@@ -19,7 +19,7 @@ use crate::server::{
     context::Identity,
     info::{RequestInfo, percent_decode},
     status::{ApiError, Result},
-    user::{ANONYMOUS, AUTHENTICATED, MASTERS, UserInfo},
+    user::{ANONYMOUS, AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo},
 };
 
 const PREFIX: &str = "impersonate-";
@@ -127,7 +127,7 @@ async fn allowed(authorizer: &dyn Authorizer, user: &UserInfo, wanted: &UserInfo
     for (group, resource, subresource, namespace, name) in asked {
         let request = RequestInfo {
             is_resource: true,
-            verb: "impersonate",
+            verb: "impersonate".into(),
             group: group.to_owned(),
             version: if group.is_empty() { String::new() } else { "v1".to_owned() },
             resource: resource.to_owned(),
@@ -146,19 +146,27 @@ async fn allowed(authorizer: &dyn Authorizer, user: &UserInfo, wanted: &UserInfo
     Ok(())
 }
 
-/// Adds the groups that come with a name.
+/// Adds the groups that come with a name: those of a service account unless others were asked for,
+/// and whether somebody is authenticated.
 fn complete(mut user: UserInfo) -> UserInfo {
+    let asked = !user.groups.is_empty();
     let mut add = |group: String| {
         if !user.groups.contains(&group) {
             user.groups.push(group);
         }
     };
     let account = user.name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.split_once(':'));
-    if let Some((namespace, _)) = account {
+    if let Some((namespace, _)) = account
+        && !asked
+    {
         add("system:serviceaccounts".to_owned());
         add(format!("system:serviceaccounts:{namespace}"));
     }
-    add(if user.name == ANONYMOUS { "system:unauthenticated" } else { AUTHENTICATED }.to_owned());
+    if user.name == ANONYMOUS {
+        add(UNAUTHENTICATED.to_owned());
+    } else if !user.is_in(UNAUTHENTICATED) && !user.is_in(AUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
+    }
     user
 }
 

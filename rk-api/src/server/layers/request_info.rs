@@ -37,7 +37,10 @@ impl<S: Next> tower::Service<Req> for RequestInfoLayer<S> {
         let info =
             RequestInfo::parse(request.method(), request.uri().path(), query.flag("watch"), name);
         match info {
-            Ok(info) => {
+            Ok(mut info) => {
+                if info.is_collection() {
+                    info.field_selector = query.get("fieldSelector").unwrap_or_default().to_owned();
+                }
                 request.extensions_mut().insert(Subject(Arc::new((info, query))));
                 Either::Right(self.0.call(request))
             }

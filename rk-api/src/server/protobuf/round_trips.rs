@@ -16,7 +16,7 @@ use crate::{
 fn kept(row: &Resource, json: &[u8]) -> Result<Value, TestCaseError> {
     let decoded = row.strategy.decode(json);
     let decoded = decoded.map_err(|error| TestCaseError::fail(format!("{error}")))?;
-    prop_assert!(decoded.unknown_fields.is_empty(), "unknown: {:?}", decoded.unknown_fields);
+    prop_assert!(decoded.strict_errors.is_empty(), "unknown: {:?}", decoded.strict_errors);
     decoded.object.to_value().map_err(|error| TestCaseError::fail(format!("{error}")))
 }
 

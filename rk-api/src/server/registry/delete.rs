@@ -143,6 +143,8 @@ impl Registry {
         } else {
             let expect = Expect::Revision(before.revision);
             let (revision, _) = self.store().delete(&key, expect).await?;
+            self.cache.catch_up();
+            self.in_force(target, revision).await;
             self.services.release(before.object.as_ref());
             revision
         };

@@ -1,24 +1,15 @@
-//! `portForward` over a WebSocket: two channels for each port, data and error. The first message of
-//! each is the port, as two bytes, the lower one first.
+//! `portForward`: connections to a pod's ports, over SPDY or over a WebSocket.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::mpsc,
-};
-use tokio_tungstenite::tungstenite::Message;
 
-use super::{
-    KubeletApi, KubeletBody, Query, Refusal,
-    websocket::{Socket, upgrade},
-};
+use super::{KubeletApi, KubeletBody, Query, Refusal, spdy, websocket};
+use crate::runtime::Io;
 
-/// How many ports one connection carries.
+mod over_spdy;
+mod over_websocket;
+
+/// How many ports one WebSocket carries.
 const PORTS_MAX: usize = 64;
-/// How many messages wait in each direction.
-const MESSAGES_MAX: usize = 16;
 
 impl KubeletApi {
     pub(super) async fn port_forward<B>(
@@ -34,111 +25,27 @@ impl KubeletApi {
         let Some(sandbox) = observed.sandbox().map(|sandbox| sandbox.id.clone()) else {
             return Err((StatusCode::NOT_FOUND, "the pod has no sandbox".into()));
         };
+        if spdy::is_asked(request) {
+            return spdy::upgrade(request, over_spdy::PROTOCOLS, move |connection, _| {
+                over_spdy::carry(self, connection, sandbox)
+            });
+        }
         let ports = query.all("port").chain(query.all("ports")).flat_map(|ports| ports.split(','));
         let ports: Result<Vec<u16>, _> = ports.map(str::parse).collect();
         let Ok(ports) = ports else { return refuse("a port is not a number from 1 to 65535") };
         if ports.is_empty() || ports.len() > PORTS_MAX {
             return refuse("query parameter \"port\" is required");
         }
-        upgrade(request, move |socket, _| self.carry(socket, sandbox, ports))
+        websocket::upgrade(request, move |socket, _| {
+            over_websocket::carry(self, socket, sandbox, ports)
+        })
     }
 
-    async fn carry(self, socket: Socket, sandbox: String, ports: Vec<u16>) {
-        let (mut sink, mut stream) = socket.split();
-        let (to_client, mut outgoing) = mpsc::channel::<Bytes>(MESSAGES_MAX);
-        let mut inputs = Vec::new();
-        let mut tasks = tokio::task::JoinSet::new();
-        for (number, port) in ports.into_iter().enumerate() {
-            let (input, incoming) = mpsc::channel::<Bytes>(MESSAGES_MAX);
-            inputs.push(input);
-            let channel = (number * 2) as u8;
-            tasks.spawn(self.clone().one(
-                sandbox.clone(),
-                port,
-                channel,
-                incoming,
-                to_client.clone(),
-            ));
-        }
-        drop(to_client);
-        let send = async {
-            while let Some(message) = outgoing.recv().await {
-                if sink.send(Message::Binary(message)).await.is_err() {
-                    return;
-                }
-            }
-            sink.close().await.ok();
-        };
-        let receive = async {
-            while let Some(Ok(message)) = stream.next().await {
-                let data = match message {
-                    Message::Binary(data) => data,
-                    Message::Close(_) => return,
-                    _ => continue,
-                };
-                let Some(&channel) = data.first() else { continue };
-                // Odd channels are for errors, which only we report.
-                if channel % 2 == 0
-                    && let Some(input) = inputs.get(usize::from(channel / 2))
-                {
-                    input.send(data.slice(1..)).await.ok();
-                }
-            }
-        };
-        tokio::select! { biased;
-            () = send => {}
-            () = receive => {}
-        }
-    }
-
-    /// Carries one port.
-    async fn one(
-        self,
-        sandbox: String,
-        port: u16,
-        channel: u8,
-        mut incoming: mpsc::Receiver<Bytes>,
-        to_client: mpsc::Sender<Bytes>,
-    ) {
-        let message = |channel: u8, data: &[u8]| {
-            let mut message = BytesMut::with_capacity(data.len() + 1);
-            message.put_u8(channel);
-            message.extend_from_slice(data);
-            message.freeze()
-        };
-        for channel in [channel, channel + 1] {
-            to_client.send(message(channel, &port.to_le_bytes())).await.ok();
-        }
-        let connection = match self.core.runtime.port_forward(&sandbox, port).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                let why = crate::agent::handler::describe(&error);
-                let text = format!("error forwarding port {port} to pod {sandbox}: {why}");
-                to_client.send(message(channel + 1, text.as_bytes())).await.ok();
-                return;
-            }
-        };
-        let (mut from_pod, mut to_pod) = tokio::io::split(connection);
-        let up = async {
-            while let Some(data) = incoming.recv().await {
-                if to_pod.write_all(&data).await.is_err() || to_pod.flush().await.is_err() {
-                    return;
-                }
-            }
-            to_pod.shutdown().await.ok();
-            std::future::pending().await
-        };
-        let down = async {
-            let mut buffer = vec![0; 32 * 1024];
-            while let Ok(count @ 1..) = from_pod.read(&mut buffer).await {
-                if to_client.send(message(channel, &buffer[..count])).await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::select! { biased;
-            () = down => {}
-            () = up => {}
-        }
+    /// Connects to a port of a pod; an error is what the client is told.
+    async fn connect_to(&self, sandbox: &str, port: u16) -> Result<Box<dyn Io>, String> {
+        self.core.runtime.port_forward(sandbox, port).await.map_err(|error| {
+            let why = crate::agent::handler::describe(&error);
+            format!("error forwarding port {port} to pod {sandbox}: {why}")
+        })
     }
 }

@@ -1,22 +1,22 @@
-//! `exec` and `attach`: a command's or a container's streams over a WebSocket.
+//! `exec` and `attach`: a command's or a container's streams, over a WebSocket or over SPDY.
 
 use std::{pin::Pin, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::{Sink, SinkExt, StreamExt, stream::SplitStream};
+use futures::{SinkExt, future::BoxFuture, stream::SplitSink};
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::{
-    Error, Message,
-    protocol::{CloseFrame, frame::coding::CloseCode},
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    KubeletApi, KubeletBody, Query, Refusal,
-    websocket::{Protocol, Socket, upgrade},
+    KubeletApi, KubeletBody, Query, Refusal, spdy,
+    websocket::{self, Socket},
 };
 use crate::runtime::{ExecRequest, RuntimeError, Session};
+
+mod over_spdy;
+mod over_websocket;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -68,11 +68,9 @@ impl KubeletApi {
         let wanted = Wanted::of(query)?;
         let id = self.running(namespace, pod, container).await?.id;
         let command: Vec<String> = query.all("command").map(str::to_string).collect();
-        upgrade(request, move |socket, protocol| async move {
-            let request = ExecRequest { command, stdin: wanted.stdin, tty: wanted.tty };
-            let session = self.core.runtime.exec(&id, request).await;
-            talk(socket, protocol, wanted, session).await;
-        })
+        let runtime = self.core.runtime.clone();
+        let exec = ExecRequest { command, stdin: wanted.stdin, tty: wanted.tty };
+        answer(request, wanted, async move { runtime.exec(&id, exec).await })
     }
 
     pub(super) async fn attach<B>(
@@ -84,110 +82,79 @@ impl KubeletApi {
         request: &mut Request<B>,
     ) -> Result<Response<KubeletBody>, Refusal> {
         let found = self.running(namespace, pod, container).await?;
-        // Whether there is a terminal is the container's matter, not the client's.
-        let wanted = Wanted { tty: found.config.tty, ..Wanted::of(query)? };
-        upgrade(request, move |socket, protocol| async move {
-            let session = self.core.runtime.attach(&found.id).await;
-            talk(socket, protocol, wanted, session).await;
-        })
+        let runtime = self.core.runtime.clone();
+        answer(request, Wanted::of(query)?, async move { runtime.attach(&found.id).await })
     }
 }
 
-/// Carries a session until the command ends or the client goes.
-async fn talk(
-    socket: Socket,
-    protocol: Protocol,
+/// Answers an upgrade request: the session is opened and carried once the connection is upgraded.
+fn answer<B>(
+    request: &mut Request<B>,
     wanted: Wanted,
-    session: Result<Session, RuntimeError>,
-) {
-    let (mut sink, stream) = socket.split();
-    // Tells the client that the connection stands.
-    let lowest = if wanted.stdout {
-        STDOUT
-    } else if wanted.stderr {
-        STDERR
-    } else {
-        ERROR
-    };
-    if sink.send(Message::Binary(Bytes::copy_from_slice(&[lowest]))).await.is_err() {
-        return;
+    open: impl Future<Output = Result<Session, RuntimeError>> + Send + 'static,
+) -> Result<Response<KubeletBody>, Refusal> {
+    if spdy::is_asked(request) {
+        return spdy::upgrade(request, over_spdy::PROTOCOLS, move |connection, protocol| {
+            over_spdy::talk(connection, protocol, wanted, open)
+        });
     }
-    let ended = match session {
-        Ok(session) => {
-            let Session { stdin, stdout, stderr, resize, exit } = session;
-            let stdin = stdin.filter(|_| wanted.stdin);
-            let outputs = Outputs {
-                stdout: stdout.filter(|_| wanted.stdout),
-                stderr: stderr.filter(|_| wanted.stderr),
-            };
-            tokio::select! { biased;
-                code = outputs.carry(&mut sink, exit) => match code {
-                    Ok(code) => code,
-                    // The client is gone.
-                    Err(_) => return,
-                },
-                () = inputs(stream, stdin, resize, protocol) => return,
-            }
-        }
-        Err(error) => Err(error),
-    };
-    let mut message = BytesMut::from(&[ERROR][..]);
-    message.extend_from_slice(&outcome(&ended, protocol));
-    if message.len() > 1 && sink.send(Message::Binary(message.freeze())).await.is_err() {
-        return;
-    }
-    // client-go takes any other code, and a frame without one, for a broken connection.
-    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-    sink.send(Message::Close(Some(normal))).await.ok();
-    sink.close().await.ok();
+    websocket::upgrade(request, move |socket, protocol| async move {
+        over_websocket::talk(socket, protocol, wanted, open.await).await;
+    })
 }
 
-/// Takes in what the client sends, until it goes.
-async fn inputs(
-    mut stream: SplitStream<Socket>,
-    mut stdin: Option<Pin<Box<dyn tokio::io::AsyncWrite + Send>>>,
-    resize: Option<Box<dyn Fn(u16, u16) + Send + Sync>>,
-    protocol: Protocol,
-) {
-    while let Some(Ok(message)) = stream.next().await {
-        let data: Bytes = match message {
-            Message::Binary(data) => data,
-            Message::Text(text) => text.into(),
-            Message::Close(_) => return,
-            _ => continue,
+type Stdin = Option<Pin<Box<dyn AsyncWrite + Send>>>;
+type Resize = Option<Box<dyn Fn(u16, u16) + Send + Sync>>;
+
+/// Standard input, as long as the command takes it.
+struct Feed(Stdin);
+
+impl Feed {
+    async fn write(&mut self, data: &[u8]) {
+        let Some(writer) = &mut self.0 else { return };
+        let written = async {
+            writer.write_all(data).await?;
+            writer.flush().await
         };
-        let Some((&channel, data)) = data.split_first() else { continue };
-        match channel {
-            STDIN => {
-                if let Some(writer) = &mut stdin {
-                    let written = async {
-                        writer.write_all(data).await?;
-                        writer.flush().await
-                    };
-                    // A command that closed its input may run on.
-                    if written.await.is_err() {
-                        stdin = None;
-                    }
+        // A command that closed its input may run on.
+        if written.await.is_err() {
+            self.0 = None;
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(mut writer) = self.0.take() {
+            writer.shutdown().await.ok();
+        }
+    }
+}
+
+/// The columns and rows of a terminal.
+fn parse_size(size: &Value) -> Option<(u16, u16)> {
+    let side = |name: &str| u16::try_from(size.get(name)?.as_u64()?).ok();
+    Some((side("Width")?, side("Height")?))
+}
+
+/// Where output goes.
+enum Client {
+    WebSocket(SplitSink<Socket, Message>),
+    Spdy { stdout: Option<spdy::Output>, stderr: Option<spdy::Output> },
+}
+
+impl Client {
+    /// Sends output: the number of its channel, then data.
+    async fn send(&mut self, message: Bytes) -> Result<(), spdy::Gone> {
+        match self {
+            Client::WebSocket(sink) => {
+                sink.send(Message::Binary(message)).await.map_err(|_| spdy::Gone)
+            }
+            Client::Spdy { stdout, stderr } => {
+                let output = if message[0] == STDOUT { stdout } else { stderr };
+                match output {
+                    Some(output) => output.send(&message[1..]).await,
+                    None => Ok(()),
                 }
             }
-            RESIZE => {
-                let size: Option<Value> = serde_json::from_slice(data).ok();
-                let side = |name: &str| {
-                    let value = size.as_ref()?.get(name)?.as_u64()?;
-                    u16::try_from(value).ok()
-                };
-                if let (Some(resize), Some(width), Some(height)) =
-                    (&resize, side("Width"), side("Height"))
-                {
-                    resize(width, height);
-                }
-            }
-            CLOSE if protocol == Protocol::V5 && data == [STDIN] => {
-                if let Some(mut writer) = stdin.take() {
-                    writer.shutdown().await.ok();
-                }
-            }
-            _ => {}
         }
     }
 }
@@ -200,12 +167,16 @@ struct Outputs {
 }
 
 impl Outputs {
+    fn new(wanted: Wanted, stdout: Output, stderr: Output) -> Self {
+        Self { stdout: stdout.filter(|_| wanted.stdout), stderr: stderr.filter(|_| wanted.stderr) }
+    }
+
     /// Sends what is printed until the command has ended and its output is read; the code.
     async fn carry(
         mut self,
-        sink: &mut (impl Sink<Message, Error = Error> + Unpin),
-        mut exit: futures::future::BoxFuture<'static, Result<i32, RuntimeError>>,
-    ) -> Result<Result<i32, RuntimeError>, Error> {
+        client: &mut Client,
+        mut exit: BoxFuture<'static, Result<i32, RuntimeError>>,
+    ) -> Result<Result<i32, RuntimeError>, spdy::Gone> {
         let mut code = None;
         let deadline = tokio::time::sleep(Duration::MAX / 4);
         tokio::pin!(deadline);
@@ -231,7 +202,7 @@ impl Outputs {
                 }
             };
             if let Some(frame) = frame {
-                sink.send(Message::Binary(frame)).await?;
+                client.send(frame).await?;
             }
         }
     }
@@ -251,8 +222,17 @@ async fn read(output: &mut Output, channel: u8) -> Option<Bytes> {
     }
 }
 
-/// What the error channel says of the end: a `Status`, or before version 4 a text if it failed.
-fn outcome(ended: &Result<i32, RuntimeError>, protocol: Protocol) -> Vec<u8> {
+/// How a client is told the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A `Status`: from version 4 of the protocols on.
+    Status,
+    /// Nothing, or what went wrong.
+    Text,
+}
+
+/// What a client is told of the end.
+fn outcome(ended: &Result<i32, RuntimeError>, form: Form) -> Vec<u8> {
     let status = match ended {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => json!({
@@ -271,9 +251,9 @@ fn outcome(ended: &Result<i32, RuntimeError>, protocol: Protocol) -> Vec<u8> {
             "code": 500,
         }),
     };
-    match (protocol, ended) {
-        (Protocol::V1, Ok(0)) => Vec::new(),
-        (Protocol::V1, _) => status["message"].as_str().unwrap_or_default().as_bytes().to_vec(),
+    match (form, ended) {
+        (Form::Text, Ok(0)) => Vec::new(),
+        (Form::Text, _) => status["message"].as_str().unwrap_or_default().as_bytes().to_vec(),
         _ => status.to_string().into_bytes(),
     }
 }
@@ -283,17 +263,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_is_a_status_from_version_4_on() {
-        let of = |ended: Result<i32, RuntimeError>, protocol| {
-            String::from_utf8(outcome(&ended, protocol)).unwrap()
+    fn the_end_is_a_status_or_a_text() {
+        let of = |ended: Result<i32, RuntimeError>, form| {
+            String::from_utf8(outcome(&ended, form)).unwrap()
         };
-        assert_eq!(of(Ok(0), Protocol::V5), r#"{"metadata":{},"status":"Success"}"#);
-        let failed: Value = serde_json::from_str(&of(Ok(3), Protocol::V4)).unwrap();
+        assert_eq!(of(Ok(0), Form::Status), r#"{"metadata":{},"status":"Success"}"#);
+        let failed: Value = serde_json::from_str(&of(Ok(3), Form::Status)).unwrap();
         assert_eq!(failed["reason"], "NonZeroExitCode");
         assert_eq!(failed["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
-        assert_eq!(of(Ok(0), Protocol::V1), "");
+        assert_eq!(of(Ok(0), Form::Text), "");
         assert_eq!(
-            of(Ok(3), Protocol::V1),
+            of(Ok(3), Form::Text),
             "command terminated with non-zero exit code: exit status 3"
         );
     }

@@ -50,7 +50,9 @@ where
     match value(header::UPGRADE) {
         Some(upgrade) if upgrade.eq_ignore_ascii_case("websocket") => {}
         Some(other) => {
-            return refuse(&format!("unable to upgrade: {other} is not supported, use WebSockets"));
+            return refuse(&format!(
+                "unable to upgrade: {other} is neither websocket nor SPDY/3.1"
+            ));
         }
         None => return refuse("unable to upgrade: missing upgrade headers in request"),
     }

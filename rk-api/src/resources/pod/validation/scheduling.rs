@@ -150,7 +150,12 @@ fn pod_term(errors: &mut Errors, term: &PodAffinityTerm, path: &Path) {
     errors.label_key(&at, &term.topology_key);
 }
 
-pub(super) fn tolerations(errors: &mut Errors, tolerations: &[Toleration], path: &Path) {
+/// What a Pod, or the Pods of a runtime class, tolerate.
+pub(in super::super::super) fn tolerations(
+    errors: &mut Errors,
+    tolerations: &[Toleration],
+    path: &Path,
+) {
     for (i, toleration) in tolerations.iter().enumerate() {
         let at = path.index(i);
         let (key, operator) = (text(&toleration.key), text(&toleration.operator));

@@ -1,0 +1,332 @@
+//! ResourceQuota: a namespace uses no more than its quotas allow.
+//!
+//! What a quota allows and what is used are in its status. A controller keeps that; admission adds
+//! what it lets in, so that nothing is let in twice. A quota without a status yet allows nothing in
+//! particular and forbids nothing.
+
+mod usage;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::{ResourceQuota, ScopedResourceSelectorRequirement};
+use rk_store::{Expect, StoreError};
+use tokio::sync::Mutex;
+
+use self::usage::Item;
+use super::{
+    Admission, AdmissionRequest, Operation,
+    pod_resources::{Amounts, add, amounts},
+};
+use crate::{
+    meta::quantity::Quantity,
+    resources::{Object, Resource},
+    server::{
+        object::Stored,
+        reader::Reader,
+        status::{ApiError, Result},
+    },
+};
+
+/// Namespaces share these locks: one request at a time counts in a namespace of this server.
+const LOCKS: usize = 64;
+/// Tries when another server counts in the same quota.
+const TRIES: usize = 16;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct ResourceQuotas {
+    reader: Reader,
+    locks: Vec<Mutex<()>>,
+}
+
+/// A quota as the store has it.
+struct Found {
+    quota: ResourceQuota,
+    managed: Bytes,
+    key: String,
+    revision: rk_store::Revision,
+}
+
+impl ResourceQuotas {
+    pub(super) fn new(reader: Reader) -> Self {
+        Self { reader, locks: (0..LOCKS).map(|_| Mutex::default()).collect() }
+    }
+
+    fn lock(&self, namespace: &str) -> Option<&Mutex<()>> {
+        let mut hasher = DefaultHasher::new();
+        namespace.hash(&mut hasher);
+        self.locks.get((hasher.finish() % LOCKS as u64) as usize)
+    }
+
+    /// The quota as the store has it; `None` when it is gone.
+    async fn fetch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Found>> {
+        let key = resource.key(Some(namespace), name);
+        let Some(value) = self.reader.cache.store().get(&key).await? else { return Ok(None) };
+        let decoded = resource.strategy.decode(&value.value);
+        let decoded = decoded.map_err(|error| ApiError::internal(format!("{key}: {error}")))?;
+        let quota = decoded.object.as_any().downcast_ref::<ResourceQuota>().cloned();
+        let managed = Stored::new(value.value).map(|stored| stored.managed()).unwrap_or_default();
+        Ok(quota.map(|quota| Found { quota, managed, key, revision: value.modified }))
+    }
+
+    /// Counts what is used now. `false` when another server was faster.
+    async fn charge(&self, found: Found, used: Amounts) -> Result<bool> {
+        let mut quota = found.quota;
+        let status = quota.status.get_or_insert_default();
+        status.used = Some(used.into_iter().map(|(name, used)| (name, used.into())).collect());
+        let object: &mut dyn Object = &mut quota;
+        let stored = Stored::encode(object, &found.managed)?;
+        let expect = Expect::Revision(found.revision);
+        match self.reader.cache.store().put(&found.key, stored.bytes().clone(), expect, None).await
+        {
+            Ok(_) => Ok(true),
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Checks one quota, and counts in it.
+    async fn admit(
+        &self,
+        request: &AdmissionRequest<'_>,
+        resource: &Resource,
+        name: &str,
+        item: &Item<'_>,
+        old: Option<&Item<'_>>,
+    ) -> Result<()> {
+        let namespace = request.namespace.unwrap_or_default();
+        for _ in 0..TRIES {
+            let Some(found) = self.fetch(resource, namespace, name).await? else { return Ok(()) };
+            let used = decide(&found.quota, item, old).map_err(|why| request.forbidden(&why))?;
+            let Some(used) = used.filter(|_| !request.dry_run) else { return Ok(()) };
+            if self.charge(found, used).await? {
+                return Ok(());
+            }
+        }
+        let quotas = crate::server::status::Subject::plural(resource);
+        Err(ApiError::modified(&quotas, name))
+    }
+}
+
+#[async_trait]
+impl Admission for ResourceQuotas {
+    fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
+        if request.namespace.is_none() {
+            return false;
+        }
+        match request.operation {
+            Operation::Create => request.subresource.is_empty(),
+            // Of what exists already only these can use more than before.
+            Operation::Update => {
+                request.is_about("services")
+                    || request.is_about("persistentvolumeclaims")
+                    || (request.subresource == "resize" && request.resource.kind == "Pod")
+            }
+            Operation::Delete | Operation::Connect => false,
+        }
+    }
+
+    async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
+        let (Some(namespace), Some(object)) = (request.namespace, request.object.as_deref()) else {
+            return Ok(());
+        };
+        let Some(resource) = self.reader.resource::<ResourceQuota>().map(Arc::clone) else {
+            return Ok(());
+        };
+        // Most namespaces have none, so this looks at the cache and takes no lock.
+        let quotas = self.reader.list::<ResourceQuota>(Some(namespace))?;
+        if quotas.is_empty() {
+            return Ok(());
+        }
+        let item = Item::new(request.resource, object);
+        let old = request.old.map(|old| Item::new(request.resource, old));
+        let Some(lock) = self.lock(namespace) else { return Ok(()) };
+        let _counting = lock.lock().await;
+        // First all are asked, so that none counts what another one refuses.
+        for quota in &quotas {
+            let name = quota.metadata.name.as_deref().unwrap_or_default();
+            if let Some(found) = self.fetch(&resource, namespace, name).await? {
+                decide(&found.quota, &item, old.as_ref()).map_err(|why| request.forbidden(&why))?;
+            }
+        }
+        for quota in &quotas {
+            let name = quota.metadata.name.as_deref().unwrap_or_default();
+            self.admit(request, &resource, name, &item, old.as_ref()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is used of a quota once the item is let in: `None` when the quota is not about it or
+/// nothing more is used. An error says why it is not let in.
+fn decide(
+    quota: &ResourceQuota,
+    item: &Item<'_>,
+    old: Option<&Item<'_>>,
+) -> std::result::Result<Option<Amounts>, String> {
+    let name = quota.metadata.name.as_deref().unwrap_or_default();
+    let status = quota.status.clone().unwrap_or_default();
+    let hard = amounts(status.hard.as_ref());
+    let used = amounts(status.used.as_ref());
+    let restricted: Vec<&String> = hard.keys().filter(|resource| item.knows(resource)).collect();
+    if restricted.is_empty() || !scopes(quota).iter().all(|scope| item.is_in(scope)) {
+        return Ok(None);
+    }
+    item.check_specified(&restricted).map_err(|why| format!("failed quota: {name}: {why}"))?;
+    if restricted.iter().any(|resource| !used.contains_key(*resource)) {
+        let names: Vec<&str> = restricted.iter().map(|resource| resource.as_str()).collect();
+        return Err(format!("status unknown for quota: {name}, resources: {}", names.join(",")));
+    }
+
+    let mut more = item.usage();
+    let negative: Vec<_> = more
+        .iter()
+        .filter(|(_, amount)| amount.signum() < 0)
+        .map(|(name, _)| name.clone())
+        .collect();
+    if !negative.is_empty() {
+        let negative = negative.join(",");
+        return Err(format!("quota usage is negative for resource(s): {negative}"));
+    }
+    if let Some(old) = old {
+        let before = old.usage();
+        for (name, amount) in &mut more {
+            let before = before.get(name).copied().unwrap_or(Quantity::ZERO);
+            *amount = amount.minus(&before).max(Quantity::ZERO);
+        }
+    }
+    if more.values().all(Quantity::is_zero) {
+        return Ok(None);
+    }
+    more.retain(|resource, _| hard.contains_key(resource));
+
+    let mut after = used.clone();
+    add(&mut after, &more);
+    let over = |resource: &&String| after.get(*resource) > hard.get(*resource);
+    let exceeded: Vec<&String> = more.keys().filter(over).collect();
+    if exceeded.is_empty() {
+        return Ok(Some(after));
+    }
+    let shown = |all: &Amounts| {
+        let of = |name: &&String| Some(format!("{name}={}", all.get(*name)?));
+        exceeded.iter().filter_map(of).collect::<Vec<_>>().join(",")
+    };
+    Err(format!(
+        "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
+        shown(&more),
+        shown(&used),
+        shown(&hard)
+    ))
+}
+
+/// What a quota is about: its scopes, old and new style.
+fn scopes(quota: &ResourceQuota) -> Vec<ScopedResourceSelectorRequirement> {
+    let spec = quota.spec.clone().unwrap_or_default();
+    let plain = spec.scopes.unwrap_or_default().into_iter().map(|scope_name| {
+        let operator = "Exists".to_owned();
+        ScopedResourceSelectorRequirement { scope_name, operator, values: None }
+    });
+    let selected = spec.scope_selector.and_then(|selector| selector.match_expressions);
+    plain.chain(selected.unwrap_or_default()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{Pod, Service};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::resources::Resources;
+
+    fn quota(hard: Value, used: Value, scopes: &[&str]) -> ResourceQuota {
+        serde_json::from_value(json!({
+            "metadata": { "name": "q" },
+            "spec": { "hard": hard, "scopes": scopes },
+            "status": { "hard": hard, "used": used },
+        }))
+        .unwrap()
+    }
+
+    fn pod(limit: Option<&str>) -> Pod {
+        let resources = limit.map(|cpu| json!({ "limits": { "cpu": cpu } }));
+        let container = json!({ "name": "c", "resources": resources });
+        serde_json::from_value(json!({ "spec": { "containers": [container] } })).unwrap()
+    }
+
+    #[track_caller]
+    fn check(quota: &ResourceQuota, pod: &Pod, result: std::result::Result<Option<&str>, &str>) {
+        let resources = Resources::builtin();
+        let row = resources.get("", "v1", "pods").unwrap();
+        let found = decide(quota, &Item::new(row, pod), None);
+        let found = found.map(|used| {
+            used.map(|used| {
+                let each = used.iter().map(|(name, amount)| format!("{name}={amount}"));
+                each.collect::<Vec<_>>().join(",")
+            })
+        });
+        let wanted = result.map(|used| used.map(ToOwned::to_owned)).map_err(ToOwned::to_owned);
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn what_fits_is_counted_and_what_does_not_is_refused() {
+        let limits = quota(json!({ "limits.cpu": "1" }), json!({ "limits.cpu": "300m" }), &[]);
+        check(&limits, &pod(Some("700m")), Ok(Some("limits.cpu=1")));
+        check(
+            &limits,
+            &pod(Some("2")),
+            Err("exceeded quota: q, requested: limits.cpu=2, used: limits.cpu=300m, limited: \
+                 limits.cpu=1"),
+        );
+        check(&limits, &pod(None), Err("failed quota: q: must specify limits.cpu for: c"));
+        let unknown = quota(json!({ "pods": "1" }), json!({}), &[]);
+        check(&unknown, &pod(None), Err("status unknown for quota: q, resources: pods"));
+        let other = quota(json!({ "services": "0" }), json!({ "services": "0" }), &[]);
+        check(&other, &pod(None), Ok(None));
+    }
+
+    #[test]
+    fn a_scope_leaves_out_what_is_not_in_it() {
+        let best_effort = quota(json!({ "pods": "0" }), json!({ "pods": "0" }), &["BestEffort"]);
+        check(&best_effort, &pod(Some("1")), Ok(None));
+        check(
+            &best_effort,
+            &pod(None),
+            Err("exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0"),
+        );
+        let ends = quota(json!({ "pods": "0" }), json!({ "pods": "0" }), &["Terminating"]);
+        check(&ends, &pod(None), Ok(None));
+    }
+
+    #[test]
+    fn an_update_counts_what_it_adds() {
+        let service = |ports: usize| -> Service {
+            let ports: Vec<_> = (0..ports).map(|port| json!({ "port": port + 1 })).collect();
+            let spec = json!({ "type": "NodePort", "ports": ports });
+            serde_json::from_value(json!({ "spec": spec })).unwrap()
+        };
+        let resources = Resources::builtin();
+        let row = resources.get("", "v1", "services").unwrap();
+        let quota = quota(
+            json!({ "services": "1", "services.nodeports": "2" }),
+            json!({ "services": "1", "services.nodeports": "1" }),
+            &[],
+        );
+        let (one, two, three) = (service(1), service(2), service(3));
+        let old = Item::new(row, &one);
+        let after = |new: &Service| decide(&quota, &Item::new(row, new), Some(&old));
+        assert_eq!(after(&one), Ok(None));
+        assert_eq!(after(&two).unwrap().unwrap()["services.nodeports"].to_string(), "2");
+        assert!(after(&three).unwrap_err().contains("requested: services.nodeports=2"));
+    }
+}

@@ -1,0 +1,289 @@
+//! What an object uses of a quota's resources.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{
+    Container, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec,
+    ScopedResourceSelectorRequirement, Service,
+};
+
+use super::super::pod_resources::{self, Amounts, add, amounts};
+use crate::{
+    meta::quantity::Quantity,
+    resources::{Object, Resource, qos_class},
+};
+
+/// Core kinds whose number has a name of its own, next to `count/...`.
+const COUNTED: &[&str] = &[
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+];
+/// Of these, a quota wants every container to say how much it is.
+const SPECIFIED: &[&str] =
+    &["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+/// What a quota counts of a Pod besides extended resources.
+const COMPUTE: &[&str] = &["cpu", "memory", "ephemeral-storage"];
+const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
+
+/// An object that a quota may be about.
+pub(super) struct Item<'a> {
+    resource: &'a Resource,
+    object: Typed<'a>,
+}
+
+enum Typed<'a> {
+    Pod(&'a Pod),
+    Service(&'a Service),
+    Claim(&'a PersistentVolumeClaim),
+    Other,
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn new(resource: &'a Resource, object: &'a dyn Object) -> Self {
+        let any = object.as_any();
+        let object = if let Some(pod) = any.downcast_ref() {
+            Typed::Pod(pod)
+        } else if let Some(service) = any.downcast_ref() {
+            Typed::Service(service)
+        } else if let Some(claim) = any.downcast_ref() {
+            Typed::Claim(claim)
+        } else {
+            Typed::Other
+        };
+        Self { resource, object }
+    }
+
+    /// How a quota calls the number of such objects.
+    fn count(&self) -> String {
+        format!("count/{}", self.resource.qualified())
+    }
+
+    /// The older name of that number.
+    fn old_count(&self) -> Option<&str> {
+        let plural = self.resource.plural.as_ref();
+        (self.resource.group.is_empty() && COUNTED.contains(&plural)).then_some(plural)
+    }
+
+    /// Whether such an object can use the resource.
+    pub(super) fn knows(&self, resource: &str) -> bool {
+        if resource == self.count() || Some(resource) == self.old_count() {
+            return true;
+        }
+        match &self.object {
+            Typed::Pod(_) => is_of_pods(resource),
+            Typed::Service(_) => {
+                matches!(resource, "services.nodeports" | "services.loadbalancers")
+            }
+            Typed::Claim(_) => resource == "requests.storage" || resource.contains(OF_CLASS),
+            Typed::Other => false,
+        }
+    }
+
+    /// Whether the object is in a scope.
+    pub(super) fn is_in(&self, scope: &ScopedResourceSelectorRequirement) -> bool {
+        match (&self.object, scope.scope_name.as_str()) {
+            (Typed::Pod(pod), name) => {
+                pod.spec.as_ref().is_some_and(|spec| pod_is_in(spec, name, scope))
+            }
+            (Typed::Claim(claim), "VolumeAttributesClass") => {
+                let class = claim.spec.as_ref();
+                let class = class.and_then(|spec| spec.volume_attributes_class_name.as_deref());
+                selects(scope, class.unwrap_or_default())
+            }
+            _ => false,
+        }
+    }
+
+    /// An error when a container does not say how much of a resource it wants.
+    pub(super) fn check_specified(&self, restricted: &[&String]) -> Result<(), String> {
+        let Typed::Pod(pod) = &self.object else { return Ok(()) };
+        let Some(spec) = &pod.spec else { return Ok(()) };
+        let required: Vec<&str> = restricted.iter().map(|resource| resource.as_str()).collect();
+        let required = required.into_iter().filter(|resource| SPECIFIED.contains(resource));
+        // What is said of the Pod as a whole is said of its containers.
+        let whole = spec.resources.as_ref().map(|resources| {
+            by_quota_names(
+                &amounts(resources.requests.as_ref()),
+                &amounts(resources.limits.as_ref()),
+            )
+        });
+        let whole = whole.unwrap_or_default();
+        let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for resource in required.filter(|resource| !whole.contains_key(*resource)) {
+            let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+            for container in containers.filter(|one| !of_container(one).contains_key(resource)) {
+                missing.entry(resource).or_default().insert(&container.name);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let each = missing.into_iter().map(|(resource, containers)| {
+            let containers: Vec<_> = containers.into_iter().collect();
+            format!("{resource} for: {}", containers.join(","))
+        });
+        Err(format!("must specify {}", each.collect::<Vec<_>>().join("; ")))
+    }
+
+    /// What the object uses.
+    pub(super) fn usage(&self) -> Amounts {
+        let one = Quantity::new(1, 0);
+        let mut usage = Amounts::from([(self.count(), one)]);
+        if let Typed::Pod(pod) = &self.object
+            && is_finished(pod)
+        {
+            return usage;
+        }
+        usage.extend(self.old_count().map(|name| (name.to_owned(), one)));
+        match &self.object {
+            Typed::Pod(pod) => usage.extend(of_pod(pod)),
+            Typed::Service(service) => usage.extend(of_service(service)),
+            Typed::Claim(claim) => usage.extend(of_claim(claim)),
+            Typed::Other => {}
+        }
+        usage
+    }
+}
+
+/// A Pod that has ended still exists and uses nothing else.
+fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn is_of_pods(resource: &str) -> bool {
+    let amount = resource.strip_prefix("requests.").or(resource.strip_prefix("limits."));
+    COMPUTE.contains(&amount.unwrap_or(resource))
+        || amount.unwrap_or(resource).starts_with("hugepages-")
+        // Extended resources are only limited by what is requested of them.
+        || resource.strip_prefix("requests.").is_some_and(|name| name.contains('/'))
+}
+
+/// Requests and limits as a quota calls them.
+fn by_quota_names(requests: &Amounts, limits: &Amounts) -> Amounts {
+    let mut named = Amounts::new();
+    for (name, amount) in requests {
+        if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") {
+            named.insert(name.clone(), *amount);
+        }
+        named.insert(format!("requests.{name}"), *amount);
+    }
+    for (name, amount) in limits.iter().filter(|(name, _)| COMPUTE.contains(&name.as_str())) {
+        named.insert(format!("limits.{name}"), *amount);
+    }
+    named
+}
+
+fn of_container(container: &Container) -> Amounts {
+    let resources = container.resources.clone().unwrap_or_default();
+    by_quota_names(&amounts(resources.requests.as_ref()), &amounts(resources.limits.as_ref()))
+}
+
+fn of_pod(pod: &Pod) -> Amounts {
+    let (mut requests, mut limits) = (pod_resources::requests(pod), pod_resources::limits(pod));
+    let overhead = pod_resources::overhead(pod);
+    add(&mut requests, &overhead);
+    // Without a limit there is none for the overhead either.
+    let limited: Amounts =
+        overhead.into_iter().filter(|(name, _)| limits.contains_key(name)).collect();
+    add(&mut limits, &limited);
+    by_quota_names(&requests, &limits)
+}
+
+fn of_service(service: &Service) -> Amounts {
+    let spec = service.spec.clone().unwrap_or_default();
+    let ports = spec.ports.unwrap_or_default();
+    let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    let node_ports = match spec.type_.as_deref() {
+        Some("NodePort") => ports.len(),
+        // Such a Service may do without them, but for those that it names.
+        Some("LoadBalancer") if spec.allocate_load_balancer_node_ports == Some(false) => {
+            ports.iter().filter(|port| port.node_port.unwrap_or(0) != 0).count()
+        }
+        Some("LoadBalancer") => ports.len(),
+        _ => 0,
+    };
+    let number = |count: usize| Quantity::new(i64::try_from(count).unwrap_or(i64::MAX), 0);
+    Amounts::from([
+        ("services.nodeports".to_owned(), number(node_ports)),
+        ("services.loadbalancers".to_owned(), number(usize::from(is_balanced))),
+    ])
+}
+
+fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
+    let spec = claim.spec.clone().unwrap_or_default();
+    let resources = spec.resources.unwrap_or_default();
+    let size = amounts(resources.requests.as_ref()).get("storage").copied();
+    // While a claim shrinks back it still uses what it was given.
+    let given = claim.status.as_ref().and_then(|status| status.allocated_resources.as_ref());
+    let size = size.max(amounts(given).get("storage").copied());
+    let mut usage = Amounts::new();
+    let class = spec.storage_class_name.filter(|class| !class.is_empty());
+    if let Some(class) = &class {
+        let one = Quantity::new(1, 0);
+        usage.insert(format!("{class}{OF_CLASS}persistentvolumeclaims"), one);
+    }
+    if let Some(size) = size {
+        usage.insert("requests.storage".to_owned(), size);
+        if let Some(class) = class {
+            usage.insert(format!("{class}{OF_CLASS}requests.storage"), size);
+        }
+    }
+    usage
+}
+
+fn pod_is_in(spec: &PodSpec, name: &str, scope: &ScopedResourceSelectorRequirement) -> bool {
+    let ends = spec.active_deadline_seconds.is_some_and(|seconds| seconds >= 0);
+    let is_best_effort = || qos_class(spec) == "BestEffort";
+    match name {
+        "Terminating" => ends,
+        "NotTerminating" => !ends,
+        "BestEffort" => is_best_effort(),
+        "NotBestEffort" => !is_best_effort(),
+        "PriorityClass" => selects(scope, spec.priority_class_name.as_deref().unwrap_or_default()),
+        "CrossNamespacePodAffinity" => crosses_namespaces(spec),
+        _ => false,
+    }
+}
+
+/// Whether a selector of classes selects this one; an empty name is none.
+fn selects(scope: &ScopedResourceSelectorRequirement, class: &str) -> bool {
+    let has = scope.values.iter().flatten().any(|value| value == class);
+    match scope.operator.as_str() {
+        "Exists" => !class.is_empty(),
+        "DoesNotExist" => class.is_empty(),
+        "In" => !class.is_empty() && has,
+        "NotIn" => class.is_empty() || !has,
+        _ => false,
+    }
+}
+
+/// Whether the Pod wants to be near, or not near, Pods of other namespaces.
+fn crosses_namespaces(spec: &PodSpec) -> bool {
+    let Some(affinity) = &spec.affinity else { return false };
+    let near = affinity.pod_affinity.as_ref();
+    let apart = affinity.pod_anti_affinity.as_ref();
+    let required = [
+        near.and_then(|near| near.required_during_scheduling_ignored_during_execution.as_ref()),
+        apart.and_then(|apart| apart.required_during_scheduling_ignored_during_execution.as_ref()),
+    ];
+    let preferred = [
+        near.and_then(|near| near.preferred_during_scheduling_ignored_during_execution.as_ref()),
+        apart.and_then(|apart| apart.preferred_during_scheduling_ignored_during_execution.as_ref()),
+    ];
+    let crosses = |term: &PodAffinityTerm| {
+        term.namespaces.as_ref().is_some_and(|names| !names.is_empty())
+            || term.namespace_selector.is_some()
+    };
+    required.into_iter().flatten().flatten().any(crosses)
+        || preferred
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|weighted| crosses(&weighted.pod_affinity_term))
+}

@@ -1,0 +1,135 @@
+//! What the API is told of a pod, and what containers leave behind to be told.
+
+use std::{path::Path, sync::Arc};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use rk_api::clock;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use super::{
+    observed::Observed,
+    spec::{full_name, pod_ref},
+    status::{self, pod_status},
+    sync::{Memory, View, find},
+    worker::Core,
+};
+use crate::{
+    logs::{LogFilter, LogOptions},
+    runtime::{ContainerState, ContainerStatus, LogSource},
+};
+
+/// The longest message that a container can leave in its file.
+const MESSAGE_BYTES_MAX: u64 = 4096;
+/// The longest message that is taken from a log, and the most lines of it.
+const LOG_MESSAGE_BYTES_MAX: usize = 2048;
+const LOG_MESSAGE_LINES_MAX: usize = 80;
+/// How much of the end of a log is looked at for that.
+const LOG_END_BYTES: u64 = 64 * 1024;
+
+impl Core {
+    /// Writes the pod's status if it changed, and returns the pod as it is then.
+    pub(super) async fn report(
+        &self,
+        pod: &Arc<Pod>,
+        observed: &Observed,
+        memory: &mut Memory,
+        terminal: bool,
+    ) -> Arc<Pod> {
+        let pod = memory.newest(pod);
+        let new = {
+            let view = View { pod: &pod, memory };
+            let inputs = status::Inputs {
+                memory: &view,
+                waiting: &memory.waiting,
+                ended: memory.ended.as_ref(),
+                terminal,
+                host_ips: &self.config.node_ips,
+                scheme: &self.scheme,
+                now: clock::now(),
+            };
+            pod_status(&pod, observed, &inputs)
+        };
+        let old = pod.status.clone().unwrap_or_default();
+        let reference = pod_ref(&pod);
+        let Some(patch) = status::patch(&reference.uid, &old, &new) else {
+            memory.unwritten = false;
+            return pod;
+        };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &reference.namespace);
+        match api
+            .patch_status(&reference.name, &PatchParams::default(), &Patch::Strategic(&patch))
+            .await
+        {
+            Ok(written) => {
+                memory.unwritten = false;
+                let written = Arc::new(written);
+                memory.written = Some(written.clone());
+                written
+            }
+            // It is gone, or another one of its name is there: the watch will tell.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                memory.unwritten = false;
+                pod
+            }
+            Err(error) => {
+                tracing::warn!(pod = full_name(&pod), %error, "unable to write the status, will try again");
+                memory.unwritten = true;
+                pod
+            }
+        }
+    }
+
+    /// Adds what containers wrote to their termination logs, or else to their logs.
+    pub(super) async fn read_termination_messages(&self, pod: &Pod, observed: &mut Observed) {
+        let dir = self.pod_dir(pod);
+        for container in observed.all_mut() {
+            if container.state != ContainerState::Exited || !container.message.is_empty() {
+                continue;
+            }
+            let name = &container.config.name;
+            let path = dir.join("containers").join(name).join(container.config.attempt.to_string());
+            let mut text = Vec::new();
+            if let Ok(file) = tokio::fs::File::open(&path).await {
+                file.take(MESSAGE_BYTES_MAX).read_to_end(&mut text).await.ok();
+            }
+            let policy = find(pod, name).and_then(|found| found.termination_message_policy.clone());
+            let failed = container.exit_code != Some(0);
+            if text.is_empty() && failed && policy.as_deref() == Some("FallbackToLogsOnError") {
+                text = self.end_of_log(container).await;
+            }
+            container.message = String::from_utf8_lossy(&text).into_owned();
+        }
+    }
+
+    /// The last lines that a container printed.
+    async fn end_of_log(&self, container: &ContainerStatus) -> Vec<u8> {
+        let log = match self.runtime.container_log(&container.id).await {
+            Ok(LogSource::File(path)) => end_of_file(&path).await.unwrap_or_default(),
+            Ok(LogSource::Memory(log)) => log.to_vec(),
+            Err(_) => return Vec::new(),
+        };
+        let lines = LogOptions { tail_lines: Some(LOG_MESSAGE_LINES_MAX), ..Default::default() };
+        let mut filter = LogFilter::new(lines);
+        let mut text = filter.render(&log[filter.tail_offset(&log)..]);
+        text.drain(..text.len().saturating_sub(LOG_MESSAGE_BYTES_MAX));
+        text
+    }
+}
+
+/// The last whole lines of a file.
+async fn end_of_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let length = file.metadata().await?.len();
+    let mut text = Vec::new();
+    file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_END_BYTES))).await?;
+    file.take(LOG_END_BYTES).read_to_end(&mut text).await?;
+    if length > LOG_END_BYTES {
+        let first = text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| at + 1);
+        text.drain(..first);
+    }
+    Ok(text)
+}
