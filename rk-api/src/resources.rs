@@ -10,6 +10,8 @@ mod binding;
 mod builtin;
 mod certificate_signing_request;
 mod check;
+mod cluster_trust_bundle;
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -411,6 +413,11 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
 pub trait Strategy: fmt::Debug + Send + Sync {
     /// Decodes a JSON object of this kind, noting fields that it does not have.
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error>;
+    /// Decodes an object that this server has stored: nothing in it is left to be made canonical, or
+    /// to be found fault with.
+    fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn Object>, serde_json::Error> {
+        self.decode(json).map(|decoded| decoded.object)
+    }
     /// A stored object as this version of its kind shows it. The bytes differ only for a kind whose
     /// objects are stored in the form of another version: its [`decode`](Self::decode) takes both
     /// forms, [`Object::encode`] gives the stored one, and [`Object::to_value`] the one shown.

@@ -58,6 +58,15 @@ impl<K: Kind> Strategy for Typed<K> {
         Ok(Decoded { object: Box::new(object), strict_errors })
     }
 
+    fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn Object>, serde_json::Error> {
+        let plain = std::str::from_utf8(json).ok();
+        match plain.and_then(|json| serde_json::from_str::<K::Object>(json).ok()) {
+            Some(object) => Ok(Box::new(object)),
+            // Another server wrote it, in a form that only Go takes.
+            None => self.decode(json).map(|decoded| decoded.object),
+        }
+    }
+
     fn deprecation(&self) -> Option<&str> {
         K::DEPRECATION
     }

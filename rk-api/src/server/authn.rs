@@ -11,7 +11,8 @@ mod webhook;
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use http::{header, request::Parts};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 
 pub(super) use self::{bootstrap_token::BootstrapTokens, service_account::ServiceAccountTokens};
 pub use self::{
@@ -78,5 +79,57 @@ pub fn bearer_token(request: &Parts) -> Option<String> {
     {
         return Some(token.trim().to_owned());
     }
-    None
+    let token = protocols(&request.headers).find_map(|protocol| protocol.strip_prefix(PROTOCOL))?;
+    String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()
+}
+
+/// The WebSocket subprotocol that is no protocol but a token: this, and the token in base64url.
+const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// The subprotocols that a request offers.
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let offered = offered.filter_map(|value| value.to_str().ok());
+    offered.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Takes the client's credentials out of a request: handlers must not pass them on to nodes. So are
+/// headers that only an authenticating proxy may send, whoever sent them.
+pub(super) fn take_credentials(headers: &mut HeaderMap) {
+    headers.remove(header::AUTHORIZATION);
+    let said: Vec<_> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+    if protocols(headers).any(|protocol| protocol.starts_with(PROTOCOL)) {
+        let rest: Vec<_> =
+            protocols(headers).filter(|protocol| !protocol.starts_with(PROTOCOL)).collect();
+        let rest = HeaderValue::from_str(&rest.join(", "));
+        headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+        if let Ok(rest) = rest
+            && !rest.is_empty()
+        {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browsers_token_is_among_its_protocols_and_is_not_passed_on() {
+        let token = URL_SAFE_NO_PAD.encode("secret");
+        let request = http::Request::get("/")
+            .header("Sec-WebSocket-Protocol", format!("{PROTOCOL}{token}, v5.channel.k8s.io"))
+            .header("X-Remote-User", "ann");
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        assert_eq!(bearer_token(&parts).as_deref(), Some("secret"));
+        take_credentials(&mut parts.headers);
+        assert_eq!(bearer_token(&parts), None);
+        assert_eq!(parts.headers.len(), 1);
+        assert_eq!(parts.headers["sec-websocket-protocol"], "v5.channel.k8s.io");
+    }
 }

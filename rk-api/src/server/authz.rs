@@ -1,8 +1,8 @@
 //! Authorization: whether a user may do what they ask.
 //!
-//! By default the [Node authorizer](node) is asked first, then [RBAC](rbac), then whatever
-//! [`Builder::also_authorize`](super::Builder::also_authorize) added; the first with an opinion
-//! decides. Members of `system:masters` are never asked about.
+//! By default the Node authorizer (`authz/node.rs`) is asked first, then RBAC (`authz/rbac.rs`), then
+//! whatever [`Builder::also_authorize`](super::Builder::also_authorize) added; the first with an
+//! opinion decides. Members of `system:masters` are never asked about.
 
 pub(super) mod node;
 pub(super) mod rbac;

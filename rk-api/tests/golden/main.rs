@@ -41,6 +41,7 @@ async fn replay(area: &str, cases: &str) {
         .start()
         .await
         .unwrap();
+    server.roles_ready().await;
     let replayer = Replayer::new(server);
     let wanted = std::env::var("GOLDEN").ok();
     let known = known();

@@ -1,6 +1,6 @@
 //! Keeps a [`Store`](super::Store) equal to what the API server has: list, then watch from there.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, io::BufRead, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -285,8 +285,8 @@ async fn watch<K: Watchable>(
     let mut partial = BytesMut::new();
     while let Some(frame) = frames.next().await {
         let mut frame: Bytes = frame.map_err(Failure::Read)?;
-        while let Some(end) = frame.iter().position(|byte| *byte == b'\n') {
-            let line = frame.split_to(end + 1);
+        while let Some(end) = line_end(&frame) {
+            let line = frame.split_to(end);
             if partial.is_empty() {
                 apply(shared, &line, version)?;
             } else {
@@ -300,6 +300,14 @@ async fn watch<K: Watchable>(
         partial.extend_from_slice(&frame);
     }
     Ok(())
+}
+
+/// Where the first line ends, its line feed included, if it does.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    // The library's own search takes many bytes at a time; reading memory cannot fail.
+    let mut rest = bytes;
+    let end = rest.skip_until(b'\n').ok()?;
+    bytes[..end].ends_with(b"\n").then_some(end)
 }
 
 #[derive(Deserialize)]
@@ -322,7 +330,9 @@ fn plain_event<K: Watchable>(line: &[u8]) -> Option<(&'static str, K)> {
     let kinds = ["ADDED", "MODIFIED", "DELETED"];
     let kind = kinds.into_iter().find(|kind| rest.starts_with(kind.as_bytes()))?;
     let object = rest[kind.len()..].strip_prefix(b"\",\"object\":")?.strip_suffix(b"}")?;
-    Some((kind, serde_json::from_slice(object).ok()?))
+    // Checked as a whole, its texts need not be checked one by one.
+    let object = std::str::from_utf8(object).ok()?;
+    Some((kind, serde_json::from_str(object).ok()?))
 }
 
 fn take<K: Watchable>(shared: &Shared<K>, kind: &str, object: K) {

@@ -1,7 +1,7 @@
 //! Role-based access control: the rules of roles, given to users, groups and service accounts by
 //! bindings.
 //!
-//! The [index](index) follows the watch cache object by object. A write of a role or a binding is
+//! The index (`rbac/index.rs`) follows the watch cache object by object. A write of a role or a binding is
 //! acknowledged when the cache of this server has it, so that it counts for the next request.
 
 mod index;

@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, header};
 
 use super::{LayerFuture, Next, Req};
 use crate::server::{
-    authn::Authenticator,
+    authn::{self, Authenticator},
     body::{self, ResponseBody},
     context::Identity,
     status::ApiError,
@@ -56,21 +56,10 @@ impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
                     return Ok(unauthorized(&parts.headers));
                 }
             };
-            // Handlers must not pass the client's credentials on to nodes.
-            parts.headers.remove(header::AUTHORIZATION);
-            remove_proxy_headers(&mut parts.headers);
+            authn::take_credentials(&mut parts.headers);
             parts.extensions.insert(Identity(Arc::new(user)));
             inner.call(Request::from_parts(parts, body)).await
         })
-    }
-}
-
-/// Takes out what only an authenticating proxy may say, whoever said it.
-fn remove_proxy_headers(headers: &mut http::HeaderMap) {
-    let said: Vec<_> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
-    for name in said {
-        headers.remove(name);
     }
 }
 
