@@ -38,6 +38,7 @@ pub fn owned_by_creator<T: Serialize + ?Sized>(
     let walk = Walk { writer: &mut writer, kind: Some(kind), was: Was::Root, keys: None };
     let written = object.serialize(walk).ok()?;
     if !written {
+        writer.out.clear();
         writer.out.extend_from_slice(b"{}");
     }
     Some(writer.out)

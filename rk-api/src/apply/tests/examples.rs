@@ -308,6 +308,17 @@ fn a_custom_resource_brings_its_own_schema() {
 }
 
 #[test]
+fn a_creator_that_sets_nothing_owns_nothing() {
+    let schema = builtin();
+    let kind = schema.get("io.k8s.api.core.v1.ServiceAccount").unwrap();
+    for object in [json!({}), json!({"kind": "x"}), json!({"kind": "x", "metadata": {"name": "x"}})]
+    {
+        let owned = owned_by_creator(schema, kind, &object, &FieldSet::default()).unwrap();
+        assert_eq!(owned, b"{}", "{object}");
+    }
+}
+
+#[test]
 fn a_creator_owns_what_it_sets() {
     let schema = builtin();
     let pod = json!({

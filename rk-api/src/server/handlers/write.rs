@@ -37,7 +37,7 @@ impl<'a> Call<'a> {
             warnings.add(warning);
         }
         let managed = ManagedFields::Sent(managed);
-        let created = self.server.registry.create(&target, Change { object, managed }).await?;
+        let created = self.server.registry.create_as(&target, Change { object, managed }).await?;
         Ok(self.shaped(201, output, &shaper, &created))
     }
 

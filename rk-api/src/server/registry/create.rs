@@ -31,9 +31,17 @@ impl Registry {
     pub(crate) async fn create(
         &self,
         target: &Target<'_>,
-        object: impl Into<Change>,
+        object: Box<dyn Object>,
     ) -> Result<Arc<CachedObject>> {
-        let Change { object, managed } = object.into();
+        self.create_as(target, object.into()).await
+    }
+
+    /// The same for an object that comes with managed fields.
+    pub(crate) async fn create_as(
+        &self,
+        target: &Target<'_>,
+        Change { object, managed }: Change,
+    ) -> Result<Arc<CachedObject>> {
         let managed = match managed {
             ManagedFields::Known(managed) => managed,
             ManagedFields::Sent(sent) => {

@@ -67,7 +67,7 @@ impl Registry {
         let mut found = self.read(target).await?;
         for _ in 0..UPDATE_TRIES {
             let Some(before) = found else {
-                match self.create(target, change(None)?).await {
+                match self.create_as(target, change(None)?).await {
                     Ok(object) => return Ok(Updated { object, created: true }),
                     // Another writer was faster: then this is an update.
                     Err(error) if error.reason == "AlreadyExists" => {
