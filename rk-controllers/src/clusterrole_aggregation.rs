@@ -7,10 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::{
-    api::rbac::v1::{ClusterRole, PolicyRule},
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
-};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::{Api, Client, ResourceExt};
 use rk_api::{client::Informer, meta::selectors::LabelQuery};
 
@@ -44,7 +41,7 @@ fn aggregate(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyR
     let name = role.metadata.name.as_deref();
     let mut rules: Vec<PolicyRule> = Vec::new();
     for selector in aggregation.cluster_role_selectors.iter().flatten() {
-        let Some(query) = query(selector) else { continue };
+        let query = LabelQuery::from_selector(selector);
         let labels = |other: &ClusterRole| other.metadata.labels.clone().unwrap_or_default();
         // They come sorted by name.
         let chosen = all.iter().filter(|other| {
@@ -57,11 +54,6 @@ fn aggregate(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyR
         }
     }
     (role.rules.as_deref().unwrap_or_default() != rules.as_slice()).then_some(rules)
-}
-
-/// A selector that cannot be read selects nothing.
-fn query(selector: &LabelSelector) -> Option<LabelQuery> {
-    LabelQuery::from_selector(selector).ok()
 }
 
 /// The controller, wired up. A change of any role may be one of any sum.
