@@ -8,7 +8,7 @@
 //!   comes from its OpenAPI schema.
 //! - [`Managers`]: the entries of `metadata.managedFields`.
 //! - [`apply()`]: one application.
-//! - [`owned_by_creator`]: what a create owns, written straight from the object's bytes.
+//! - [`owned_by_creator`]: what a create owns, written while the object is walked.
 //!
 //! ```
 //! use rk_api::apply::{Filter, Managers, OneVersion, Write, apply, builtin};
@@ -35,6 +35,7 @@
 mod applier;
 mod bytes;
 mod compare;
+mod creator;
 mod fields_v1;
 mod managers;
 mod merge;
@@ -47,8 +48,9 @@ mod typed;
 pub use applier::{
     Applied, ApplyError, Conflict, LAST_APPLIED, OneVersion, Versions, apply, reconcile,
 };
-pub use bytes::{compare_bytes, owned_by_creator};
+pub use bytes::compare_bytes;
 pub use compare::Comparison;
+pub use creator::owned_by_creator;
 pub use managers::{Entry, Filter, ManagerId, Managers, Operation, Write};
 pub use path::PathElement;
 pub use schema::{Schema, TypeRef, builtin};

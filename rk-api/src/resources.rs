@@ -10,6 +10,8 @@ mod binding;
 mod builtin;
 mod certificate_signing_request;
 mod check;
+mod cluster_trust_bundle;
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -73,7 +75,10 @@ use serde_json::Value;
 #[cfg(feature = "server")]
 pub(crate) use self::storage_class::is_default as is_default_storage_class;
 pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
-use crate::field::ErrorList;
+use crate::{
+    apply::{FieldSet, Schema, TypeRef, owned_by_creator},
+    field::ErrorList,
+};
 
 /// A kind that the server serves, at one group and version.
 #[derive(Clone, Debug)]
@@ -205,6 +210,15 @@ pub trait Object: Any + fmt::Debug + Send + Sync {
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
     /// As a JSON tree.
     fn to_value(&self) -> Result<Value, serde_json::Error>;
+    /// What its creator owns of it: [`owned_by_creator`].
+    fn owned_by_creator(
+        &self,
+        schema: &Schema,
+        kind: TypeRef,
+        excluded: &FieldSet,
+    ) -> Option<Vec<u8>> {
+        owned_by_creator(schema, kind, &self.to_value().ok()?, excluded)
+    }
     /// For downcasts.
     fn as_any(&self) -> &dyn Any;
     /// For downcasts.
@@ -255,6 +269,14 @@ impl<T: BuiltIn> Object for T {
     }
     fn to_value(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(self)
+    }
+    fn owned_by_creator(
+        &self,
+        schema: &Schema,
+        kind: TypeRef,
+        excluded: &FieldSet,
+    ) -> Option<Vec<u8>> {
+        owned_by_creator(schema, kind, self, excluded)
     }
     fn as_any(&self) -> &dyn Any {
         self
@@ -391,6 +413,11 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
 pub trait Strategy: fmt::Debug + Send + Sync {
     /// Decodes a JSON object of this kind, noting fields that it does not have.
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error>;
+    /// Decodes an object that this server has stored: nothing in it is left to be made canonical, or
+    /// to be found fault with.
+    fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn Object>, serde_json::Error> {
+        self.decode(json).map(|decoded| decoded.object)
+    }
     /// A stored object as this version of its kind shows it. The bytes differ only for a kind whose
     /// objects are stored in the form of another version: its [`decode`](Self::decode) takes both
     /// forms, [`Object::encode`] gives the stored one, and [`Object::to_value`] the one shown.
@@ -403,7 +430,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
     /// How the fields of this kind merge in server-side apply, for a kind that is not in
     /// [`crate::apply::builtin`].
-    fn apply_schema(&self) -> Option<&(crate::apply::Schema, crate::apply::TypeRef)> {
+    fn apply_schema(&self) -> Option<&(Schema, TypeRef)> {
         None
     }
     /// What clients are told who use this version: that it is deprecated, in Kubernetes' words.

@@ -128,7 +128,7 @@ async fn a_conflict_names_managers_and_fields() {
         maps.patch("x", &as_manager("b").force(), &Patch::Apply(map(json!({"k": "w"})))).await;
     assert_eq!(
         entries(&forced.unwrap().metadata),
-        [r#"b/Apply {"f:data":{"f:k":{}}}"#, r#"poster/Update {"f:data":{".":{}}}"#]
+        [r#"b/Apply {"f:data":{"f:k":{}}}"#, r#"poster/Update {"f:data":{}}"#]
     );
 }
 
@@ -180,7 +180,7 @@ async fn an_empty_list_or_entry_forgets_the_managers() {
     let applied =
         maps.patch("x", &as_manager("a").force(), &Patch::Apply(map(json!({"k": "v"})))).await;
     let applied = entries(&applied.unwrap().metadata);
-    assert_eq!(applied[1], r#"before-first-apply/Update {"f:data":{".":{}}}"#);
+    assert_eq!(applied[1], r#"before-first-apply/Update {"f:data":{}}"#);
 }
 
 #[tokio::test]

@@ -31,6 +31,9 @@ impl<K> Watchable for K where
 /// The shared informers of a process: one list and watch for each kind and selector, however many
 /// components ask for it, so that an object is decoded once. Clones share the same informers.
 ///
+/// Objects have no `metadata.managedFields` here, which are of no use to most and large; writing an
+/// object back without them keeps them.
+///
 /// An informer ends when its last [`Informer`] and [`Subscription`] is dropped.
 #[derive(Clone)]
 pub struct Informers(Arc<Factory>);

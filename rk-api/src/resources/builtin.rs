@@ -168,6 +168,8 @@ fn builtin_rows() -> Vec<Resource> {
     rows.extend(devices::rows());
     rows.extend([
         api_service::row(),
+        cluster_trust_bundle::row(),
+        component_status::row(),
         csi_driver::row(),
         csi_node::row(),
         csi_storage_capacity::row(),

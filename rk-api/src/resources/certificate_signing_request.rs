@@ -1,5 +1,8 @@
 //! CertificateSigningRequest.
 
+use std::collections::BTreeSet;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::{
     api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus},
     jiff::Timestamp,
@@ -12,6 +15,7 @@ use super::{
     row::Row,
 };
 use crate::{
+    clock,
     field::{ErrorList, FieldError, Path},
     meta::{
         names,
@@ -45,6 +49,9 @@ pub(super) const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 /// Conditions that only the `approval` subresource sets.
 const APPROVAL: &[&str] = &["Approved", "Denied"];
 
+/// Conditions that are true, and stay.
+const TERMINAL: &[&str] = &["Approved", "Denied", "Failed"];
+
 /// How a CertificateSigningRequest behaves.
 #[derive(Debug, Default)]
 pub(super) struct CertificateSigningRequests;
@@ -72,22 +79,19 @@ impl Kind for CertificateSigningRequests {
     ) {
         // The request is what was judged: it never changes.
         new.spec = old.spec.clone();
-        match part {
-            Part::Status => {
-                let kept = conditions(old, |type_| APPROVAL.contains(&type_));
-                let set = conditions(new, |type_| !APPROVAL.contains(&type_));
-                let status = new.status.get_or_insert_default();
-                status.conditions = some(kept.into_iter().chain(set).collect());
-            }
-            Part::Approval => {
-                let kept = conditions(old, |type_| !APPROVAL.contains(&type_));
-                let set = conditions(new, |type_| APPROVAL.contains(&type_));
-                new.status = old.status.clone();
-                let status = new.status.get_or_insert_default();
-                status.conditions = some(kept.into_iter().chain(set).collect());
-            }
-            _ => new.status = old.status.clone(),
+        if !matches!(part, Part::Status | Part::Approval) {
+            new.status = old.status.clone();
+            return;
         }
+        let own = |type_: &str| APPROVAL.contains(&type_) == (part == Part::Approval);
+        let kept = conditions(old, |type_| !own(type_));
+        let set = conditions(new, own);
+        if part == Part::Approval {
+            new.status = old.status.clone();
+        }
+        let status = new.status.get_or_insert_default();
+        status.conditions = some(kept.into_iter().chain(set).collect());
+        stamp(list_mut(&mut status.conditions), &conditions(old, |_| true));
     }
 
     fn validate(request: &CertificateSigningRequest) -> ErrorList {
@@ -125,7 +129,23 @@ impl Kind for CertificateSigningRequests {
                 "may not specify a duration less than 600 seconds (10 minutes)",
             );
         }
-        errors.extend(contradictions(request));
+        self::status(&mut errors, request, &Path::new("status"));
+        errors.0
+    }
+
+    fn validate_update(
+        new: &CertificateSigningRequest,
+        old: &CertificateSigningRequest,
+        _: Part,
+    ) -> ErrorList {
+        let mut errors = Errors::default();
+        for type_ in TERMINAL {
+            let count = |request| conditions(request, |other| other == *type_).len();
+            if count(new) < count(old) {
+                let wrong = format!("updates may not remove a condition of type {type_:?}");
+                errors.forbidden(&Path::new("status.conditions"), &wrong);
+            }
+        }
         errors.0
     }
 
@@ -177,14 +197,81 @@ fn some(conditions: Vec<Condition>) -> Option<Vec<Condition>> {
     Some(conditions).filter(|conditions| !conditions.is_empty())
 }
 
-fn contradictions(request: &CertificateSigningRequest) -> ErrorList {
-    let has = |type_: &str| !conditions(request, |other| other == type_).is_empty();
-    if has("Approved") && has("Denied") {
-        let wrong = "Approved and Denied conditions are mutually exclusive";
-        let at = Path::new("status.conditions");
-        return vec![FieldError::invalid(&at, json!(["Approved", "Denied"]), wrong)];
+fn list_mut<T>(items: &mut Option<Vec<T>>) -> &mut [T] {
+    items.as_deref_mut().unwrap_or_default()
+}
+
+/// Says when conditions were set, where nobody did: those that stayed as they were, when they were.
+fn stamp(conditions: &mut [Condition], old: &[Condition]) {
+    for condition in conditions {
+        condition.last_update_time.get_or_insert_with(clock::now_seconds);
+        let before = old.iter().find(|old| {
+            old.type_ == condition.type_
+                && old.status == condition.status
+                && old.last_transition_time.is_some()
+        });
+        condition.last_transition_time.get_or_insert_with(|| {
+            let before = before.and_then(|old| old.last_transition_time.clone());
+            before.unwrap_or_else(clock::now_seconds)
+        });
     }
-    ErrorList::new()
+}
+
+fn status(errors: &mut Errors, request: &CertificateSigningRequest, path: &Path) {
+    let Some(status) = &request.status else { return };
+    let at = path.child("conditions");
+    let mut seen = BTreeSet::new();
+    for (i, condition) in list(&status.conditions).iter().enumerate() {
+        let (at, type_) = (at.index(i), condition.type_.as_str());
+        if type_.is_empty() {
+            errors.required(&at.child("type"), "");
+        }
+        let supported: &[&str] =
+            if TERMINAL.contains(&type_) { &["True"] } else { &["False", "True", "Unknown"] };
+        errors.required_one_of(&at.child("status"), &condition.status, supported);
+        if !seen.insert(type_) {
+            errors.push(FieldError::duplicate(&at.child("type"), type_));
+        }
+    }
+    if APPROVAL.iter().all(|type_| seen.contains(type_)) {
+        let wrong = "Approved and Denied conditions are mutually exclusive";
+        errors.invalid(&at, json!(APPROVAL), wrong);
+    }
+    let certificate = status.certificate.as_ref().filter(|pem| !pem.0.is_empty());
+    if let Some(Err(wrong)) = certificate.map(|pem| certificates(&pem.0)) {
+        errors.invalid(&path.child("certificate"), "<certificate data>", wrong);
+    }
+}
+
+/// Whether this is a chain of certificates in PEM (RFC 7468), and what is wrong if not. What the
+/// blocks hold is for those to judge who use them.
+fn certificates(pem: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(pem);
+    let (mut rest, mut blocks) = (text.as_ref(), 0);
+    while let Some((_, begun)) = rest.split_once("-----BEGIN ") {
+        let Some((label, body)) = begun.split_once("-----") else { break };
+        let Some((body, after)) = body.split_once(&format!("-----END {label}-----")) else { break };
+        if label != "CERTIFICATE" {
+            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {label:?}"));
+        }
+        if body.contains(':') {
+            return Err("no PEM block headers are permitted".to_owned());
+        }
+        let body: String = body.split_whitespace().collect();
+        match BASE64_STANDARD.decode(body) {
+            Ok(der) if !der.is_empty() => {}
+            _ => {
+                let wrong = "found CERTIFICATE PEM block containing 0 certificates";
+                return Err(wrong.to_owned());
+            }
+        }
+        blocks += 1;
+        rest = after;
+    }
+    if blocks == 0 {
+        return Err("must contain at least one CERTIFICATE PEM block".to_owned());
+    }
+    Ok(())
 }
 
 fn summary(request: &CertificateSigningRequest) -> String {
@@ -203,4 +290,66 @@ fn summary(request: &CertificateSigningRequest) -> String {
         summary.push_str(",Issued");
     }
     summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_pem_and_nothing_else() {
+        let block = |label: &str, body: &str| {
+            format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+        };
+        let check = |pem: &str| certificates(pem.as_bytes()).err().unwrap_or_default();
+        assert_eq!(check(&block("CERTIFICATE", "AAAA").repeat(2)), "");
+        assert_eq!(check("x"), "must contain at least one CERTIFICATE PEM block");
+        assert_eq!(
+            check(&block("PRIVATE KEY", "AAAA")),
+            "only CERTIFICATE PEM blocks are allowed, found \"PRIVATE KEY\""
+        );
+        assert_eq!(
+            check(&block("CERTIFICATE", "a: b\n\nAAAA")),
+            "no PEM block headers are permitted"
+        );
+        assert_eq!(
+            check(&block("CERTIFICATE", "")),
+            "found CERTIFICATE PEM block containing 0 certificates"
+        );
+    }
+
+    fn request(conditions: Value) -> CertificateSigningRequest {
+        serde_json::from_value(json!({
+            "metadata": {"name": "r"},
+            "spec": {"request": "", "signerName": "example.com/s"},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_approval_is_dated_and_final() {
+        let old = request(json!([]));
+        let approved = json!({"type": "Approved", "status": "True"});
+        let mut new = request(json!([approved, {"type": "Failed", "status": "True"}]));
+        CertificateSigningRequests::prepare_update(&mut new, &old, Part::Approval);
+        let conditions = new.status.clone().unwrap().conditions.unwrap();
+        assert_eq!(conditions.len(), 1);
+        assert!(conditions[0].last_update_time.is_some());
+        assert!(conditions[0].last_transition_time.is_some());
+
+        let mut denied = request(json!([{"type": "Denied", "status": "True"}]));
+        CertificateSigningRequests::prepare_update(&mut denied, &new, Part::Approval);
+        let errors = CertificateSigningRequests::validate_update(&denied, &new, Part::Approval);
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].detail, "updates may not remove a condition of type \"Approved\"");
+    }
+
+    #[test]
+    fn an_approval_cannot_be_false() {
+        let mut errors = Errors::default();
+        let request = request(json!([{"type": "Approved", "status": "False"}]));
+        status(&mut errors, &request, &Path::new("status"));
+        assert_eq!(errors.0[0].path.to_string(), "status.conditions[0].status");
+    }
 }

@@ -55,6 +55,11 @@ impl Errors {
         value: impl Into<Value>,
         messages: impl IntoIterator<Item = String>,
     ) {
+        let mut messages = messages.into_iter().peekable();
+        // Nothing is wrong with nearly all values: only others are copied.
+        if messages.peek().is_none() {
+            return;
+        }
         let value = value.into();
         for message in messages {
             self.invalid(path, value.clone(), message);

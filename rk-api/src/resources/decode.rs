@@ -36,9 +36,14 @@ pub(super) fn decode<T: DeserializeOwned>(
     json: &[u8],
 ) -> Result<(T, Vec<String>), serde_json::Error> {
     let notes = Notes { drops_empty: empty::occurs(json), ..Notes::default() };
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    // Checked as a whole, which is much cheaper than text by text.
+    let Ok(text) = std::str::from_utf8(json) else {
+        let error = serde_json::from_slice::<serde_json::Value>(json).err();
+        return Err(error.unwrap_or_else(|| de::Error::custom("invalid UTF-8")));
+    };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     let at = Place { notes: &notes, path: Path::Root, owner: "" };
-    let decoded = T::deserialize(Tracked { inner: &mut deserializer, at })
+    let decoded = T::deserialize(Tracked { inner: &mut deserializer, at: &at })
         .and_then(|object| deserializer.end().map(|()| object));
     match decoded {
         Ok(object) => Ok((object, notes.odd.into_inner())),
@@ -216,7 +221,7 @@ fn is_version(part: &str) -> bool {
 /// A deserializer that knows where it is.
 struct Tracked<'a, D> {
     inner: D,
-    at: Place<'a>,
+    at: &'a Place<'a>,
 }
 
 /// The result, noted if it is an error.
@@ -279,12 +284,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let at = self.at;
-        if at.notes.drops_empty && empty::is_droppable::<V::Value>() {
-            let visitor = empty::NoneIfEmpty { inner: visitor, at };
-            return noted!(at, type_name::<V::Value>(), self.inner.deserialize_any(visitor));
-        }
-        let visitor = Follow { inner: visitor, at };
-        noted!(at, type_name::<V::Value>(), self.inner.deserialize_option(visitor))
+        let result = if at.notes.drops_empty && empty::is_droppable::<V::Value>() {
+            self.inner.deserialize_any(empty::NoneIfEmpty { inner: visitor, at })
+        } else {
+            self.inner.deserialize_option(Follow { inner: visitor, at })
+        };
+        noted!(at, type_name::<V::Value>(), result)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -302,9 +307,10 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let at = self.at;
-        let visitor = Follow { inner: visitor, at: Place { owner: name, ..at } };
-        noted!(at, type_name::<V::Value>(), self.inner.deserialize_struct(name, fields, visitor))
+        let at = &Place { owner: name, ..*self.at };
+        let visitor = Follow { inner: visitor, at };
+        let result = self.inner.deserialize_struct(name, fields, visitor);
+        noted!(self.at, type_name::<V::Value>(), result)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -372,7 +378,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
 /// A visitor that hands its own on to what it holds, with the way there.
 struct Follow<'a, V> {
     inner: V,
-    at: Place<'a>,
+    at: &'a Place<'a>,
 }
 
 macro_rules! visit {
@@ -475,7 +481,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for UntrackedVariant<A> {
 
 struct Elements<'a, A> {
     inner: A,
-    at: Place<'a>,
+    at: &'a Place<'a>,
     index: usize,
 }
 
@@ -486,7 +492,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
-        let at = Place { path: Path::Index(&self.at.path, self.index), ..self.at };
+        let at = &Place { path: Path::Index(&self.at.path, self.index), ..*self.at };
         self.index += 1;
         self.inner.next_element_seed(TrackedSeed { seed, at, lifetime: PhantomData })
     }
@@ -498,7 +504,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
 
 struct Entries<'a, 'de, A> {
     inner: A,
-    at: Place<'a>,
+    at: &'a Place<'a>,
     key: Cow<'de, str>,
     seen: Seen<'de>,
 }
@@ -514,7 +520,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<'_, 'de, A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        let at = Place { path: Path::Field(&self.at.path, &self.key), ..self.at };
+        let at = &Place { path: Path::Field(&self.at.path, &self.key), ..*self.at };
         if !self.seen.insert(&self.key) {
             at.note_duplicate();
         }
@@ -529,9 +535,10 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<'_, 'de, A> {
 /// The keys of a map so far.
 #[derive(Default)]
 struct Seen<'de> {
-    /// All of them while they are few: to compare a handful is cheaper than to hash.
-    few: SmallVec<[Cow<'de, str>; 8]>,
-    many: Option<HashSet<Cow<'de, str>, foldhash::fast::RandomState>>,
+    /// All of them while they are few and without escapes: to compare a handful is cheaper than to
+    /// hash.
+    few: SmallVec<[&'de str; 8]>,
+    many: Option<Box<HashSet<Cow<'de, str>, foldhash::fast::RandomState>>>,
 }
 
 impl<'de> Seen<'de> {
@@ -539,23 +546,26 @@ impl<'de> Seen<'de> {
 
     /// Adds a key; `false` when it was there.
     fn insert(&mut self, key: &Cow<'de, str>) -> bool {
-        if let Some(many) = &mut self.many {
-            return many.insert(key.clone());
+        if self.many.is_none()
+            && self.few.len() < Self::FEW_MAX
+            && let Cow::Borrowed(key) = *key
+        {
+            let fresh = !self.few.contains(&key);
+            if fresh {
+                self.few.push(key);
+            }
+            return fresh;
         }
-        if self.few.contains(key) {
-            return false;
-        }
-        self.few.push(key.clone());
-        if self.few.len() == Self::FEW_MAX {
-            self.many = Some(self.few.drain(..).collect());
-        }
-        true
+        let few = &mut self.few;
+        let many =
+            self.many.get_or_insert_with(|| Box::new(few.drain(..).map(Cow::Borrowed).collect()));
+        many.insert(key.clone())
     }
 }
 
 struct TrackedSeed<'a, S> {
     seed: S,
-    at: Place<'a>,
+    at: &'a Place<'a>,
     lifetime: PhantomData<&'a ()>,
 }
 

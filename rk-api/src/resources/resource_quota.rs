@@ -2,6 +2,7 @@
 
 use k8s_openapi::{
     api::core::v1::{ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus},
+    apimachinery::pkg::api::resource::Quantity,
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
@@ -68,14 +69,7 @@ impl Kind for ResourceQuotas {
         let none = ResourceQuotaSpec::default();
         let (spec, path) = (quota.spec.as_ref().unwrap_or(&none), Path::new("spec"));
         let mut errors = Errors::default();
-        for (resource, amount) in spec.hard.iter().flatten() {
-            let at = path.child("hard").key(resource);
-            // Counts of any kind are written `count/deployments.apps`.
-            if !resource.starts_with("count/") {
-                errors.resource_name(&at, resource);
-            }
-            errors.amount(&at, resource, amount);
-        }
+        amounts(&mut errors, spec.hard.iter().flatten(), &path.child("hard"));
         scopes(&mut errors, spec, &path);
         scope_selector(&mut errors, spec, &path);
         errors.0
@@ -90,6 +84,12 @@ impl Kind for ResourceQuotas {
         };
         if part == Part::Main {
             errors.immutable(&Path::new("spec.scopes"), &scopes(new), &scopes(old));
+        }
+        if part == Part::Status {
+            let none = ResourceQuotaStatus::default();
+            let (status, path) = (new.status.as_ref().unwrap_or(&none), Path::new("status"));
+            amounts(&mut errors, status.hard.iter().flatten(), &path.child("hard"));
+            amounts(&mut errors, status.used.iter().flatten(), &path.child("used"));
         }
         errors.0
     }
@@ -113,6 +113,21 @@ impl Kind for ResourceQuotas {
     }
 
     const CREATE_ON_UPDATE: bool = true;
+}
+
+fn amounts<'a>(
+    errors: &mut Errors,
+    amounts: impl Iterator<Item = (&'a String, &'a Quantity)>,
+    path: &Path,
+) {
+    for (resource, amount) in amounts {
+        let at = path.key(resource);
+        // Counts of any kind are written `count/deployments.apps`.
+        if !resource.starts_with("count/") {
+            errors.resource_name(&at, resource);
+        }
+        errors.amount(&at, resource, amount);
+    }
 }
 
 fn scopes(errors: &mut Errors, spec: &ResourceQuotaSpec, path: &Path) {

@@ -94,6 +94,7 @@ impl Kind for Services {
     fn validate_update(new: &Service, old: &Service, part: Part) -> ErrorList {
         match (part, &new.spec, &old.spec) {
             (Part::Main, Some(new), Some(old)) => update::validate(new, old),
+            (Part::Status, ..) => validation::status(new),
             _ => ErrorList::new(),
         }
     }

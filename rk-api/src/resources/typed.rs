@@ -38,6 +38,7 @@ pub(super) fn drop_empty(meta: &mut ObjectMeta) {
     }
     meta.finalizers.take_if(|list| list.is_empty());
     meta.owner_references.take_if(|list| list.is_empty());
+    meta.managed_fields.take_if(|list| list.is_empty());
     for text in [
         &mut meta.name,
         &mut meta.generate_name,
@@ -55,6 +56,15 @@ impl<K: Kind> Strategy for Typed<K> {
         let (mut object, strict_errors) = decode::<K::Object>(json)?;
         drop_empty(object.meta_mut());
         Ok(Decoded { object: Box::new(object), strict_errors })
+    }
+
+    fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn Object>, serde_json::Error> {
+        let plain = std::str::from_utf8(json).ok();
+        match plain.and_then(|json| serde_json::from_str::<K::Object>(json).ok()) {
+            Some(object) => Ok(Box::new(object)),
+            // Another server wrote it, in a form that only Go takes.
+            None => self.decode(json).map(|decoded| decoded.object),
+        }
     }
 
     fn deprecation(&self) -> Option<&str> {

@@ -38,7 +38,10 @@ use serde::{Deserialize, de::Error};
 use serde_json::Value;
 
 use super::{Decoded, Fields, Object, Part, Resource, Strategy};
-use crate::field::{ErrorList, FieldError};
+use crate::{
+    field::{ErrorList, FieldError},
+    meta::strict::duplicate_fields,
+};
 
 /// One more version of a kind.
 pub(super) struct Version {
@@ -372,7 +375,7 @@ impl Strategy for Converted {
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
         let version = self.form.0;
         let head: Head<'_> = serde_json::from_slice(json)?;
-        let (decoded, unknown) = if head.api_version == version.of {
+        let (decoded, mut strict_errors) = if head.api_version == version.of {
             (self.stored.decode(json)?, Vec::new())
         } else {
             let other = |found: &str, expected: &str| !found.is_empty() && found != expected;
@@ -384,11 +387,14 @@ impl Strategy for Converted {
             if !tree.is_object() {
                 return self.stored.decode(json);
             }
+            // The tree has each field once.
+            let duplicate = duplicate_fields(json);
+            let duplicate = duplicate.iter().map(|path| format!("duplicate field {path:?}"));
             let unknown = self.form.read(&mut tree);
-            (self.stored.decode(&serde_json::to_vec(&tree)?)?, unknown)
+            let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+            let odd = unknown.chain(duplicate).collect();
+            (self.stored.decode(&serde_json::to_vec(&tree)?)?, odd)
         };
-        let mut strict_errors: Vec<_> =
-            unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
         strict_errors.extend(decoded.strict_errors);
         let object = Box::new(Shown { object: decoded.object, form: self.form });
         Ok(Decoded { object, strict_errors })

@@ -4,14 +4,17 @@ mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
 mod escalation;
+mod first_look;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_resources;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod runtime_class;
 mod service_accounts;
+mod signing_requests;
 mod taint_nodes;
 mod tolerations;
 
@@ -22,10 +25,10 @@ use async_trait::async_trait;
 use self::{
     claim_resize::PersistentVolumeClaimResize, default_ingress_class::DefaultIngressClass,
     default_storage_class::DefaultStorageClass, escalation::Escalation, limit_ranger::LimitRanger,
-    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction, priority::Priority,
-    resource_quota::ResourceQuotas, runtime_class::RuntimeClasses,
-    service_accounts::ServiceAccounts, taint_nodes::TaintNodesByCondition,
-    tolerations::DefaultTolerationSeconds,
+    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction,
+    pod_security::PodSecurity, priority::Priority, resource_quota::ResourceQuotas,
+    runtime_class::RuntimeClasses, service_accounts::ServiceAccounts, signing_requests::Requestor,
+    taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
 };
 use super::{
     authz::{Authorizer, rbac::Rbac},
@@ -136,12 +139,14 @@ pub(super) fn builtin(
     vec![
         Arc::new(Escalation { rbac: rbac.clone(), authorizer: authorizer.clone() }),
         Arc::new(NamespaceLifecycle(reader.clone())),
-        Arc::new(LimitRanger(reader.clone())),
+        Arc::new(LimitRanger::new(reader.clone())),
         Arc::new(ServiceAccounts { reader: reader.clone(), required: require_service_accounts }),
         Arc::new(NodeRestriction(reader.clone())),
         Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity(reader.clone())),
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(Requestor),
         Arc::new(DefaultStorageClass(reader.clone())),
         Arc::new(PersistentVolumeClaimResize(reader.clone())),
         Arc::new(RuntimeClasses(reader.clone())),

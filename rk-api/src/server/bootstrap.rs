@@ -1,5 +1,6 @@
 //! What every cluster has from the start: its namespaces, the API server's Service, the two
-//! priority classes of system components, the default roles and their bindings.
+//! priority classes of system components, the default roles and their bindings, an APIService for
+//! each version of a group.
 
 pub(super) mod policy;
 mod rbac;
@@ -18,6 +19,7 @@ use super::{
     status::{ApiError, Result},
     user::UserInfo,
 };
+use crate::resources::Resources;
 use k8s_openapi::api::core::v1::Service;
 
 /// Notes what is there, and creates what is missing.
@@ -35,6 +37,11 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
     for class in priority_classes() {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
     }
+    // There are many of them, and a durable store takes its time for each.
+    let services = local_api_services(&server.resources).into_iter().map(|service| {
+        ensure(server, "apiregistration.k8s.io", "v1", "apiservices", None, service)
+    });
+    futures::future::try_join_all(services).await?;
     Ok(())
 }
 
@@ -139,6 +146,43 @@ fn kubernetes_service(server: &Inner) -> Value {
             "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": 6443 }],
         },
     })
+}
+
+/// An APIService for each version of a group that this server serves itself.
+fn local_api_services(resources: &Resources) -> Vec<Value> {
+    // The rank of groups is that of discovery, which the table has them in.
+    let mut versions: Vec<(&str, &str)> = Vec::new();
+    let mut groups: Vec<&str> = Vec::new();
+    for row in resources.iter() {
+        let version = (row.group.as_ref(), row.version.as_ref());
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+        if !groups.contains(&version.0) {
+            groups.push(version.0);
+        }
+    }
+    let describe = |(group, version): (&str, &str)| {
+        let rank = groups.iter().position(|other| *other == group).unwrap_or_default();
+        let priority = match crate::discovery::priority(version) {
+            (3, major, _) => 15 * major,
+            (2, ..) => 9,
+            _ => 1,
+        };
+        json!({
+            "metadata": {
+                "name": format!("{version}.{group}"),
+                "labels": { "kube-aggregator.kubernetes.io/automanaged": "onstart" },
+            },
+            "spec": {
+                "group": group,
+                "version": version,
+                "groupPriorityMinimum": 18_000_usize.saturating_sub(rank * 50),
+                "versionPriority": priority,
+            },
+        })
+    };
+    versions.into_iter().map(describe).collect()
 }
 
 fn priority_classes() -> [Value; 2] {

@@ -177,7 +177,10 @@ impl Cache {
     fn catch_up_with(&self, feed: Option<&mut Feed>) {
         let Some(feed) = feed.filter(|feed| feed.ended.is_none()) else { return };
         let follower = feed.follower.clone();
-        if let Poll::Ready(ended) = self.poll_feed(feed, &mut Context::from_waker(&follower)) {
+        // Also a task that should yield by now is served, or it would wait for the following task.
+        let work = tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll_feed(feed, cx)));
+        let polled = std::pin::pin!(work).poll(&mut Context::from_waker(&follower));
+        if let Poll::Ready(ended) = polled {
             feed.ended = Some(ended);
             follower.wake();
         }
@@ -205,8 +208,8 @@ impl Cache {
     /// An object of the store as the cache would hold it; `None` when the value is no object.
     pub(super) fn cached(table: &Table, value: &Versioned) -> Option<CachedObject> {
         let stored = Stored::new(value.value.clone())?;
-        let decoded = table.resource.strategy.decode(stored.bytes()).ok()?;
-        let facts = Self::facts(&table.resource, decoded.object.as_ref());
+        let object = table.resource.strategy.decode_stored(stored.bytes()).ok()?;
+        let facts = Self::facts(&table.resource, object.as_ref());
         Some(table.object(value.key.clone(), stored, value.modified.0, facts))
     }
 

@@ -1,5 +1,6 @@
 //! From a request to its handler: which resource, which verb, which subresource.
 
+mod components;
 mod delete;
 mod list;
 mod nonresource;
@@ -111,6 +112,7 @@ impl<'a> Call<'a> {
             return self.on_subresource(resource, subresource, body, extensions).await;
         }
         match info.verb.as_ref() {
+            "get" | "list" if resource.kind == "ComponentStatus" => self.components(resource).await,
             "get" => self.get(resource).await,
             "list" => self.list(resource).await,
             "watch" => self.watch(resource).await,

@@ -4,10 +4,12 @@
 //! Inside the server an object's `metadata.managedFields` is never part of the decoded object: it
 //! travels beside it as the JSON that is stored, so that only who changes it reads it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
+use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     registry::{Current, Target},
@@ -16,7 +18,7 @@ use super::{
 use crate::{
     apply::{
         self, Comparison, FieldSet, Filter, Managers, PathElement, Schema, TypeRef, Versions,
-        Write, builtin, compare_bytes, owned_by_creator,
+        Write, builtin, compare_bytes,
     },
     clock,
     resources::{Object, Part, Resource, Resources},
@@ -44,28 +46,59 @@ pub(super) fn manager_of_user_agent(agent: &str) -> &str {
     &name[..end]
 }
 
-/// What a client sent as an object's managed fields.
-pub(super) type Sent = Option<Vec<ManagedFieldsEntry>>;
+/// Takes the managed fields out of an object that a client sent: they are many, and seldom changed.
+/// What is left has null in their place.
+pub(super) fn split(json: Bytes) -> (Bytes, Option<Bytes>) {
+    let Some(range) = sent_range(&json) else { return (json, None) };
+    let left = [&json[..range.start], b"null", &json[range.end..]].concat();
+    (left.into(), Some(json.slice(range)))
+}
+
+/// Where an object's managed fields are.
+fn sent_range(json: &[u8]) -> Option<Range<usize>> {
+    #[derive(Deserialize)]
+    struct Root<'a> {
+        #[serde(borrow)]
+        metadata: Option<Metadata<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Metadata<'a> {
+        #[serde(borrow, rename = "managedFields")]
+        managed_fields: Option<&'a RawValue>,
+    }
+    let text = std::str::from_utf8(json).ok()?;
+    if !text.contains("\"managedFields\"") {
+        return None;
+    }
+    let root: Root<'_> = serde_json::from_str(text).ok()?;
+    let raw = root.metadata?.managed_fields?.get();
+    // The value is a part of the text.
+    let start = raw.as_ptr().addr() - text.as_ptr().addr();
+    raw.starts_with('[').then_some(start..start + raw.len())
+}
 
 impl Tracker {
     /// What a newly created object's managed fields are.
-    pub(super) fn created(&self, target: &Target<'_>, object: &mut dyn Object) -> Vec<u8> {
-        let sent = object.meta_mut().managed_fields.take();
+    pub(super) fn created(
+        &self,
+        target: &Target<'_>,
+        object: &dyn Object,
+        sent: Option<&[u8]>,
+    ) -> Vec<u8> {
         let Some((schema, kind)) = schema_of(target.resource).filter(|_| self.enabled) else {
             return Vec::new();
         };
         let filter = filter(target.resource, Part::Main);
         let (api_version, now) = (target.resource.api_version(), now());
         let write = target.write(&api_version, &filter, &now);
-        if sent.as_ref().is_none_or(Vec::is_empty)
+        if sent.is_none()
             && let Filter::Exclude(excluded) = &filter
             && target.resource.strategy.is_shown_as_stored()
-            && let Ok(json) = object.encode()
-            && let Some(fields) = owned_by_creator(schema, kind, &json, excluded)
+            && let Some(fields) = object.owned_by_creator(schema, kind, excluded)
         {
             return write.only_entry(&fields);
         }
-        let mut managers = read(sent).unwrap_or_default();
+        let mut managers = sent.and_then(read).unwrap_or_default();
         let Ok(new) = object.to_value() else { return Vec::new() };
         let Ok(comparison) = schema.compare(kind, &Value::Object(Map::new()), &new) else {
             return Vec::new();
@@ -83,14 +116,15 @@ impl Tracker {
         part: Part,
         before: &Current,
         new: &mut dyn Object,
+        sent: Option<&[u8]>,
     ) -> Vec<u8> {
-        let sent = new.meta_mut().managed_fields.take().filter(|_| target.subresource.is_empty());
+        let sent = sent.filter(|_| target.subresource.is_empty());
         let kept = before.managed.to_vec();
         let Some((schema, kind)) = schema_of(target.resource) else { return kept };
-        if is_reset(&sent) {
+        if sent.is_some_and(is_reset) {
             return Vec::new();
         }
-        let sent = read(sent).filter(|sent| !sent.is_empty());
+        let sent = sent.and_then(read).filter(|sent| !sent.is_empty());
         // An object that nobody managed so far is not managed by updates.
         if sent.is_none() && kept.is_empty() {
             return kept;
@@ -203,19 +237,21 @@ pub(super) fn filter(resource: &Resource, part: Part) -> Filter {
 
 /// Reads what a client sent; `None` when it is nothing, or makes no sense: then what was there
 /// stays.
-fn read(sent: Sent) -> Option<Managers> {
-    let json = serde_json::to_vec(&sent?).ok()?;
-    Managers::from_json(&json).ok()
+fn read(sent: &[u8]) -> Option<Managers> {
+    Managers::from_json(sent).ok()
 }
 
 /// Whether a client asks for the managed fields to be forgotten: by an empty list, or by a list of
 /// one empty entry.
-fn is_reset(sent: &Sent) -> bool {
-    match sent.as_deref() {
-        None => false,
+fn is_reset(sent: &[u8]) -> bool {
+    // Other lists are longer.
+    let short = sent.len() < 200;
+    let entries: Option<Vec<ManagedFieldsEntry>> =
+        short.then(|| serde_json::from_slice(sent).ok()).flatten();
+    match entries.as_deref() {
         Some([]) => true,
         Some([entry]) => *entry == ManagedFieldsEntry::default(),
-        Some(_) => false,
+        _ => false,
     }
 }
 
@@ -292,9 +328,24 @@ mod tests {
 
     #[test]
     fn an_empty_entry_resets() {
-        assert!(is_reset(&Some(vec![])));
-        assert!(is_reset(&Some(vec![ManagedFieldsEntry::default()])));
-        let entry = ManagedFieldsEntry { manager: Some("m".to_owned()), ..Default::default() };
-        assert!(!is_reset(&Some(vec![entry])) && !is_reset(&None));
+        assert!(is_reset(b"[]") && is_reset(b" [ { } ]"));
+        assert!(!is_reset(br#"[{"manager":"m"}]"#) && !is_reset(b"[{},{}]") && !is_reset(b"null"));
+    }
+
+    #[test]
+    fn managed_fields_are_taken_out_of_what_a_client_sent() {
+        let check = |json: &'static str, left: &str, taken: Option<&str>| {
+            let (found, managed) = split(Bytes::from_static(json.as_bytes()));
+            assert_eq!(std::str::from_utf8(&found).unwrap(), left);
+            assert_eq!(managed.as_deref(), taken.map(str::as_bytes));
+        };
+        check(r#"{"metadata":{"name":"x"}}"#, r#"{"metadata":{"name":"x"}}"#, None);
+        check(
+            r#"{"a":1, "metadata" : {"managedFields": [{"manager":"m"}] ,"name":"x"}}"#,
+            r#"{"a":1, "metadata" : {"managedFields": null ,"name":"x"}}"#,
+            Some(r#"[{"manager":"m"}]"#),
+        );
+        let elsewhere = r#"{"data":{"managedFields":"x"},"metadata":{}}"#;
+        check(elsewhere, elsewhere, None);
     }
 }

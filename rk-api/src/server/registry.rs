@@ -5,7 +5,7 @@ mod create;
 mod delete;
 mod update;
 
-pub(super) use update::Change;
+pub(super) use update::{Change, ManagedFields};
 
 use std::sync::Arc;
 
@@ -172,9 +172,9 @@ impl Registry {
 fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
     let stored = Stored::new(value.value.clone())
         .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
-    let decoded = target.resource.strategy.decode(&stored.plain());
+    let decoded = target.resource.strategy.decode_stored(&stored.plain());
     let mut object =
-        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?.object;
+        decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?;
     let meta = object.meta_mut();
     meta.resource_version = Some(value.modified.to_string());
     // Who else wrote it may have put them elsewhere.

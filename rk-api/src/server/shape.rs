@@ -183,8 +183,8 @@ impl Shaper {
             }
             out.extend_from_slice(b"{\"cells\":");
             // What is stored was encoded from this type, or the cache would not hold it.
-            let cells = match self.resource.strategy.decode(&object.stored.plain()) {
-                Ok(decoded) => self.resource.strategy.cells(decoded.object.as_ref(), now),
+            let cells = match self.resource.strategy.decode_stored(&object.stored.plain()) {
+                Ok(object) => self.resource.strategy.cells(object.as_ref(), now),
                 Err(_) => Vec::new(),
             };
             write_value(&Value::Array(cells), out);

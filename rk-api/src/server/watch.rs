@@ -26,7 +26,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 
 /// Events are gathered into chunks of about this size while more of them wait.
-const CHUNK_BYTES: usize = 32 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What a watch is made of.
 pub(super) struct WatchParts {
@@ -135,25 +135,37 @@ impl WatchBody {
     }
 
     fn pending_chunk(&mut self) -> Bytes {
-        // One event alone is shared with all other watchers, not copied.
         let shaper = &self.parts.shaper;
-        let plain = shaper.shape == Shape::Object && shaper.is_as_stored();
-        if plain
-            && self.pending.len() == 1
-            && let Some((change, event)) = self.pending.pop_front()
-        {
-            return event.frame(change).clone();
+        if shaper.shape == Shape::Object && shaper.is_as_stored() {
+            return self.shared_chunk();
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES);
         while let Some((change, event)) = self.pending.pop_front() {
-            if plain {
-                out.extend_from_slice(event.frame(change));
-            } else if let Some(object) = event.subject(change) {
+            if let Some(object) = event.subject(change) {
                 self.write(change, object, event.revision, &mut out);
             }
             if out.len() >= CHUNK_BYTES {
                 break;
             }
+        }
+        out.into()
+    }
+
+    /// As many of the lines that all watchers share as fit, at least one. One alone is not copied.
+    fn shared_chunk(&mut self) -> Bytes {
+        let mut size = 0;
+        let fitting = self.pending.iter().take_while(|(change, event)| {
+            size += event.frame(*change).len();
+            size <= CHUNK_BYTES
+        });
+        let fitting = fitting.count();
+        if fitting < 2 {
+            let first = self.pending.pop_front();
+            return first.map(|(change, event)| event.frame(change).clone()).unwrap_or_default();
+        }
+        let mut out = Vec::with_capacity(size.min(CHUNK_BYTES));
+        for (change, event) in self.pending.drain(..fitting) {
+            out.extend_from_slice(event.frame(change));
         }
         out.into()
     }

@@ -213,3 +213,14 @@ fn a_failed_probe_stops_the_container() {
     );
     assert_eq!(plan.start, Vec::<String>::new());
 }
+
+#[test]
+fn an_ephemeral_container_is_started_once() {
+    let mut pod = simple("Always");
+    let debugger = json!([{"name": "debugger", "image": "i"}]);
+    pod.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(debugger).unwrap();
+    let both = vec![container("a", 0, None), container("b", 0, None)];
+    check(&pod, in_sandbox(both.clone()), start(&["debugger"]));
+    let ended = [both, vec![container("debugger", 0, Some(1))]].concat();
+    check(&pod, in_sandbox(ended), Plan::default());
+}

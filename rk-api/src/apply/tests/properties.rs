@@ -242,8 +242,7 @@ proptest! {
     #[test]
     fn what_a_creator_owns_is_what_it_added(object in object()) {
         let (schema, kind) = schema();
-        let text = object.to_string();
-        let owned = owned_by_creator(schema, *kind, text.as_bytes(), &FieldSet::default());
+        let owned = owned_by_creator(schema, *kind, &object, &FieldSet::default());
         let added = schema.compare(*kind, &json!({}), &object).unwrap().set();
         if object == json!({}) {
             return Ok(());

@@ -16,16 +16,10 @@ use super::{Place, Tracked};
 
 /// Whether the text has an empty list or map, or looks as if it had.
 pub(super) fn occurs(json: &[u8]) -> bool {
-    let mut last = 0;
-    for &byte in json {
-        if matches!((last, byte), (b'[', b']') | (b'{', b'}')) {
-            return true;
-        }
-        if !byte.is_ascii_whitespace() {
-            last = byte;
-        }
-    }
-    false
+    json.iter().enumerate().any(|(at, byte)| {
+        // One comparison for `]` and `}`, which differ in this bit: most bytes are neither.
+        byte | 0x20 == b'}' && matches!(json[..at].trim_ascii_end().last(), Some(b'[' | b'{'))
+    })
 }
 
 /// Whether `T` is an optional list or map.
@@ -38,7 +32,7 @@ pub(super) fn is_droppable<T>() -> bool {
 /// The visitor of an optional list or map, for which an empty one is none.
 pub(super) struct NoneIfEmpty<'a, V> {
     pub(super) inner: V,
-    pub(super) at: Place<'a>,
+    pub(super) at: &'a Place<'a>,
 }
 
 macro_rules! not_a_list {

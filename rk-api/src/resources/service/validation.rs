@@ -215,6 +215,31 @@ fn external_ips(errors: &mut Errors, ips: &[String], path: &Path) {
     }
 }
 
+/// What is wrong with where a load balancer is said to be.
+pub(super) fn status(service: &Service) -> ErrorList {
+    let mut errors = Errors::default();
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let points = status.map_or(&[][..], |status| list(&status.ingress));
+    for (i, point) in points.iter().enumerate() {
+        let at = Path::new("status.loadBalancer.ingress").index(i);
+        let (ip, host) = (text(&point.ip), text(&point.hostname));
+        if !ip.is_empty() && names::parse_ip(ip).is_none() {
+            errors.invalid(&at.child("ip"), ip, "must be a valid IP address");
+        }
+        if ip.is_empty() && point.ip_mode.is_some() {
+            errors.forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set");
+        }
+        if !host.is_empty() {
+            let at = at.child("hostname");
+            errors.form(&at, host, names::dns_subdomain(host, false));
+            if names::parse_ip(host).is_some() {
+                errors.invalid(&at, host, "must be a DNS name, not an IP address");
+            }
+        }
+    }
+    errors.0
+}
+
 fn load_balancer(errors: &mut Errors, spec: &ServiceSpec, path: &Path) {
     const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
     let balanced = text(&spec.type_) == "LoadBalancer";

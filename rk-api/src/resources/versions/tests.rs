@@ -94,6 +94,8 @@ fn an_event_is_kept_in_the_core_form() {
     unknown("events.k8s.io/v1", "events", old, &["message", "foo"]);
     let resources = Resources::builtin();
     let events = resources.get("events.k8s.io", "v1", "events").unwrap();
+    let twice = events.strategy.decode(br#"{"note":"n","note":"m"}"#).unwrap();
+    assert_eq!(twice.strict_errors, ["duplicate field \"note\""]);
     assert_eq!(events.strategy.stored_field("regarding.name"), "involvedObject.name");
     assert_eq!(events.strategy.stored_field("metadata.name"), "metadata.name");
 }

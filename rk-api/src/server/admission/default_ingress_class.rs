@@ -18,7 +18,7 @@ pub(super) struct DefaultIngressClass(pub(super) Reader);
 impl Admission for DefaultIngressClass {
     fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
         request.operation == Operation::Create
-            && request.resource.group == "networking.k8s.io"
+            // In whichever group it is asked for: extensions has the same objects.
             && request.resource.plural == "ingresses"
             && request.subresource.is_empty()
     }

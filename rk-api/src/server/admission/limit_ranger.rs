@@ -13,6 +13,7 @@ use k8s_openapi::{
 
 use super::{
     Admission, AdmissionRequest, Operation,
+    first_look::FirstLook,
     pod_resources::{self, Amounts, amounts},
 };
 use crate::{
@@ -25,7 +26,23 @@ const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct LimitRanger(pub(super) Reader);
+pub(super) struct LimitRanger {
+    reader: Reader,
+    looks: FirstLook,
+}
+
+impl LimitRanger {
+    pub(super) fn new(reader: Reader) -> Self {
+        Self { reader, looks: FirstLook::default() }
+    }
+
+    async fn ranges(&self, request: &AdmissionRequest<'_>) -> Result<Vec<LimitRange>> {
+        match request.namespace {
+            Some(namespace) => self.looks.list(&self.reader, namespace).await,
+            None => Ok(Vec::new()),
+        }
+    }
+}
 
 #[async_trait]
 impl Admission for LimitRanger {
@@ -44,7 +61,7 @@ impl Admission for LimitRanger {
     }
 
     async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<()> {
-        let ranges = self.0.list::<LimitRange>(request.namespace)?;
+        let ranges = self.ranges(request).await?;
         let is_new = request.operation == Operation::Create;
         if let Some(pod) = request.object_as::<Pod>().filter(|_| is_new) {
             for range in &ranges {
@@ -60,7 +77,7 @@ impl Admission for LimitRanger {
         if request.old.is_some_and(|old| old.meta().deletion_timestamp.is_some()) {
             return Ok(());
         }
-        for range in self.0.list::<LimitRange>(request.namespace)? {
+        for range in self.ranges(request).await? {
             let limits = range.spec.map(|spec| spec.limits).unwrap_or_default();
             let any = object.as_any();
             let wrong = match (any.downcast_ref(), any.downcast_ref()) {

@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use self::usage::Item;
 use super::{
     Admission, AdmissionRequest, Operation,
+    first_look::FirstLook,
     pod_resources::{Amounts, add, amounts},
 };
 use crate::{
@@ -41,6 +42,7 @@ const TRIES: usize = 16;
 #[derive(Debug)]
 pub(super) struct ResourceQuotas {
     reader: Reader,
+    looks: FirstLook,
     locks: Vec<Mutex<()>>,
 }
 
@@ -54,7 +56,8 @@ struct Found {
 
 impl ResourceQuotas {
     pub(super) fn new(reader: Reader) -> Self {
-        Self { reader, locks: (0..LOCKS).map(|_| Mutex::default()).collect() }
+        let locks = (0..LOCKS).map(|_| Mutex::default()).collect();
+        Self { reader, looks: FirstLook::default(), locks }
     }
 
     fn lock(&self, namespace: &str) -> Option<&Mutex<()>> {
@@ -144,7 +147,7 @@ impl Admission for ResourceQuotas {
             return Ok(());
         };
         // Most namespaces have none, so this looks at the cache and takes no lock.
-        let quotas = self.reader.list::<ResourceQuota>(Some(namespace))?;
+        let quotas = self.looks.list::<ResourceQuota>(&self.reader, namespace).await?;
         if quotas.is_empty() {
             return Ok(());
         }

@@ -54,7 +54,7 @@ async fn one<T: Policy>(server: &Inner, wanted: T) -> Result<()> {
         manager: "kube-apiserver",
     };
     match server.reader.get::<T>(namespace.as_deref(), &name).await? {
-        None => match server.registry.create(&target, Box::new(wanted)).await {
+        None => match server.registry.create(&target, wanted.boxed()).await {
             // Another server of the same store was faster.
             Err(error) if error.reason == "AlreadyExists" => Ok(()),
             result => result.map(drop),
@@ -71,7 +71,7 @@ async fn one<T: Policy>(server: &Inner, wanted: T) -> Result<()> {
             }
             Step::Replace => {
                 server.registry.delete(&target, &Default::default()).await?;
-                server.registry.create(&target, Box::new(wanted)).await.map(drop)
+                server.registry.create(&target, wanted.boxed()).await.map(drop)
             }
         },
     }

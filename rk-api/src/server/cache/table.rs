@@ -183,11 +183,13 @@ impl Table {
                 }
             }
         }
-        let remaining = rest.count();
+        // With a selector nobody is told how many follow, only whether any do.
+        let selects = filter.selects();
+        let remaining = if selects { rest.next().is_some().into() } else { rest.count() };
         if remaining == 0 {
             next_after = None;
         }
-        let remaining = (next_after.is_some() && !filter.selects()).then_some(remaining);
+        let remaining = (next_after.is_some() && !selects).then_some(remaining);
         Page { items, revision, next_after, remaining }
     }
 

@@ -23,7 +23,7 @@ use crate::{
         managed_fields::{self, now, schema_of},
         negotiate,
         query::{FieldValidation, WriteOptions},
-        registry::{Change, Current, Target},
+        registry::{Change, Current, ManagedFields, Target},
         status::{ApiError, Result, Subject},
         user::MASTERS,
     },
@@ -69,6 +69,7 @@ impl<'a> Call<'a> {
             }
             patch::apply(kind, &resource.schema, &mut tree, &body)
                 .map_err(|error| patch_error(&error))?;
+            let managed = take_managed_fields(&mut tree)?;
             let json = serde_json::to_vec(&tree).map_err(ApiError::internal)?;
             let strict = options.field_validation;
             let decoded = decode::object(resource, &json, strict, warnings);
@@ -76,7 +77,7 @@ impl<'a> Call<'a> {
             check_namespace(object.as_mut(), target.namespace)?;
             check_name(object.as_ref(), target.name)?;
             resource.strategy.default(object.as_mut());
-            Ok(object.into())
+            Ok(Change { object, managed: ManagedFields::Sent(managed) })
         };
         let updated = self.server.registry.update(&target, self.part(), change).await?;
         Ok(self.shaped(200, output, &shaper, &updated.object))
@@ -149,7 +150,8 @@ impl<'a> Call<'a> {
             check_namespace(object.as_mut(), target.namespace)?;
             check_name(object.as_ref(), target.name)?;
             resource.strategy.default(object.as_mut());
-            Ok(Change { object, managed: Some(applied.managers.to_json().into_bytes()) })
+            let managed = ManagedFields::Known(applied.managers.to_json().into_bytes());
+            Ok(Change { object, managed })
         };
         let updated = self.server.registry.update(&target, part, change).await?;
         let status = if updated.created { 201 } else { 200 };
@@ -218,8 +220,7 @@ pub(super) fn patch_error(error: &patch::PatchError) -> ApiError {
 
 /// Whether a patch has something to say about managed fields.
 fn mentions_managed_fields(patch: &[u8]) -> bool {
-    const NAME: &[u8] = b"managedFields";
-    patch.windows(NAME.len()).any(|window| window == NAME)
+    std::str::from_utf8(patch).is_ok_and(|patch| patch.contains("managedFields"))
 }
 
 /// Puts the managed fields into an object's tree.
@@ -228,6 +229,17 @@ fn show_managed_fields(tree: &mut Value, managed: &[u8]) {
         && let Ok(managed) = serde_json::from_slice(managed)
     {
         metadata.insert("managedFields".to_owned(), managed);
+    }
+}
+
+/// Takes the managed fields out of a patched object's tree.
+fn take_managed_fields(tree: &mut Value) -> Result<Option<Bytes>> {
+    let metadata = tree.get_mut("metadata").and_then(Value::as_object_mut);
+    match metadata.and_then(|metadata| metadata.remove("managedFields")) {
+        Some(entries @ Value::Array(_)) => {
+            Ok(Some(serde_json::to_vec(&entries).map_err(ApiError::internal)?.into()))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         decode::{self, TypeMeta},
         managed_fields::now,
         query::WriteOptions,
-        registry::{Change, Current},
+        registry::{Change, Current, ManagedFields},
         status::{ApiError, Result, Subject},
     },
 };
@@ -136,7 +136,8 @@ impl<'a> Call<'a> {
             let replicas = asked.spec.and_then(|spec| spec.replicas).unwrap_or(0);
             resource.strategy.set_replicas(new.as_mut(), replicas);
             let managers = parent_managers(parents, managers, &api_version);
-            Ok(Change { object: new, managed: Some(managers.to_json().into_bytes()) })
+            let managed = ManagedFields::Known(managers.to_json().into_bytes());
+            Ok(Change { object: new, managed })
         };
         let updated = self.server.registry.update(&target, Part::Main, update).await?;
         let decoded = resource.strategy.decode(&updated.object.stored.plain());

@@ -10,9 +10,9 @@ use crate::{
     resources::{Object, Part, Resource},
     server::{
         body::ResponseBody,
-        decode,
+        decode, managed_fields,
         query::WriteOptions,
-        registry::{Current, Target},
+        registry::{Change, Current, ManagedFields, Target},
         status::{ApiError, Result},
     },
 };
@@ -28,6 +28,7 @@ impl<'a> Call<'a> {
         let options = WriteOptions::read(self.context.query(), "CreateOptions")?;
         let json = decode::json(&self.context.headers, body)?;
         let warnings = &self.context.warnings;
+        let (json, managed) = managed_fields::split(json);
         let mut object = decode::object(resource, &json, options.field_validation, warnings)?;
         let target = self.target(resource, options.dry_run);
         check_namespace(object.as_mut(), target.namespace)?;
@@ -35,7 +36,8 @@ impl<'a> Call<'a> {
         for warning in resource.strategy.warnings(object.as_ref()) {
             warnings.add(warning);
         }
-        let created = self.server.registry.create(&target, object).await?;
+        let managed = ManagedFields::Sent(managed);
+        let created = self.server.registry.create(&target, Change { object, managed }).await?;
         Ok(self.shaped(201, output, &shaper, &created))
     }
 
@@ -48,6 +50,7 @@ impl<'a> Call<'a> {
         let shaper = self.shaper(resource, output)?;
         let options = WriteOptions::read(self.context.query(), "UpdateOptions")?;
         let json = decode::json(&self.context.headers, body)?;
+        let (json, managed) = managed_fields::split(json);
         let warnings = &self.context.warnings;
         let mut object = decode::object(resource, &json, options.field_validation, warnings)?;
         let target = self.target(resource, options.dry_run);
@@ -64,10 +67,12 @@ impl<'a> Call<'a> {
             None if !version_of(object.as_ref()).is_empty() => {
                 Err(ApiError::modified(&target.subject(), target.name))
             }
-            None => Ok(object.boxed_clone().into()),
-            Some(before) => {
-                check_uid(object.as_ref(), before, &target)?;
-                Ok(object.boxed_clone().into())
+            before => {
+                if let Some(before) = before {
+                    check_uid(object.as_ref(), before, &target)?;
+                }
+                let managed = ManagedFields::Sent(managed.clone());
+                Ok(Change { object: object.boxed_clone(), managed })
             }
         };
         let updated = self.server.registry.update(&target, part, change).await?;

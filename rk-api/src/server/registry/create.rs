@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rk_store::{Expect, StoreError};
 
-use super::{Registry, Target, WriteError, current};
+use super::{Change, ManagedFields, Registry, Target, WriteError, current};
 use crate::{
     clock,
     field::Path,
@@ -31,14 +31,19 @@ impl Registry {
     pub(crate) async fn create(
         &self,
         target: &Target<'_>,
-        mut object: Box<dyn Object>,
+        object: impl Into<Change>,
     ) -> Result<Arc<CachedObject>> {
-        let managed = self.tracker.created(target, object.as_mut());
+        let Change { object, managed } = object.into();
+        let managed = match managed {
+            ManagedFields::Known(managed) => managed,
+            ManagedFields::Sent(sent) => {
+                self.tracker.created(target, object.as_ref(), sent.as_deref())
+            }
+        };
         self.create_managed(target, object, &managed).await
     }
 
-    /// Creates an object whose managed fields are known.
-    pub(super) async fn create_managed(
+    async fn create_managed(
         &self,
         target: &Target<'_>,
         mut object: Box<dyn Object>,

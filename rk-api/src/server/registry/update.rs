@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rk_store::{Expect, StoreError};
 
 use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
@@ -24,13 +25,22 @@ use k8s_openapi::api::core::v1::Namespace;
 pub(crate) struct Change {
     /// The object.
     pub object: Box<dyn Object>,
-    /// Its managed fields; `None` when the update is to be recorded in those it has.
-    pub managed: Option<Vec<u8>>,
+    /// Its managed fields.
+    pub managed: ManagedFields,
+}
+
+/// The managed fields of an object that is to be written.
+#[derive(Debug)]
+pub(crate) enum ManagedFields {
+    /// The write is to be recorded in these, which a client sent, or in those that the object has.
+    Sent(Option<Bytes>),
+    /// They are these.
+    Known(Vec<u8>),
 }
 
 impl From<Box<dyn Object>> for Change {
     fn from(object: Box<dyn Object>) -> Self {
-        Self { object, managed: None }
+        Self { object, managed: ManagedFields::Sent(None) }
     }
 }
 
@@ -57,12 +67,7 @@ impl Registry {
         let mut found = self.read(target).await?;
         for _ in 0..UPDATE_TRIES {
             let Some(before) = found else {
-                let Change { object, managed } = change(None)?;
-                let created = match managed {
-                    Some(managed) => self.create_managed(target, object, &managed).await,
-                    None => self.create(target, object).await,
-                };
-                match created {
+                match self.create(target, change(None)?).await {
                     Ok(object) => return Ok(Updated { object, created: true }),
                     // Another writer was faster: then this is an update.
                     Err(error) if error.reason == "AlreadyExists" => {
@@ -143,8 +148,12 @@ impl Registry {
         change: Change,
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
         let Change { object: mut new, managed } = change;
-        let managed =
-            managed.unwrap_or_else(|| self.tracker.updated(target, part, before, new.as_mut()));
+        let managed = match managed {
+            ManagedFields::Known(managed) => managed,
+            ManagedFields::Sent(sent) => {
+                self.tracker.updated(target, part, before, new.as_mut(), sent.as_deref())
+            }
+        };
         let old = before.object.as_ref();
         check_version(target, new.as_ref(), before)?;
         keep_system_fields(new.as_mut(), old);
@@ -181,7 +190,10 @@ impl Registry {
         let strategy = target.resource.strategy.as_ref();
         let path = Path::new("metadata");
         let mut errors = validate_metadata(new.meta(), target.resource.namespaced, strategy, &path);
-        errors.extend(validate_metadata_update(new.meta(), old.meta(), &path));
+        // Twice, as Kubernetes does: for every kind, and for this one.
+        let of_metadata = validate_metadata_update(new.meta(), old.meta(), &path);
+        errors.extend(of_metadata.clone());
+        errors.extend(of_metadata);
         errors.extend(strategy.validate(new));
         errors.extend(strategy.validate_update(new, old, part));
         if !errors.is_empty() {
