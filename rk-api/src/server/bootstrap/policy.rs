@@ -363,7 +363,8 @@ const NODE: &[Words] = &[
 const PATCHES: &[&str] = &["system:controller:", "system:kube-controller-manager"];
 
 /// Roles of controllers, without their prefix `system:controller:`. Each is bound to the service
-/// account of its name in kube-system.
+/// account of its name in kube-system. Those that create Pods may also read them, which Kubernetes'
+/// own do not: ours look whether a Pod was created when the answer is lost.
 const CONTROLLERS: &[Named] = &[
     (
         "attachdetach-controller",
@@ -426,7 +427,7 @@ const CONTROLLERS: &[Named] = &[
             on("update", "apps extensions", "daemonsets/status"),
             on("update", "apps extensions", "daemonsets/finalizers"),
             on("list watch", "core", "nodes"),
-            on("create delete list patch watch", "core", "pods"),
+            on("create delete get list patch watch", "core", "pods"),
             on("create", "core", "pods/binding"),
             on("create delete get list patch update watch", "apps", "controllerrevisions"),
             EVENTS,
@@ -538,7 +539,7 @@ const CONTROLLERS: &[Named] = &[
             on("get list patch update watch", "batch", "jobs"),
             on("update", "batch", "jobs/status"),
             on("update", "batch", "jobs/finalizers"),
-            on("create delete list patch watch", "core", "pods"),
+            on("create delete get list patch watch", "core", "pods"),
             EVENTS,
         ],
     ),
@@ -613,7 +614,7 @@ const CONTROLLERS: &[Named] = &[
             on("get list update watch", "apps extensions", "replicasets"),
             on("update", "apps extensions", "replicasets/status"),
             on("update", "apps extensions", "replicasets/finalizers"),
-            on("create delete list patch watch", "core", "pods"),
+            on("create delete get list patch watch", "core", "pods"),
             EVENTS,
         ],
     ),
@@ -623,7 +624,7 @@ const CONTROLLERS: &[Named] = &[
             on("get list update watch", "core", "replicationcontrollers"),
             on("update", "core", "replicationcontrollers/status"),
             on("update", "core", "replicationcontrollers/finalizers"),
-            on("create delete list patch watch", "core", "pods"),
+            on("create delete get list patch watch", "core", "pods"),
             EVENTS,
         ],
     ),
