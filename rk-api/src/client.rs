@@ -5,6 +5,7 @@
 //! - [`WorkQueue`]: keys to reconcile, each at most once at a time, with delays and back-off.
 //! - [`LeaderElector`]: one active instance among several, by a Lease.
 //! - [`EventRecorder`]: Events about objects, with repeats counted instead of stored again.
+//! - [`request`]: an object from an answer, without its managed fields.
 
 mod backoff;
 mod events;
@@ -12,10 +13,12 @@ mod events;
 mod fake;
 mod informer;
 mod leader_election;
+mod slim;
 mod work_queue;
 
 pub use backoff::Backoff;
 pub use events::{EventRecorder, EventType, object_ref};
 pub use informer::{Change, Informer, Informers, Subscription, Watchable};
 pub use leader_election::{LeaderElectionConfig, LeaderElector};
+pub use slim::request;
 pub use work_queue::{RateLimit, WorkQueue};

@@ -141,8 +141,8 @@ impl WatchBody {
         }
         let mut out = Vec::with_capacity(CHUNK_BYTES);
         while let Some((change, event)) = self.pending.pop_front() {
-            if let Some(object) = event.subject(change) {
-                self.write(change, object, event.revision, &mut out);
+            if let Some(object) = event.past.subject(change) {
+                self.write(change, object, event.past.revision, &mut out);
             }
             if out.len() >= CHUNK_BYTES {
                 break;

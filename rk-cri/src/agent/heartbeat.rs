@@ -1,14 +1,14 @@
 //! Registers the node, renews its lease and reports its status.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Node},
     jiff::Timestamp,
 };
 use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
+    Api, Resource,
+    api::{Patch, PatchParams, PostParams, Request},
 };
 use rk_api::{client::EventType, clock, rng};
 use serde_json::json;
@@ -19,12 +19,18 @@ use super::{
     worker::{Core, HEARTBEAT},
 };
 
+/// Where nodes' leases are.
+const LEASES: &str = "kube-node-lease";
+
 /// What is remembered between heartbeats.
 #[derive(Default)]
 pub(super) struct Heartbeat {
-    lease: Option<Lease>,
-    /// The node as it was last written or read.
-    node: Option<Node>,
+    /// The version of the lease as it was last written or read.
+    lease: Option<String>,
+    /// The node as it was last written, until the informer has it.
+    node: Option<Arc<Node>>,
+    /// The node's UID, once it is registered.
+    uid: Option<String>,
     reported_at: Option<Timestamp>,
 }
 
@@ -38,7 +44,7 @@ impl Core {
     }
 
     fn lease_api(&self) -> Api<Lease> {
-        Api::namespaced(self.client.clone(), "kube-node-lease")
+        Api::namespaced(self.client.clone(), LEASES)
     }
 
     /// Makes the node's object, or brings the one that is there up to date; tries until it succeeds.
@@ -85,7 +91,7 @@ impl Core {
             }
             Err(error) => return Err(error),
         };
-        self.heartbeat.lock().await.node = Some(node);
+        self.heartbeat.lock().await.written(node);
         self.report_status(true).await
     }
 
@@ -103,23 +109,32 @@ impl Core {
 
     async fn renew_lease(&self) -> kube::Result<()> {
         let mut heartbeat = self.heartbeat.lock().await;
-        let Some(node) = &heartbeat.node else { return Ok(()) };
+        if heartbeat.uid.is_none() {
+            return Ok(());
+        }
         let seconds = self.config.heartbeat_period.as_secs_f64() * 4.0;
-        let mut wanted = node::lease(node, seconds.ceil() as i32, clock::now_micros());
+        let mut wanted = node::lease(
+            &self.config.name,
+            heartbeat.uid.clone(),
+            seconds.ceil() as i32,
+            clock::now_micros(),
+        );
         let api = self.lease_api();
         let name = &self.config.name;
         if heartbeat.lease.is_none() {
-            heartbeat.lease = api.get_opt(name).await?;
+            let found = api.get_opt(name).await?;
+            heartbeat.lease = found.and_then(|lease| lease.metadata.resource_version);
         }
-        let result = match &heartbeat.lease {
-            Some(lease) => {
-                wanted.metadata.resource_version = lease.metadata.resource_version.clone();
-                api.replace(name, &PostParams::default(), &wanted).await
-            }
-            None => api.create(&PostParams::default(), &wanted).await,
+        let leases = Request::new(Lease::url_path(&(), Some(LEASES)));
+        wanted.metadata.resource_version = heartbeat.lease.clone();
+        let body = serde_json::to_vec(&wanted).map_err(kube::Error::SerdeError)?;
+        let request = match &heartbeat.lease {
+            Some(_) => leases.replace(name, &PostParams::default(), body),
+            None => leases.create(&PostParams::default(), body),
         };
-        match result {
-            Ok(lease) => heartbeat.lease = Some(lease),
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        match rk_api::client::request::<Lease>(&self.client, request).await {
+            Ok(lease) => heartbeat.lease = lease.metadata.resource_version,
             Err(error) => {
                 // It was changed or deleted: read it again next time.
                 heartbeat.lease = None;
@@ -132,13 +147,7 @@ impl Core {
     /// Reports the node's status if it changed, or if it is time to.
     async fn report_status(&self, always: bool) -> kube::Result<()> {
         let mut heartbeat = self.heartbeat.lock().await;
-        let informed = self.nodes.get("", &self.config.name);
-        let old = match (&informed, &heartbeat.node) {
-            (Some(node), Some(own)) if newer(own, node) => own.clone(),
-            (Some(node), _) => (**node).clone(),
-            (None, Some(own)) => own.clone(),
-            (None, None) => return Ok(()),
-        };
+        let Some(old) = self.newest_node(&mut heartbeat) else { return Ok(()) };
         let images = self.runtime.list_images().await.unwrap_or_default();
         let now = clock::now();
         let due = heartbeat
@@ -151,10 +160,31 @@ impl Core {
             return Ok(());
         };
         let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
-        let patched = self.node_api().patch_status(&self.config.name, &parameters, &patch).await?;
-        heartbeat.node = Some(patched);
+        let request = Request::new(Node::url_path(&(), None))
+            .patch_subresource("status", &self.config.name, &parameters, &patch)
+            .map_err(kube::Error::BuildRequest)?;
+        let patched = rk_api::client::request(&self.client, request).await?;
+        heartbeat.written(patched);
         heartbeat.reported_at = Some(now);
         Ok(())
+    }
+
+    /// The newest version of the node that is known. The informer's is kept anyway.
+    fn newest_node(&self, heartbeat: &mut Heartbeat) -> Option<Arc<Node>> {
+        if let Some(node) = self.nodes.get("", &self.config.name)
+            && heartbeat.node.as_ref().is_none_or(|own| !newer(own, &node))
+        {
+            heartbeat.node = None;
+            return Some(node);
+        }
+        heartbeat.node.clone()
+    }
+}
+
+impl Heartbeat {
+    fn written(&mut self, node: Node) {
+        self.uid.clone_from(&node.metadata.uid);
+        self.node = Some(Arc::new(node));
     }
 }
 

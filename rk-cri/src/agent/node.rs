@@ -204,6 +204,9 @@ pub(crate) fn simulated_capacity() -> BTreeMap<String, String> {
 /// The strategic merge patch that takes a node's status from `old` to `new`; `None` if only
 /// heartbeats differ and `heartbeat` does not ask for them.
 pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) -> Option<Value> {
+    if !heartbeat && differs_by_heartbeats(old, new) {
+        return None;
+    }
     let (Ok(Value::Object(old)), Ok(Value::Object(mut new))) =
         (serde_json::to_value(old), serde_json::to_value(new))
     else {
@@ -232,6 +235,17 @@ pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) 
     (!changed.is_empty()).then(|| json!({ "status": changed }))
 }
 
+/// Whether nothing but heartbeats differs, as mostly: found out without making trees of both.
+fn differs_by_heartbeats(old: &NodeStatus, new: &NodeStatus) -> bool {
+    let conditions = |status: &NodeStatus| {
+        let mut conditions = status.conditions.clone();
+        conditions.iter_mut().flatten().for_each(|condition| condition.last_heartbeat_time = None);
+        conditions
+    };
+    let apart = |status: &NodeStatus| NodeStatus { conditions: None, ..status.clone() };
+    conditions(old) == conditions(new) && apart(old) == apart(new)
+}
+
 /// Whether a condition changed in more than its heartbeat.
 fn without_heartbeats(old: Option<&Value>, new: &Value) -> bool {
     let strip = |list: Option<&Value>| -> Vec<Value> {
@@ -247,24 +261,23 @@ fn without_heartbeats(old: Option<&Value>, new: &Value) -> bool {
 }
 
 /// The node's lease, renewed now.
-pub(crate) fn lease(node: &Node, seconds: i32, now: MicroTime) -> Lease {
-    let name = node.metadata.name.clone().unwrap_or_default();
-    let owner = node.metadata.uid.clone().map(|uid| OwnerReference {
+pub(crate) fn lease(name: &str, uid: Option<String>, seconds: i32, now: MicroTime) -> Lease {
+    let owner = uid.map(|uid| OwnerReference {
         api_version: "v1".into(),
         kind: "Node".into(),
-        name: name.clone(),
+        name: name.into(),
         uid,
         ..Default::default()
     });
     Lease {
         metadata: ObjectMeta {
-            name: Some(name.clone()),
+            name: Some(name.into()),
             namespace: Some("kube-node-lease".into()),
             owner_references: owner.map(|owner| vec![owner]),
             ..Default::default()
         },
         spec: Some(LeaseSpec {
-            holder_identity: Some(name),
+            holder_identity: Some(name.into()),
             lease_duration_seconds: Some(seconds),
             renew_time: Some(now),
             ..Default::default()

@@ -10,6 +10,7 @@ use super::{
     handler::{self, Action, Place, Verdict},
     observed::Observed,
     plan::Health,
+    sync::find,
     worker::Core,
 };
 use crate::runtime::ContainerState;
@@ -72,7 +73,7 @@ impl Outcome {
 struct Prober {
     container_id: String,
     outcome: Outcome,
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<Option<()>>,
 }
 
 impl Drop for Prober {
@@ -126,21 +127,22 @@ impl Probes {
                     (Some(started), Kind::Startup) => started.clone(),
                     _ => Outcome::default(),
                 };
+                let gate = if kind == Kind::Startup { None } else { started.clone() };
                 let subject = Subject {
                     core: core.clone(),
-                    pod: pod.clone(),
-                    container: container.clone(),
+                    pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
+                    container: container.name.clone(),
                     container_id: latest.id.clone(),
                     pod_ip,
                     started_at: latest.started_at.unwrap_or_else(clock::now),
                     kind,
+                    pace: Pace::of(probe),
+                    outcome: outcome.clone(),
+                    gate,
                 };
-                let gate = if kind == Kind::Startup { None } else { started.clone() };
                 let stopped = core.stopped.clone();
-                let probing = subject.run(probe.clone(), outcome.clone(), gate);
-                let task = tokio::spawn(async move {
-                    stopped.run_until_cancelled_owned(probing).await;
-                });
+                // Not within another future: each would have room for the whole of it once more.
+                let task = tokio::spawn(stopped.run_until_cancelled_owned(subject.run()));
                 let container_id = latest.id.clone();
                 self.probers.insert(key, Prober { container_id, outcome, task });
             }
@@ -212,44 +214,62 @@ impl Tally {
     }
 }
 
+/// How often, how long and how many times.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    delay: Duration,
+    period: Duration,
+    timeout: Duration,
+    success_threshold: i32,
+    failure_threshold: i32,
+}
+
+impl Pace {
+    fn of(probe: &Probe) -> Self {
+        let seconds = |value: Option<i32>, default: i32, least: i32| {
+            Duration::from_secs(u64::try_from(value.unwrap_or(default).max(least)).unwrap_or(1))
+        };
+        Self {
+            delay: seconds(probe.initial_delay_seconds, 0, 0),
+            period: seconds(probe.period_seconds, 10, 1),
+            timeout: seconds(probe.timeout_seconds, 1, 1),
+            success_threshold: probe.success_threshold.unwrap_or(1).max(1),
+            failure_threshold: probe.failure_threshold.unwrap_or(3).max(1),
+        }
+    }
+}
+
+/// What a probe's task keeps while it waits, which it does nearly always and for every container:
+/// what it asks and of whom is read from the pod each time.
 struct Subject {
     core: Arc<Core>,
-    pod: Arc<Pod>,
-    container: Container,
+    pod_uid: String,
+    container: String,
     container_id: String,
     pod_ip: Option<std::net::IpAddr>,
     started_at: k8s_openapi::jiff::Timestamp,
     kind: Kind,
+    pace: Pace,
+    outcome: Outcome,
+    /// The startup probe, for the others to wait for.
+    gate: Option<Outcome>,
 }
 
 impl Subject {
-    async fn run(self, probe: Probe, outcome: Outcome, started: Option<Outcome>) {
-        let seconds = |value: Option<i32>, default: i32, least: i32| {
-            Duration::from_secs(u64::try_from(value.unwrap_or(default).max(least)).unwrap_or(1))
-        };
-        let period = seconds(probe.period_seconds, 10, 1);
-        let timeout = seconds(probe.timeout_seconds, 1, 1);
-        let delay = seconds(probe.initial_delay_seconds, 0, 0);
-        let success_threshold = probe.success_threshold.unwrap_or(1).max(1);
-        let failure_threshold = probe.failure_threshold.unwrap_or(3).max(1);
-        let action = Action::of_probe(&probe);
-
+    async fn run(self) {
         let age = clock::now().duration_since(self.started_at).unsigned_abs();
-        tokio::time::sleep(delay.saturating_sub(age)).await;
-        if let Some(started) = started {
-            started.succeeded().await;
+        tokio::time::sleep(self.pace.delay.saturating_sub(age)).await;
+        if let Some(started) = &self.gate {
+            Box::pin(started.succeeded()).await;
         }
-        let mut ticks = tokio::time::interval(period);
+        let mut ticks = tokio::time::interval(self.pace.period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tally = Tally::default();
         loop {
             ticks.tick().await;
-            let place = Place {
-                container: &self.container,
-                container_id: &self.container_id,
-                pod_ip: self.pod_ip,
-            };
-            let success = match handler::run(&*self.core.runtime, &action, &place, timeout).await {
+            // Boxed: a request under way is many times as large as the wait for the next.
+            let Some(verdict) = Box::pin(self.ask()).await else { return };
+            let success = match verdict {
                 Verdict::Success => true,
                 Verdict::Failure(why) => {
                     self.event(&format!("{} probe failed: {why}", self.kind.name()));
@@ -263,11 +283,12 @@ impl Subject {
                     continue;
                 }
             };
+            let Pace { success_threshold, failure_threshold, .. } = self.pace;
             let Some(believed) = tally.note(success, success_threshold, failure_threshold) else {
                 continue;
             };
-            if outcome.set(believed) {
-                self.core.poke(self.pod.metadata.uid.as_deref().unwrap_or_default());
+            if self.outcome.set(believed) {
+                self.core.poke(&self.pod_uid);
             }
             // Done for this container: it is started for good, or about to be killed.
             match (self.kind, believed) {
@@ -277,8 +298,19 @@ impl Subject {
         }
     }
 
+    /// Asks once; `None` when there is nobody left to ask.
+    async fn ask(&self) -> Option<Verdict> {
+        let pod = self.core.newest_pod(&self.pod_uid)?;
+        let container = find(&pod, &self.container)?;
+        let action = Action::of_probe(self.kind.of(&container)?);
+        let place =
+            Place { container: &container, container_id: &self.container_id, pod_ip: self.pod_ip };
+        Some(handler::run(&*self.core.runtime, &action, &place, self.pace.timeout).await)
+    }
+
     fn event(&self, message: &str) {
-        let about: ObjectReference = self.core.container_ref(&self.pod, &self.container.name);
+        let Some(pod) = self.core.newest_pod(&self.pod_uid) else { return };
+        let about: ObjectReference = self.core.container_ref(&pod, &self.container);
         self.core.event(&about, EventType::Warning, "Unhealthy", message);
     }
 }
@@ -294,5 +326,14 @@ mod tests {
         let beliefs: Vec<_> =
             results.into_iter().map(|success| tally.note(success, 2, 3)).collect();
         assert_eq!(beliefs, [None, None, None, None, None, Some(false), None, Some(true)]);
+    }
+
+    #[test]
+    fn a_probe_that_waits_is_small() {
+        fn size<F>(_: fn(Subject) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size(Subject::run);
+        assert!(bytes < 1536, "{bytes} bytes");
     }
 }

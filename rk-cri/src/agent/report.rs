@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api,
-    api::{Patch, PatchParams},
+    Resource,
+    api::{Patch, PatchParams, Request},
 };
 use rk_api::clock;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     logs::{LogFilter, LogOptions},
-    runtime::{ContainerState, ContainerStatus, LogSource},
+    runtime::{ContainerState, ContainerStatus, LogSource, PodRef},
 };
 
 /// The longest message that a container can leave in its file.
@@ -59,11 +59,7 @@ impl Core {
             memory.unwritten = false;
             return pod;
         };
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &reference.namespace);
-        match api
-            .patch_status(&reference.name, &PatchParams::default(), &Patch::Strategic(&patch))
-            .await
-        {
+        match self.patch_status(&reference, &patch).await {
             Ok(written) => {
                 memory.unwritten = false;
                 let written = Arc::new(written);
@@ -81,6 +77,15 @@ impl Core {
                 pod
             }
         }
+    }
+
+    async fn patch_status(&self, pod: &PodRef, patch: &serde_json::Value) -> kube::Result<Pod> {
+        let url = Pod::url_path(&(), Some(&pod.namespace));
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let request = Request::new(url)
+            .patch_subresource("status", &pod.name, &parameters, &patch)
+            .map_err(kube::Error::BuildRequest)?;
+        rk_api::client::request(&self.client, request).await
     }
 
     /// Adds what containers wrote to their termination logs, or else to their logs.

@@ -1,6 +1,6 @@
 //! Keeps a [`Store`](super::Store) equal to what the API server has: list, then watch from there.
 
-use std::{borrow::Cow, io::BufRead, sync::Arc, time::Duration};
+use std::{io::BufRead, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -12,7 +12,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{Shared, Watchable, store::key_of};
-use crate::{client::Backoff, rng};
+use crate::{
+    client::{Backoff, slim},
+    rng,
+};
 
 /// The longest line of a watch that is accepted, and so the largest object. The store's limit for
 /// a value is far below.
@@ -158,7 +161,7 @@ async fn list<K: Watchable>(source: &Source, at_least: &str) -> Result<(Vec<K>, 
     match serde_json::from_slice::<List<K>>(&body) {
         Ok(list) => {
             let mut items = list.items.unwrap_or_default();
-            items.iter_mut().for_each(|item| item.meta_mut().managed_fields = None);
+            items.iter_mut().for_each(slim::trim);
             Ok((items, list.metadata.resource_version))
         }
         // One object that does not fit our types must not hide all others.
@@ -172,61 +175,12 @@ async fn list<K: Watchable>(source: &Source, at_least: &str) -> Result<(Vec<K>, 
 }
 
 fn decode<K: Watchable>(json: &[u8]) -> Option<K> {
-    match serde_json::from_slice::<K>(&without_managed_fields(json)) {
-        Ok(mut object) => {
-            object.meta_mut().managed_fields = None;
-            Some(object)
-        }
+    match slim::decode(json) {
+        Ok(object) => Some(object),
         Err(error) => {
             tracing::error!(kind = %K::kind(&()), %error, "skipping an object of unexpected form");
             None
         }
-    }
-}
-
-/// An object without its managed fields, where our own server writes them: they take longer to
-/// decode than the rest of many objects.
-fn without_managed_fields(json: &[u8]) -> Cow<'_, [u8]> {
-    const METADATA: &[u8] = b"\"metadata\":{";
-    const VERSION: &[u8] = b"\"resourceVersion\":\"";
-    const MANAGED: &[u8] = b"\"managedFields\":[";
-    /// How far `apiVersion` and `kind` reach at most.
-    const TYPE_BYTES_MAX: usize = 400;
-    let head = &json[..json.len().min(TYPE_BYTES_MAX)];
-    let Some(at) = head.windows(METADATA.len()).position(|window| window == METADATA) else {
-        return Cow::Borrowed(json);
-    };
-    let mut start = at + METADATA.len();
-    let nested = |head: &[u8]| head.iter().any(|byte| matches!(byte, b'{' | b'[' | b'\\'));
-    if json.get(1..at).is_none_or(nested) {
-        return Cow::Borrowed(json);
-    }
-    if json[start..].starts_with(VERSION) {
-        let digits = &json[start + VERSION.len()..];
-        let length = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        start += VERSION.len() + length + "\",".len();
-    }
-    let Some(list) = json.get(start..).and_then(|rest| rest.strip_prefix(MANAGED)) else {
-        return Cow::Borrowed(json);
-    };
-    let (mut depth, mut quoted, mut escaped) = (1usize, false, false);
-    let end = list.iter().position(|byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => depth += 1,
-            b']' | b'}' if !quoted => depth -= 1,
-            _ => {}
-        }
-        depth == 0
-    });
-    let Some(end) = end else { return Cow::Borrowed(json) };
-    let after = &list[end + 1..];
-    match after.strip_prefix(b",") {
-        Some(after) => Cow::Owned([&json[..start], after].concat()),
-        // It was the last member: the comma before it would be one too many.
-        None => Cow::Borrowed(json),
     }
 }
 
@@ -330,9 +284,7 @@ fn plain_event<K: Watchable>(line: &[u8]) -> Option<(&'static str, K)> {
     let kinds = ["ADDED", "MODIFIED", "DELETED"];
     let kind = kinds.into_iter().find(|kind| rest.starts_with(kind.as_bytes()))?;
     let object = rest[kind.len()..].strip_prefix(b"\",\"object\":")?.strip_suffix(b"}")?;
-    // Checked as a whole, its texts need not be checked one by one.
-    let object = std::str::from_utf8(object).ok()?;
-    Some((kind, serde_json::from_str(object).ok()?))
+    Some((kind, slim::decode(object).ok()?))
 }
 
 fn take<K: Watchable>(shared: &Shared<K>, kind: &str, object: K) {
@@ -381,37 +333,6 @@ fn apply<K: Watchable>(
         other => {
             tracing::warn!(kind = other, "unknown watch event");
             Ok(())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_managed_fields;
-
-    #[track_caller]
-    fn check(json: &str, expected: &str) {
-        assert_eq!(
-            std::str::from_utf8(&without_managed_fields(json.as_bytes())).unwrap(),
-            expected
-        );
-    }
-
-    #[test]
-    fn managed_fields_are_left_out_before_decoding() {
-        check(
-            r#"{"kind":"X","metadata":{"resourceVersion":"7","managedFields":[{"a":"]\"}"}],"name":"x"}}"#,
-            r#"{"kind":"X","metadata":{"resourceVersion":"7","name":"x"}}"#,
-        );
-        check(r#"{"metadata":{"managedFields":[],"name":"x"}}"#, r#"{"metadata":{"name":"x"}}"#);
-        for same in [
-            r#"{"metadata":{"name":"x"}}"#,
-            r#"{"data":{"metadata":{"managedFields":[1],"a":1}}}"#,
-            r#"{"metadata":{"managedFields":[1"#,
-            r#"{"metadata":{"resourceVersion":"7"#,
-            "{}",
-        ] {
-            check(same, same);
         }
     }
 }

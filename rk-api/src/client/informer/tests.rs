@@ -76,6 +76,26 @@ async fn a_subscriber_sees_the_list_in_order_and_then_every_change() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn objects_come_without_managed_fields_from_lists_and_watches() {
+    let managed = |name: &str, version: u32| {
+        let mut object = map(name, version, "1");
+        object["metadata"]["managedFields"] = json!([{"manager": "m", "fieldsV1": {"f:data": {}}}]);
+        object
+    };
+    let script = Script::default();
+    script.reply(list(5, &[managed("a", 3)]));
+    let watch = script.watch();
+    let informer = Informers::new(script.client()).of::<ConfigMap>();
+    informer.synced().await;
+    watch.send(event("ADDED", managed("b", 6))).unwrap();
+    settle().await;
+
+    let objects = informer.list();
+    assert_eq!(objects.len(), 2);
+    assert!(objects.iter().all(|object| object.metadata.managed_fields.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_subscriber_sees_the_newest_state_once() {
     let script = Script::default();
     script.reply(list(1, &[map("a", 1, "1")]));

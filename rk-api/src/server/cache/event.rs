@@ -29,25 +29,20 @@ impl Change {
 }
 
 /// One change of one object.
-#[derive(Debug)]
-pub(crate) struct WatchEvent {
+#[derive(Clone, Debug)]
+pub(crate) struct Past {
     /// When it happened.
     pub revision: u64,
     /// The object afterwards; `None` when it is gone.
     pub object: Option<Arc<CachedObject>>,
     /// The object before; `None` when there was none.
     pub previous: Option<Arc<CachedObject>>,
-    frames: [OnceLock<Bytes>; 3],
 }
 
-impl WatchEvent {
-    /// A change from `previous` to `object`.
-    pub(crate) fn new(
-        revision: u64,
-        object: Option<Arc<CachedObject>>,
-        previous: Option<Arc<CachedObject>>,
-    ) -> Self {
-        Self { revision, object, previous, frames: Default::default() }
+impl Past {
+    /// The change, to be handed to watchers.
+    pub(crate) fn event(&self) -> WatchEvent {
+        WatchEvent { past: self.clone(), frames: Default::default() }
     }
 
     /// How the change looks to somebody who sees all objects.
@@ -81,23 +76,35 @@ impl WatchEvent {
         }
     }
 
+    /// How much memory it holds on to, roughly.
+    pub(crate) fn size_bytes(&self) -> usize {
+        let object = self.object.as_ref().or(self.previous.as_ref());
+        512 + object.map_or(0, |object| object.stored.bytes().len())
+    }
+}
+
+/// A change on its way to those who watch. They share it and its wire form; what is kept for
+/// watches that begin later has none, because it is as large as the object.
+#[derive(Debug)]
+pub(crate) struct WatchEvent {
+    /// The change.
+    pub past: Past,
+    frames: [OnceLock<Bytes>; 3],
+}
+
+impl WatchEvent {
     /// The line that tells a watcher, with its line feed. The object has the event's version, also
     /// when it is the old one.
     pub(crate) fn frame(&self, change: Change) -> &Bytes {
-        self.frames[change as usize].get_or_init(|| match self.subject(change) {
+        self.frames[change as usize].get_or_init(|| match self.past.subject(change) {
             Some(object) => {
                 let mut out = Vec::with_capacity(object.stored.len_max() + 40);
-                frame(change.as_str(), &mut out, |out| object.stored.write(self.revision, out));
+                let revision = self.past.revision;
+                frame(change.as_str(), &mut out, |out| object.stored.write(revision, out));
                 out.into()
             }
             None => Bytes::new(),
         })
-    }
-
-    /// How much memory it holds on to, roughly.
-    pub(crate) fn size_bytes(&self) -> usize {
-        let object = self.object.as_ref().or(self.previous.as_ref());
-        256 + object.map_or(0, |object| object.stored.bytes().len())
     }
 }
 

@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 
 use super::{
-    event::WatchEvent,
+    event::{Past, WatchEvent},
     watcher::{Closed, Watcher},
 };
 use crate::{
@@ -41,7 +41,7 @@ struct State {
     objects: BTreeMap<Arc<str>, Arc<CachedObject>>,
     /// The last change that was applied here.
     revision: u64,
-    history: VecDeque<Arc<WatchEvent>>,
+    history: VecDeque<Past>,
     history_bytes: usize,
     /// Changes up to here are no longer in `history`.
     floor: u64,
@@ -227,8 +227,8 @@ impl Table {
                 }
                 revision = after;
                 let first = state.history.partition_point(|event| event.revision <= after);
-                changes.extend(state.history.range(first..).filter_map(|event| {
-                    event.change_for(&filter).map(|change| (change, event.clone()))
+                changes.extend(state.history.range(first..).filter_map(|past| {
+                    past.change_for(&filter).map(|change| (change, Arc::new(past.event())))
                 }));
             }
             Start::Now => {}
@@ -265,9 +265,11 @@ impl Table {
         for observer in &state.observers {
             observer.changed(object.as_ref(), previous.as_ref());
         }
-        let event = Arc::new(WatchEvent::new(revision, object, previous));
-        state.watchers.tell(&event);
-        state.remember(event);
+        let past = Past { revision, object, previous };
+        if state.watchers.count > 0 {
+            state.watchers.tell(&Arc::new(past.event()));
+        }
+        state.remember(past);
     }
 
     /// Starts over with these objects; all watches end.
@@ -292,9 +294,9 @@ impl Table {
 }
 
 impl State {
-    fn remember(&mut self, event: Arc<WatchEvent>) {
-        self.history_bytes += event.size_bytes();
-        self.history.push_back(event);
+    fn remember(&mut self, past: Past) {
+        self.history_bytes += past.size_bytes();
+        self.history.push_back(past);
         while self.history.len() > HISTORY_EVENTS_MAX || self.history_bytes > HISTORY_BYTES_MAX {
             let Some(oldest) = self.history.pop_front() else { break };
             self.history_bytes -= oldest.size_bytes();
@@ -341,10 +343,7 @@ impl Watchers {
     }
 
     fn tell(&self, event: &Arc<WatchEvent>) {
-        if self.count == 0 {
-            return;
-        }
-        let (new, old) = (event.object.as_deref(), event.previous.as_deref());
+        let (new, old) = (event.past.object.as_deref(), event.past.previous.as_deref());
         let Some(any) = new.or(old) else { return };
         let offer = |watchers: Option<&Vec<Arc<Watcher>>>| {
             watchers.into_iter().flatten().for_each(|watcher| watcher.offer(event));

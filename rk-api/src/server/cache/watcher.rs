@@ -78,15 +78,15 @@ impl Watcher {
 
     /// Queues a change if the client sees it.
     pub(crate) fn offer(&self, event: &Arc<WatchEvent>) {
-        if event.revision <= self.after {
+        if event.past.revision <= self.after {
             return;
         }
         // Who is asked is in the right place: without a selector there is nothing to look at.
         let change = if self.filter.selects() {
-            let Some(change) = event.change_for(&self.filter) else { return };
+            let Some(change) = event.past.change_for(&self.filter) else { return };
             change
         } else {
-            event.change()
+            event.past.change()
         };
         {
             let mut queue = self.queue.lock();
