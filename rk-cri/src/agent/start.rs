@@ -35,6 +35,9 @@ use crate::runtime::{ContainerState, ContainerStatus, Mount, RuntimeError};
 const CONFIG_RETRY: Duration = Duration::from_secs(5);
 /// An image that could not be pulled is shown as such this long, before it is shown as waiting.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
+/// How many containers of a name are kept: the newest and the one before.
+const KEPT: usize = 2;
+
 /// Why a container was not started.
 struct Refused {
     waiting: Waiting,
@@ -76,7 +79,10 @@ impl Core {
                 memory.waiting.insert(name.clone(), waiting);
             }
         }
-        self.remove_old_attempts(name, pod).await;
+        // With the new one there are at most two otherwise, which stay.
+        if observed.attempts(name).len() >= KEPT {
+            self.remove_old_attempts(name, pod).await;
+        }
     }
 
     async fn try_start(
@@ -176,7 +182,7 @@ impl Core {
     /// `logs --previous` tell of.
     async fn remove_old_attempts(&self, name: &str, pod: &Pod) {
         let Ok(observed) = self.observe(pod).await else { return };
-        for old in observed.attempts(name).iter().skip(2) {
+        for old in observed.attempts(name).iter().skip(KEPT) {
             if old.state != ContainerState::Running {
                 self.runtime.remove_container(&old.id).await.ok();
             }

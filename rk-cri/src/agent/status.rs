@@ -466,6 +466,10 @@ fn gates_open(spec: &PodSpec, conditions: &[PodCondition], containers: &Verdict)
 
 /// The strategic merge patch that takes a pod's status from `old` to `new`; `None` if they are equal.
 pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    // As mostly; trees of both take longer to make than to find that out.
+    if old == new {
+        return None;
+    }
     let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
         (serde_json::to_value(old), serde_json::to_value(new))
     else {
