@@ -246,6 +246,46 @@ async fn duplicate_fields_are_told_refused_or_ignored_as_asked() {
 }
 
 #[tokio::test]
+async fn a_patch_that_says_a_thing_twice_is_told_refused_or_taken_as_asked() {
+    let server = secured().await;
+    let made =
+        send(&server, Method::POST, MAPS, "application/json", br#"{"metadata":{"name":"m"}}"#);
+    assert_eq!(made.await.code, 201);
+    let patch = |query: &str, kind: &str, body: &'static str| {
+        let (path, kind, server) = (format!("{MAPS}/m{query}"), kind.to_owned(), server.clone());
+        async move { send(&server, Method::PATCH, &path, &kind, body.as_bytes()).await }
+    };
+    for (kind, body, told) in [
+        (
+            "application/merge-patch+json",
+            r#"{"data":{"k":"a","k":"b"}}"#,
+            r#"duplicate field "data.k""#,
+        ),
+        (
+            "application/strategic-merge-patch+json",
+            r#"{"data":{"k":"c"},"foo":1,"foo":2}"#,
+            r#"duplicate field "foo", unknown field "foo""#,
+        ),
+        (
+            "application/json-patch+json",
+            r#"[{"op":"add","path":"/data/k","path":"/data/l","value":"d"}]"#,
+            r#"json patch duplicate field "[0].path""#,
+        ),
+    ] {
+        let refused = patch("?fieldValidation=Strict", kind, body).await;
+        assert_eq!(refused.code, 422, "{}", refused.body);
+        let message = refused.body["message"].as_str().unwrap();
+        assert!(message.ends_with(&format!("strict decoding error: {told}")), "{message}");
+        let warned = patch("", kind, body).await;
+        assert_eq!(warned.code, 200, "{}", warned.body);
+        let warnings = warned.headers.get_all("warning").iter().count();
+        assert_eq!(warnings, told.matches("field \"").count());
+        let ignored = patch("?fieldValidation=Ignore", kind, body).await;
+        assert!(ignored.code == 200 && !ignored.headers.contains_key("warning"));
+    }
+}
+
+#[tokio::test]
 async fn who_does_not_say_who_they_are_is_anonymous_and_who_says_it_wrongly_gets_nowhere() {
     let server = secured().await;
     server.roles_ready().await;

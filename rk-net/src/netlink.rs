@@ -13,6 +13,7 @@ use rtnetlink::{
     packet_route::{
         address::AddressAttribute,
         link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage},
+        route::RouteMessage,
     },
 };
 
@@ -171,6 +172,19 @@ impl Netlink {
             IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
             IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
         };
+        self.add_route(route).await
+    }
+
+    /// Takes everything without a better route for a neighbour on this link.
+    pub async fn add_default_link(&self, index: u32, is_ipv4: bool) -> io::Result<()> {
+        let route = match is_ipv4 {
+            true => RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).build(),
+            false => RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build(),
+        };
+        self.add_route(route).await
+    }
+
+    async fn add_route(&self, route: RouteMessage) -> io::Result<()> {
         match self.handle.route().add(route).execute().await.map_err(error) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             result => result,

@@ -148,6 +148,11 @@ impl NodeNetwork {
             let bits = if address.is_ipv4() { 32 } else { 128 };
             netlink.add_address(bridge, address, bits).await?;
         }
+        if self.netns.is_some() {
+            // A Service's address is on no link. The kernel must take it for reachable all the same,
+            // or it drops packets to it before the rules that translate or reject them.
+            netlink.add_default_link(bridge, self.gateway.is_ipv4()).await?;
+        }
         let (netns, bridge) = (self.netns.clone(), self.bridge.clone());
         let forward = match self.gateway {
             IpAddr::V4(_) => "/proc/sys/net/ipv4/ip_forward",

@@ -185,15 +185,14 @@ fn manager(
 ) -> Result<Manager, ClusterError> {
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
     let accounts = server.clone();
-    let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
+    let manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
         .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)
-        .token_signer(Arc::new(node::Signer(token_key)));
-    if let Some(pki) = pki {
-        manager = manager.root_ca(pki.ca_pem());
-    }
+        .token_signer(Arc::new(node::Signer(token_key)))
+        // Where nobody listens there is no certificate to trust, but Pods mount the ConfigMap.
+        .root_ca(pki.map_or("", Pki::ca_pem));
     manager.build().map_err(part("the controllers"))
 }
 

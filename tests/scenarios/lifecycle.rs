@@ -216,14 +216,12 @@ fn sub_paths_are_parts_of_volumes(t: &Shell) {
     apply(
         t,
         "parts",
-        &format!(
-            "volumes: [{{name: v, emptyDir: {{}}}}, {{name: conf, configMap: {{name: conf}}}}]\ncontainers:\n- name: c\n  \
+        "volumes: [{name: v, emptyDir: {}}, {name: conf, configMap: {name: conf}}]\ncontainers:\n- name: c\n  \
              image: busybox\n  imagePullPolicy: IfNotPresent\n  \
              command: [sh, -c, 'echo mine > /own/file; sleep 1d']\n  \
-             env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]\n  volumeMounts:\n  \
-             - {{name: v, mountPath: /whole}}\n  - {{name: v, mountPath: /own, subPathExpr: logs/$(POD)}}\n  \
-             - {{name: conf, mountPath: /etc/one.txt, subPath: a.txt, readOnly: true}}"
-        ),
+             env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\n  volumeMounts:\n  \
+             - {name: v, mountPath: /whole}\n  - {name: v, mountPath: /own, subPathExpr: logs/$(POD)}\n  \
+             - {name: conf, mountPath: /etc/one.txt, subPath: a.txt, readOnly: true}",
     );
     t.eventually("kubectl get pod parts", "1/1");
     t.eventually("kubectl exec parts -- cat /whole/logs/parts/file", "mine");

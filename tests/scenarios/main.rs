@@ -11,11 +11,13 @@
 
 mod api;
 mod apply;
+mod cluster;
 mod controllers;
 mod encodings;
 mod harness;
 mod kubectl;
 mod lifecycle;
+mod network;
 mod pods;
 mod probes;
 mod rbac;
@@ -42,10 +44,12 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = [
         api::all(),
         apply::all(),
+        cluster::all(),
         controllers::all(),
         encodings::all(),
         kubectl::all(),
         lifecycle::all(),
+        network::all(),
         pods::all(),
         probes::all(),
         rbac::all(),
@@ -81,7 +85,41 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
+/// The table names the tests that there are, and no others.
+fn table(scenarios: &[Scenario]) -> Trial {
+    let mut tests: Vec<_> = scenarios
+        .iter()
+        .filter(|scenario| scenario.id().is_some())
+        .map(|scenario| scenario.name)
+        .collect();
+    tests.sort_unstable();
+    Trial::test("the_table_of_scenarios_names_their_tests", move || {
+        let table = include_str!("../../docs/scenarios.md");
+        let mut named: Vec<_> =
+            table.lines().filter(|line| line.starts_with("| S")).flat_map(quoted).collect();
+        named.sort_unstable();
+        if named == tests {
+            return Ok(());
+        }
+        let lacking = |some: &[&str], others: &[&str]| {
+            let only: Vec<_> = some.iter().filter(|it| !others.contains(it)).copied().collect();
+            only.join(", ")
+        };
+        Err(Failed::from(format!(
+            "docs/scenarios.md lacks [{}], and names [{}] which are not there",
+            lacking(&tests, &named),
+            lacking(&named, &tests)
+        )))
+    })
+}
+
+/// What the last column of a row has between backquotes.
+fn quoted(row: &'static str) -> impl Iterator<Item = &'static str> {
+    row.rsplit('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2)
+}
+
 fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Trial> {
+    let table = table(&scenarios);
     let trial = |scenario: Scenario| {
         let clusters = clusters.clone();
         let ignored = clusters.as_ref().and_then(|clusters| clusters.lacks(scenario.needs));
@@ -105,5 +143,5 @@ fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Tria
         .with_kind(kind)
         .with_ignored_flag(skip && !required)
     };
-    scenarios.into_iter().map(trial).collect()
+    scenarios.into_iter().map(trial).chain([table]).collect()
 }

@@ -107,13 +107,19 @@ fn roles_are_created_and_reconciled(t: &Shell) {
     let name = format!("monitor-{}", t.namespace());
     t.ok(&format!("kubectl create clusterrole {name} --verb=get --non-resource-url=/metrics"));
     t.ok(&format!("kubectl delete clusterrole {name}"));
+    // It takes the namespace from the file alone.
+    let namespace = t.namespace();
     t.write(
         "rbac.yaml",
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: kept}\nrules:\n\
-         - {apiGroups: [''], resources: [pods], verbs: [get, list]}\n---\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: kept}\n\
-         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: kept}\nsubjects:\n\
-         - {kind: User, name: jane, apiGroup: rbac.authorization.k8s.io}\n",
+        &format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\n\
+             metadata: {{name: kept, namespace: {namespace}}}\nrules:\n\
+             - {{apiGroups: [''], resources: [pods], verbs: [get, list]}}\n---\n\
+             apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
+             metadata: {{name: kept, namespace: {namespace}}}\n\
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: kept}}\nsubjects:\n\
+             - {{kind: User, name: jane, apiGroup: rbac.authorization.k8s.io}}\n"
+        ),
     );
     let first = t.ok("kubectl auth reconcile -f rbac.yaml");
     assert!(first.contains("role.rbac.authorization.k8s.io/kept reconciled"), "{first}");

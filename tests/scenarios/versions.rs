@@ -6,7 +6,7 @@ scenarios! {
     Sim:
         s53_groups_versions_and_kinds_are_discovered,
         s54_a_cron_job_written_as_v1beta1_reads_as_v1,
-        columns_of_each_kind;
+        s75_columns_of_each_kind;
 }
 
 fn s53_groups_versions_and_kinds_are_discovered(t: &Shell) {
@@ -79,7 +79,7 @@ fn s54_a_cron_job_written_as_v1beta1_reads_as_v1(t: &Shell) {
     t.fails(&format!("kubectl get cronjob {name}"));
 }
 
-fn columns_of_each_kind(t: &Shell) {
+fn s75_columns_of_each_kind(t: &Shell) {
     t.ok("kubectl create deployment web --image=nginx");
     t.ok("kubectl expose deployment web --port=80");
     t.ok("kubectl create ingress web --rule=example.com/=web:80");
@@ -101,6 +101,7 @@ fn columns_of_each_kind(t: &Shell) {
         ("secrets", "NAME TYPE DATA AGE"),
         ("secret token", "NAME TYPE DATA AGE"),
         ("csr", "NAME AGE SIGNERNAME REQUESTOR REQUESTEDDURATION CONDITION"),
+        ("cs", "NAME STATUS MESSAGE ERROR"),
         ("ns", "NAME STATUS AGE"),
         ("node", "NAME STATUS ROLES AGE VERSION"),
     ] {

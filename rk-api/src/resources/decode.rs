@@ -538,15 +538,17 @@ struct Seen<'de> {
     /// All of them while they are few and without escapes: to compare a handful is cheaper than to
     /// hash.
     few: SmallVec<[&'de str; 8]>,
-    many: Option<Box<HashSet<Cow<'de, str>, foldhash::fast::RandomState>>>,
+    /// Empty while the few do.
+    many: HashSet<Cow<'de, str>, foldhash::fast::RandomState>,
 }
 
 impl<'de> Seen<'de> {
     const FEW_MAX: usize = 24;
 
     /// Adds a key; `false` when it was there.
+    #[allow(clippy::ptr_arg, reason = "only a borrowed key can be kept without a copy")]
     fn insert(&mut self, key: &Cow<'de, str>) -> bool {
-        if self.many.is_none()
+        if self.many.is_empty()
             && self.few.len() < Self::FEW_MAX
             && let Cow::Borrowed(key) = *key
         {
@@ -556,10 +558,8 @@ impl<'de> Seen<'de> {
             }
             return fresh;
         }
-        let few = &mut self.few;
-        let many =
-            self.many.get_or_insert_with(|| Box::new(few.drain(..).map(Cow::Borrowed).collect()));
-        many.insert(key.clone())
+        self.many.extend(self.few.drain(..).map(Cow::Borrowed));
+        self.many.insert(key.clone())
     }
 }
 

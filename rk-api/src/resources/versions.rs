@@ -66,6 +66,9 @@ pub(super) struct Conversion {
     pub(super) write: fn(&mut Value),
 }
 
+/// Judges the change to an object (the first) from another.
+type JudgeChange = fn(&dyn Object, &dyn Object) -> ErrorList;
+
 /// Where a version is judged otherwise than the stored one.
 pub(super) struct Rules {
     /// Names of the selectable fields, in the order of the stored version's; empty for the same.
@@ -73,7 +76,7 @@ pub(super) struct Rules {
     /// In place of the stored version's validation, where that differs as a whole: of new objects
     pub(super) judge: Option<fn(&dyn Object) -> ErrorList>,
     /// and of changes.
-    pub(super) judge_change: Option<fn(&dyn Object, &dyn Object) -> ErrorList>,
+    pub(super) judge_change: Option<JudgeChange>,
     /// What the stored version refuses, and this one does not.
     pub(super) tolerates: fn(&FieldError) -> bool,
 }

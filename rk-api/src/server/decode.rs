@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     patch::wording,
-    resources::{Object, Resource},
+    resources::{Decoded, Object, Resource},
 };
 
 /// A body as JSON, whatever it came as.
@@ -50,26 +50,37 @@ pub(super) fn object(
     validation: FieldValidation,
     warnings: &Warnings,
 ) -> Result<Box<dyn Object>> {
-    let decoded = match resource.strategy.decode(json) {
+    let Decoded { object, strict_errors } = leniently(resource, json)?;
+    strictly(strict_errors, validation, warnings).map_err(|why| not_handled(resource, &why))?;
+    Ok(object)
+}
+
+/// Decodes an object of a resource, and notes what strict validation refuses.
+pub(super) fn leniently(resource: &Resource, json: &[u8]) -> Result<Decoded> {
+    match resource.strategy.decode(json) {
         // The strategy takes the stored form too, which is no client's to send here.
         Ok(_) if !resource.strategy.is_shown_as_stored() && is_of_other_version(resource, json) => {
-            return Err(undecodable(resource, json, &serde_json::Error::custom("")));
+            Err(undecodable(resource, json, &serde_json::Error::custom("")))
         }
-        Ok(decoded) => decoded,
-        Err(error) => return Err(undecodable(resource, json, &error)),
-    };
-    match validation {
-        FieldValidation::Ignore => {}
-        FieldValidation::Warn => {
-            decoded.strict_errors.into_iter().for_each(|text| warnings.add(text))
-        }
-        FieldValidation::Strict if decoded.strict_errors.is_empty() => {}
-        FieldValidation::Strict => {
-            let why = format!("strict decoding error: {}", decoded.strict_errors.join(", "));
-            return Err(not_handled(resource, &why));
-        }
+        Ok(decoded) => Ok(decoded),
+        Err(error) => Err(undecodable(resource, json, &error)),
     }
-    Ok(decoded.object)
+}
+
+/// Refuses, tells or ignores what strict validation refuses, as the client asked.
+pub(super) fn strictly(
+    errors: Vec<String>,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> std::result::Result<(), String> {
+    match validation {
+        FieldValidation::Strict if !errors.is_empty() => {
+            return Err(format!("strict decoding error: {}", errors.join(", ")));
+        }
+        FieldValidation::Warn => errors.into_iter().for_each(|text| warnings.add(text)),
+        FieldValidation::Strict | FieldValidation::Ignore => {}
+    }
+    Ok(())
 }
 
 fn is_of_other_version(resource: &Resource, json: &[u8]) -> bool {

@@ -14,7 +14,7 @@ pub(super) const V1BETA1_RULES: Rules = Rules {
     judge: None,
     judge_change: None,
     tolerates: |error| {
-        error.path.to_string() == "spec.signerName"
+        error.path == "spec.signerName"
             && error.value.as_ref().is_some_and(|value| value == LEGACY_SIGNER)
     },
 };

@@ -332,8 +332,11 @@ fn storable(row: &Resource, choices: &[u8]) -> Value {
 fn with_one_port_each(ingress: &mut Value, choice: usize) {
     visit(ingress, &mut |field, value| {
         if field == "service" {
-            value["port"] =
-                if choice % 2 == 0 { json!({"number": 80}) } else { json!({"name": "http"}) };
+            value["port"] = if choice.is_multiple_of(2) {
+                json!({"number": 80})
+            } else {
+                json!({"name": "http"})
+            };
         }
     });
 }
@@ -366,7 +369,7 @@ fn with_one_target_each(autoscaler: &mut Value, choice: usize) {
         }
     });
     // The metric that v1 has a field for comes last there.
-    if choice % 3 == 0
+    if choice.is_multiple_of(3)
         && let Some(metrics) = autoscaler["spec"].get_mut("metrics")
     {
         let target = json!({"type": "Utilization", "averageUtilization": 50});

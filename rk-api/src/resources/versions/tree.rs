@@ -8,9 +8,7 @@ pub(super) fn object<'a>(tree: &'a mut Value, path: &[&str]) -> Option<&'a mut M
 }
 
 /// The items of a list; none when it is no list.
-pub(super) fn items<'a>(
-    tree: Option<&'a mut Value>,
-) -> impl Iterator<Item = (usize, &'a mut Value)> {
+pub(super) fn items(tree: Option<&mut Value>) -> impl Iterator<Item = (usize, &mut Value)> {
     tree.and_then(Value::as_array_mut).into_iter().flatten().enumerate()
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     apply::{self, ApplyError, Managers},
     field::{FieldError, Path},
+    meta::strict::duplicate_fields,
     patch::{self, PatchKind},
     resources::{Object, Part, Resource},
     server::{
@@ -60,6 +61,10 @@ impl<'a> Call<'a> {
         }
         let target = self.target(resource, options.dry_run);
         let warnings = &self.context.warnings;
+        let repeated = match options.field_validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn | FieldValidation::Strict => repeated(kind, &body),
+        };
         let change = |before: Option<&Current>| {
             let before = before.ok_or_else(|| target.not_found())?;
             let mut tree = tree(before.object.as_ref())?;
@@ -71,9 +76,12 @@ impl<'a> Call<'a> {
                 .map_err(|error| patch_error(&error))?;
             let managed = take_managed_fields(&mut tree)?;
             let json = serde_json::to_vec(&tree).map_err(ApiError::internal)?;
-            let strict = options.field_validation;
-            let decoded = decode::object(resource, &json, strict, warnings);
-            let mut object = decoded.map_err(|error| unfit(error, &body, strict))?;
+            let decoded = decode::leniently(resource, &json);
+            let decoded = decoded.map_err(|error| unfit(&body, error.message))?;
+            let mut object = decoded.object;
+            let strict_errors = [repeated.clone(), decoded.strict_errors].concat();
+            decode::strictly(strict_errors, options.field_validation, warnings)
+                .map_err(|why| unfit(&body, why))?;
             check_namespace(object.as_mut(), target.namespace)?;
             check_name(object.as_ref(), target.name)?;
             resource.strategy.default(object.as_mut());
@@ -193,14 +201,17 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A patch that makes an object of wrong types: 422, as in kube-apiserver. What only strict
-/// validation refuses stays a 400.
-fn unfit(error: ApiError, patch: &[u8], validation: FieldValidation) -> ApiError {
-    if validation == FieldValidation::Strict && error.message.contains("strict decoding error") {
-        return error;
-    }
+/// What strict validation says of the patch itself: the fields that it names more than once.
+fn repeated(kind: PatchKind, patch: &[u8]) -> Vec<String> {
+    let prefix = if kind == PatchKind::Json { "json patch " } else { "" };
+    let repeated = duplicate_fields(patch).into_iter();
+    repeated.map(|path| format!("{prefix}duplicate field \"{path}\"")).collect()
+}
+
+/// The patched object is no object of its kind.
+fn unfit(patch: &[u8], why: String) -> ApiError {
     let patch = String::from_utf8_lossy(patch).into_owned();
-    let error = FieldError::invalid(&Path::new("patch"), patch, error.message);
+    let error = FieldError::invalid(&Path::new("patch"), patch, why);
     ApiError::invalid(&Subject::default(), "", &vec![error])
 }
 

@@ -273,7 +273,7 @@ impl Reader {
     }
 
     async fn open(&mut self, id: u32, fin: bool, headers: Headers) -> io::Result<()> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return Err(io::Error::other(format!("stream {id} cannot be opened")));
         }
         self.last = id;

@@ -35,7 +35,9 @@ pub(super) struct Graph {
 
 /// Pods by node, and within a node by key.
 #[derive(Debug, Default)]
-struct Nodes(RwLock<Map<String, Map<Arc<str>, Arc<PodRow>>>>);
+struct Nodes(RwLock<Map<String, PodRows>>);
+
+type PodRows = Map<Arc<str>, Arc<PodRow>>;
 
 /// A Pod, and what it refers to once somebody asked.
 #[derive(Debug)]

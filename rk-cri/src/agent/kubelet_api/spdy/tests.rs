@@ -126,14 +126,10 @@ async fn closing_sends_what_is_left_and_waits_for_the_client() {
     });
     let mut received = 0;
     loop {
-        match client.next().await.unwrap() {
-            Frame::Data { data, fin, .. } => {
-                received += data.len();
-                if fin {
-                    break;
-                }
-            }
-            _ => {}
+        let Frame::Data { data, fin, .. } = client.next().await.unwrap() else { continue };
+        received += data.len();
+        if fin {
+            break;
         }
     }
     assert_eq!(received, 100_000);
