@@ -4,6 +4,7 @@ use k8s_openapi::{
     api::rbac::v1::{
         ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
     },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
@@ -139,15 +140,7 @@ impl Kind for RoleBindings {
     }
 
     fn cells(binding: &RoleBinding, now: Timestamp) -> Vec<Value> {
-        let [users, groups, accounts] = subjects(list(&binding.subjects));
-        vec![
-            json!(name(&binding.metadata)),
-            json!(format!("{}/{}", binding.role_ref.kind, binding.role_ref.name)),
-            json!(age(&binding.metadata, now)),
-            users,
-            groups,
-            accounts,
-        ]
+        binding_cells(&binding.metadata, &binding.role_ref, list(&binding.subjects), now)
     }
 
     const CREATE_ON_UPDATE: bool = true;
@@ -182,18 +175,21 @@ impl Kind for ClusterRoleBindings {
     }
 
     fn cells(binding: &ClusterRoleBinding, now: Timestamp) -> Vec<Value> {
-        let [users, groups, accounts] = subjects(list(&binding.subjects));
-        vec![
-            json!(name(&binding.metadata)),
-            json!(format!("{}/{}", binding.role_ref.kind, binding.role_ref.name)),
-            json!(age(&binding.metadata, now)),
-            users,
-            groups,
-            accounts,
-        ]
+        binding_cells(&binding.metadata, &binding.role_ref, list(&binding.subjects), now)
     }
 
     const CREATE_ON_UPDATE: bool = true;
+}
+
+fn binding_cells(
+    meta: &ObjectMeta,
+    role: &RoleRef,
+    subjects: &[Subject],
+    now: Timestamp,
+) -> Vec<Value> {
+    let [users, groups, accounts] = self::subjects(subjects);
+    let role = format!("{}/{}", role.kind, role.name);
+    vec![json!(name(meta)), json!(role), json!(age(meta, now)), users, groups, accounts]
 }
 
 fn default_binding(role: &mut RoleRef, subjects: Option<&mut [Subject]>) {
