@@ -105,8 +105,8 @@ impl Admission for ServiceAccounts {
 
 /// Mounts the account's token in every container that mounts nothing else in its place.
 fn mount_token(spec: &mut PodSpec) {
-    let volumes = spec.volumes.get_or_insert_default();
-    let there = volumes.iter().find(|volume| volume.name.starts_with(VOLUME_PREFIX));
+    let mut volumes = spec.volumes.iter().flatten();
+    let there = volumes.find(|volume| volume.name.starts_with(VOLUME_PREFIX));
     let there = there.map(|volume| volume.name.clone());
     let name = there.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", rng::suffix(5)));
     let mut is_needed = false;
@@ -114,7 +114,7 @@ fn mount_token(spec: &mut PodSpec) {
         is_needed |= mount(container, &name);
     }
     if is_needed && there.is_none() {
-        volumes.push(token_volume(name));
+        spec.volumes.get_or_insert_default().push(token_volume(name));
     }
 }
 
@@ -203,5 +203,9 @@ mod tests {
 
         let again = mounted(serde_json::to_value(&spec).unwrap());
         assert_eq!(again, spec);
+
+        let own = json!([{"name": "own", "mountPath": MOUNT_PATH}]);
+        let spec = mounted(json!({"containers": [{"name": "a", "volumeMounts": own}]}));
+        assert_eq!(spec.volumes, None);
     }
 }
