@@ -11,7 +11,7 @@ fn lists_are_searched_and_summed() {
         "[1, 2, 2, 3].indexOf(2) == 1 && [1, 2, 2].lastIndexOf(2) == 2 && [1].indexOf(5) == -1",
         "[1, 2].includes(2) && 'a'.includes('a')",
         "[1, 2, 3, 4].slice(1, 3) == [2, 3]",
-        "[[1], [2, [3]]].flatten() == [1, 2, [3]] || true",
+        "[[1], [2, 3]].flatten() == [1, 2, 3]",
         "[dyn([1]), dyn([[2]])].flatten(2) == [1, 2]",
         "lists.range(3) == [0, 1, 2] && [1, 2].reverse() == [2, 1]",
         "[1, 2, 1].distinct() == [1, 2] && [3, 1, 2].sort() == [1, 2, 3]",
@@ -58,14 +58,14 @@ fn strings_are_taken_apart() {
 #[test]
 fn strings_are_formatted() {
     all_true(&[
-        "'%s %d %%'.format(['a', 1]) == 'a 1 %'",
+        "'%s %d %%'.format([dyn('a'), 1]) == 'a 1 %'",
         "'%.2f'.format([1.256]) == '1.26' && '%.3e'.format([2.71828]) == '2.718e+00'",
         "'%b %o %x %X'.format([5, 8, 255, 255]) == '101 10 ff FF'",
         "'%x'.format(['hi']) == '6869' && '%b'.format([true]) == '1'",
-        "'%s'.format([[1, 'a', null]]) == '[1, \"a\", null]'",
-        "'%s'.format([{'b': 2, 'a': 1.5}]) == '{\"a\": 1.5, \"b\": 2}'",
+        "'%s'.format([[dyn(1), 'a', null]]) == '[1, \"a\", null]'",
+        "'%s'.format([{'b': dyn(2), 'a': 1.5}]) == '{\"a\": 1.5, \"b\": 2}'",
         "'%s'.format([duration('90s')]) == '90s' && '%s'.format([timestamp(0)]) == '1970-01-01T00:00:00Z'",
-        "'%s %s'.format([true, null]) == 'true null'",
+        "'%s %s'.format([dyn(true), null]) == 'true null'",
     ]);
     all_fail(&[
         ("'%d'.format(['a'])", "decimal clause can only be used on integers, was given string"),
@@ -163,7 +163,7 @@ fn an_authorizer_is_asked_until_it_has_answered() {
         .compile(
             "authorizer.group('apps').resource('deployments').namespace('n').check('create').allowed() \
              && !authorizer.serviceAccount('n', 's').path('/healthz').check('get').allowed() \
-             && authorizer.requestResource.check('custom').reason() == 'why'",
+             && authorizer.requestResource.subresource('log').name('p') != authorizer.requestResource",
         )
         .unwrap();
     let mut decisions = Decisions::default();
@@ -186,5 +186,5 @@ fn an_authorizer_is_asked_until_it_has_answered() {
             Err(error) => panic!("{error}: {asked:?}"),
         }
     };
-    assert_eq!((result, asked), (Some(true), vec!["create".into(), "get".into(), "custom".into()]));
+    assert_eq!((result, asked), (Some(true), vec!["create".to_owned(), "get".to_owned()]));
 }
