@@ -12,8 +12,7 @@
 //! - `object.rs`: the bytes that are stored and sent.
 //!
 //! # Invariants
-//! - No state but the store's: any number of servers can run on one store,
-//!   except that they do not yet share their allocation of Service addresses (`allocator.rs`).
+//! - No state but the store's: any number of servers can run on one store.
 //! - An object is encoded once, when it is written; everybody who reads it shares these bytes.
 
 pub mod admission;
@@ -36,6 +35,7 @@ mod jwt;
 mod labels;
 mod layers;
 mod managed_fields;
+mod masters;
 mod metrics;
 mod negotiate;
 mod nodes;
@@ -55,9 +55,11 @@ mod webhook;
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     ops::RangeInclusive,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -75,7 +77,7 @@ use self::{
         Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
         Union,
     },
-    authz::{Authorizer, node::NodeAuthorizer, rbac::Rbac},
+    authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
     handlers::Handler,
     layers::{
@@ -94,7 +96,7 @@ pub use self::{
     body::{BoxError, ResponseBody},
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
-    pki::{Pki, ServerTls},
+    pki::{Pki, ServerTls, TlsVersion},
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
     user::UserInfo,
@@ -125,6 +127,8 @@ pub(crate) struct Inner {
     authorizer: Arc<dyn Authorizer>,
     /// Whether the default roles are there.
     roles_ready: tokio::sync::watch::Sender<bool>,
+    /// Where others reach this server.
+    advertised: Option<SocketAddr>,
     shutdown: CancellationToken,
 }
 
@@ -160,10 +164,14 @@ pub struct Builder {
     bootstrap_tokens: bool,
     request_headers: Option<RequestHeaders>,
     authorizer: Option<Arc<dyn Authorizer>>,
+    authorization_modes: Vec<AuthorizationMode>,
     more_authorizers: Vec<Arc<dyn Authorizer>>,
     admission: Vec<Arc<dyn Admission>>,
+    privileged: bool,
+    event_ttl: Duration,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
+    advertised: Option<SocketAddr>,
     require_service_accounts: bool,
     managed_fields: bool,
     token_key: Option<TokenKey>,
@@ -178,7 +186,9 @@ pub enum StartError {
     #[error("the store failed")]
     Store(#[from] StoreError),
     /// The range of Service addresses is not usable.
-    #[error("{0} is no range of IPv4 addresses from /8 to /30")]
+    #[error(
+        "{0} is no range of addresses (IPv4 from /8 to /30, IPv6 from /64 to /126), nor one of each family"
+    )]
     ServiceCidr(String),
     /// There is no key for service-account tokens.
     #[error(transparent)]
@@ -235,6 +245,27 @@ impl Builder {
         self
     }
 
+    /// Asks these in this order; the Node authorizer and then RBAC by default.
+    #[must_use]
+    pub fn authorization_modes(mut self, modes: Vec<AuthorizationMode>) -> Self {
+        self.authorization_modes = modes;
+        self
+    }
+
+    /// Whether containers may be privileged (`--allow-privileged`); they may by default.
+    #[must_use]
+    pub fn allow_privileged(mut self, allowed: bool) -> Self {
+        self.privileged = allowed;
+        self
+    }
+
+    /// How long Events are kept; an hour by default.
+    #[must_use]
+    pub fn event_ttl(mut self, ttl: Duration) -> Self {
+        self.event_ttl = ttl;
+        self
+    }
+
     /// Asks this authorizer too, when those before it have no opinion.
     #[must_use]
     pub fn also_authorize(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
@@ -249,7 +280,9 @@ impl Builder {
         self
     }
 
-    /// The range of Service addresses; `10.96.0.0/16` by default.
+    /// The range of Service addresses; `10.96.0.0/16` by default. Two ranges, with a comma between
+    /// them, make a cluster with both families of addresses; the first is the one that Services
+    /// get which do not say.
     #[must_use]
     pub fn service_cidr(mut self, cidr: &str) -> Self {
         cidr.clone_into(&mut self.service_cidr);
@@ -260,6 +293,14 @@ impl Builder {
     #[must_use]
     pub fn node_port_range(mut self, ports: RangeInclusive<u16>) -> Self {
         self.node_ports = ports;
+        self
+    }
+
+    /// Where others reach this server: it is among the endpoints of the Service `kubernetes` for as
+    /// long as it lives, next to all other servers on the same store. Not so by default.
+    #[must_use]
+    pub fn advertise(mut self, address: SocketAddr) -> Self {
+        self.advertised = Some(address);
         self
     }
 
@@ -298,7 +339,7 @@ impl Builder {
 
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
-        let cidr = Cidr::parse(&self.service_cidr)
+        let ranges = allocator::ranges(&self.service_cidr)
             .ok_or_else(|| StartError::ServiceCidr(self.service_cidr.clone()))?;
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
@@ -308,17 +349,30 @@ impl Builder {
         let rbac = Rbac::of(&reader);
         let mut authorizers: Vec<Arc<dyn Authorizer>> = match self.authorizer {
             Some(own) => vec![own],
-            None => vec![Arc::new(NodeAuthorizer::of(&reader)), Arc::new(rbac.clone())],
+            None => {
+                let modes = self.authorization_modes.into_iter();
+                modes
+                    .map(|mode| match mode {
+                        AuthorizationMode::Node => Arc::new(NodeAuthorizer::of(&reader)) as _,
+                        AuthorizationMode::Rbac => Arc::new(rbac.clone()) as _,
+                        AuthorizationMode::Other(other) => other,
+                    })
+                    .collect()
+            }
         };
         authorizers.extend(self.more_authorizers);
         let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Chain(authorizers));
         let mut plugins =
             admission::builtin(&reader, self.require_service_accounts, &rbac, &authorizer);
         plugins.extend(self.admission);
+        if !self.privileged {
+            plugins.push(Arc::new(admission::Unprivileged));
+        }
         let registry = Registry {
+            services: Services::new(cache.clone(), &self.resources, ranges, self.node_ports),
             cache,
+            event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
-            services: Services::new(cidr, self.node_ports),
             tracker: Tracker { enabled: self.managed_fields, resources: self.resources.clone() },
         };
         let metrics = Arc::new(Metrics::default());
@@ -348,9 +402,13 @@ impl Builder {
             service_accounts,
             authorizer,
             roles_ready: tokio::sync::watch::Sender::new(false),
+            advertised: self.advertised,
             shutdown,
         });
-        bootstrap::run(&inner).await?;
+        let repairs = bootstrap::run(&inner).await?;
+        let repair = bootstrap::repair(Arc::downgrade(&inner), repairs, inner.shutdown.clone());
+        tokio::spawn(repair);
+        masters::start(&inner);
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
         Ok(ApiServer { stack: stack(&inner, self.anonymous), inner, _guard: guard })
@@ -380,10 +438,14 @@ impl ApiServer {
             bootstrap_tokens: false,
             request_headers: None,
             authorizer: None,
+            authorization_modes: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+            privileged: true,
+            event_ttl: registry::EVENT_TTL,
             more_authorizers: Vec::new(),
             admission: Vec::new(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
+            advertised: None,
             require_service_accounts: false,
             managed_fields: true,
             token_key: None,
@@ -399,9 +461,14 @@ impl ApiServer {
         let _ = ready.wait_for(|ready| *ready).await;
     }
 
-    /// Ends all watches and stops following the store. Requests are still answered, from what the
-    /// cache holds then.
+    /// Takes the server from the endpoints of `kubernetes`, ends all watches and stops following the
+    /// store. Requests are still answered, from what the cache holds then.
     pub async fn shutdown(&self) {
+        if let Some(own) = self.inner.advertised.filter(|_| !self.inner.shutdown.is_cancelled())
+            && let Err(error) = masters::leave(&self.inner, own).await
+        {
+            tracing::warn!(%error, "this server stays among the endpoints for some seconds");
+        }
         self.inner.shutdown.cancel();
         self.inner.registry.cache.close_watches();
     }

@@ -105,7 +105,7 @@ impl Core {
     }
 
     fn versioned(&self, kv: KeyValue) -> Option<Versioned> {
-        let key = self.keyspace.from_etcd(kv.key())?;
+        let key = self.keyspace.of_etcd(kv.key())?;
         let (created, modified) = (revision(kv.create_revision()), revision(kv.mod_revision()));
         let (_, value) = kv.into_key_value();
         Some(Versioned { key, value: Bytes::from(value), created, modified })

@@ -17,6 +17,9 @@ mod service_accounts;
 mod signing_requests;
 mod taint_nodes;
 mod tolerations;
+mod unprivileged;
+
+pub(super) use self::unprivileged::Unprivileged;
 
 use std::{fmt, sync::Arc};
 

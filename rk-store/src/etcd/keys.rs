@@ -35,7 +35,7 @@ impl Keyspace {
     }
 
     /// A key of etcd as we have it; `None` when it is not one of ours.
-    pub(super) fn from_etcd(&self, key: &[u8]) -> Option<Arc<str>> {
+    pub(super) fn of_etcd(&self, key: &[u8]) -> Option<Arc<str>> {
         let rest = key.strip_prefix(self.theirs.as_bytes())?;
         let rest = std::str::from_utf8(rest).ok()?;
         Some(if self.ours == self.theirs && self.ours.is_empty() {
@@ -94,10 +94,10 @@ mod tests {
         let space = Keyspace::moved("/registry/", "/other/");
         let there = space.to_etcd("/registry/pods/a").unwrap();
         assert_eq!(there, b"/other/pods/a");
-        assert_eq!(space.from_etcd(&there).as_deref(), Some("/registry/pods/a"));
+        assert_eq!(space.of_etcd(&there).as_deref(), Some("/registry/pods/a"));
         assert_eq!(space.to_etcd("/elsewhere"), None);
-        assert_eq!(space.from_etcd(b"/registry/pods/a"), None, "another cluster's");
-        assert_eq!(space.from_etcd(b"/other/\xff"), None, "no text");
+        assert_eq!(space.of_etcd(b"/registry/pods/a"), None, "another cluster's");
+        assert_eq!(space.of_etcd(b"/other/\xff"), None, "no text");
     }
 
     #[test]

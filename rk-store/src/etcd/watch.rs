@@ -127,7 +127,7 @@ impl Watch {
     /// An event of a key that this watch is about.
     fn event(&self, event: PbEvent) -> Option<Event> {
         let kv = event.kv?;
-        let key = self.keyspace.from_etcd(&kv.key)?;
+        let key = self.keyspace.of_etcd(&kv.key)?;
         if !key.starts_with(&self.prefix) {
             return None;
         }
