@@ -33,6 +33,7 @@ mod health;
 mod in_process;
 mod info;
 mod jwt;
+mod kinds;
 mod labels;
 mod layers;
 mod managed_fields;
@@ -78,6 +79,7 @@ use self::{
     authz::{Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
     handlers::Handler,
+    kinds::Kinds,
     layers::{
         authentication::AuthenticationLayer, authorization::AuthorizationLayer,
         impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
@@ -99,7 +101,7 @@ pub use self::{
     token::{TokenKey, TokenKeyError},
     user::UserInfo,
 };
-use crate::{openapi::Documents, resources::Resources};
+use crate::resources::Resources;
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
@@ -113,11 +115,10 @@ type Stack = RequestInfoLayer<
 /// What handlers share.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    resources: Resources,
+    kinds: Arc<Kinds>,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
-    documents: Documents,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
     authenticator: Arc<dyn Authenticator>,
@@ -303,6 +304,7 @@ impl Builder {
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
+        let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
         let rbac = Rbac::of(&reader);
@@ -319,10 +321,9 @@ impl Builder {
             cache,
             admission: admission::Chain(plugins),
             services: Services::new(cidr, self.node_ports),
-            tracker: Tracker { enabled: self.managed_fields, resources: self.resources.clone() },
+            tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
         let metrics = Arc::new(Metrics::default());
-        let documents = Documents::new(self.resources.clone());
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
@@ -337,11 +338,10 @@ impl Builder {
         }
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
-            resources: self.resources,
+            kinds,
             reader,
             registry,
             metrics,
-            documents,
             token_key,
             nodes: self.nodes,
             authenticator,
