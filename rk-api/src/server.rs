@@ -41,6 +41,8 @@ mod metrics;
 mod negotiate;
 mod nodes;
 mod object;
+#[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
+mod outbound;
 pub mod pki;
 mod protobuf;
 mod query;
@@ -88,6 +90,7 @@ use self::{
     managed_fields::Tracker,
     metrics::Metrics,
     nodes::NoNodes,
+    outbound::Outbound,
     reader::Reader,
     registry::Registry,
 };
@@ -96,6 +99,7 @@ pub use self::{
     body::{BoxError, ResponseBody},
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
+    outbound::{Dialer, TcpDialer},
     pki::{Pki, ServerTls},
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
@@ -121,6 +125,8 @@ pub(crate) struct Inner {
     metrics: Arc<Metrics>,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
+    #[allow(dead_code, reason = "aggregation and proxies call out through it")]
+    outbound: Outbound,
     authenticator: Arc<dyn Authenticator>,
     service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
@@ -169,6 +175,8 @@ pub struct Builder {
     managed_fields: bool,
     token_key: Option<TokenKey>,
     nodes: Arc<dyn NodeConnector>,
+    dialer: Arc<dyn Dialer>,
+    route_to_endpoints: bool,
 }
 
 /// Why a server did not start.
@@ -297,6 +305,22 @@ impl Builder {
         self
     }
 
+    /// How the server reaches others: webhooks, aggregated API servers, what is behind its proxies.
+    /// By default from where the process is.
+    #[must_use]
+    pub fn dialer(mut self, dialer: Arc<dyn Dialer>) -> Self {
+        self.dialer = dialer;
+        self
+    }
+
+    /// Whether a Service is reached at one of its endpoints and not at its own address, for servers
+    /// that are on no node (`--enable-aggregator-routing`); off by default.
+    #[must_use]
+    pub fn route_to_endpoints(mut self, routed: bool) -> Self {
+        self.route_to_endpoints = routed;
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let cidr = Cidr::parse(&self.service_cidr)
@@ -307,6 +331,8 @@ impl Builder {
         let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
+        let services = outbound::Services::of(&reader, self.route_to_endpoints);
+        let outbound = Outbound::new(self.dialer, services);
         let rbac = Rbac::of(&reader);
         let mut authorizers: Vec<Arc<dyn Authorizer>> = match self.authorizer {
             Some(own) => vec![own],
@@ -344,6 +370,7 @@ impl Builder {
             metrics,
             token_key,
             nodes: self.nodes,
+            outbound,
             authenticator,
             service_accounts,
             authorizer,
@@ -388,6 +415,8 @@ impl ApiServer {
             managed_fields: true,
             token_key: None,
             nodes: Arc::new(NoNodes),
+            dialer: Arc::new(TcpDialer),
+            route_to_endpoints: false,
         }
     }
 
