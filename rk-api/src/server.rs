@@ -5,7 +5,7 @@
 //!
 //! # Where to start
 //! - [`layers`](self): what every request passes, in order: request info, panic guard, metrics,
-//!   timeout, authentication, authorization, then the handler.
+//!   timeout, authentication, audit, impersonation, authorization, then the handler.
 //! - `handlers.rs`: from a request to its verb; one file for each verb.
 //! - `registry.rs`: what happens to an object that is created, changed or deleted.
 //! - `cache.rs`: the watch cache, from which everything is read.
@@ -18,6 +18,7 @@
 
 pub mod admission;
 mod allocator;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod body;
@@ -74,6 +75,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     admission::Admission,
     allocator::Services,
+    audit::{Audit, AuditConfig, AuditConfigError},
     authn::{
         Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
         Union,
@@ -83,7 +85,7 @@ use self::{
     handlers::Handler,
     kinds::Kinds,
     layers::{
-        authentication::AuthenticationLayer, authorization::AuthorizationLayer,
+        audit::AuditLayer, authentication::AuthenticationLayer, authorization::AuthorizationLayer,
         impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
         request_info::RequestInfoLayer, timeout::TimeoutLayer,
     },
@@ -111,7 +113,9 @@ use crate::resources::Resources;
 type Stack = RequestInfoLayer<
     PanicGuardLayer<
         MetricsLayer<
-            TimeoutLayer<AuthenticationLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+            TimeoutLayer<
+                AuthenticationLayer<AuditLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+            >,
         >,
     >,
 >;
@@ -130,6 +134,7 @@ pub(crate) struct Inner {
     authenticator: Arc<dyn Authenticator>,
     service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
+    audit: Option<Arc<Audit>>,
     /// Whether the default roles are there.
     roles_ready: tokio::sync::watch::Sender<bool>,
     shutdown: CancellationToken,
@@ -177,6 +182,7 @@ pub struct Builder {
     nodes: Arc<dyn NodeConnector>,
     dialer: Arc<dyn Dialer>,
     route_to_endpoints: bool,
+    audit: AuditConfig,
 }
 
 /// Why a server did not start.
@@ -192,6 +198,9 @@ pub enum StartError {
     /// There is no key for service-account tokens.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
+    /// Requests cannot be recorded.
+    #[error("cannot start audit")]
+    Audit(#[from] AuditConfigError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -321,10 +330,18 @@ impl Builder {
         self
     }
 
+    /// Records requests; not so by default. See [`audit`].
+    #[must_use]
+    pub fn audit(mut self, config: AuditConfig) -> Self {
+        self.audit = config;
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let cidr = Cidr::parse(&self.service_cidr)
             .ok_or_else(|| StartError::ServiceCidr(self.service_cidr.clone()))?;
+        let audit = self.audit.start().await?;
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
@@ -374,6 +391,7 @@ impl Builder {
             authenticator,
             service_accounts,
             authorizer,
+            audit,
             roles_ready: tokio::sync::watch::Sender::new(false),
             shutdown,
         });
@@ -389,8 +407,10 @@ fn stack(inner: &Arc<Inner>, anonymous: bool) -> Stack {
     let handler = Handler(inner.clone());
     let authorization = AuthorizationLayer { inner: handler, authorizer: authorizer.clone() };
     let impersonation = ImpersonationLayer { inner: authorization, authorizer };
+    let audit = AuditLayer { inner: impersonation, audit: inner.audit.clone() };
     let authenticator = inner.authenticator.clone();
-    let authentication = AuthenticationLayer { inner: impersonation, authenticator, anonymous };
+    let authentication =
+        AuthenticationLayer { inner: audit, authenticator, anonymous, audit: inner.audit.clone() };
     let timeout = TimeoutLayer(authentication);
     let metrics = MetricsLayer { inner: timeout, metrics: inner.metrics.clone() };
     RequestInfoLayer(PanicGuardLayer(metrics))
@@ -417,6 +437,7 @@ impl ApiServer {
             nodes: Arc::new(NoNodes),
             dialer: Arc::new(TcpDialer),
             route_to_endpoints: false,
+            audit: AuditConfig::default(),
         }
     }
 
@@ -433,6 +454,9 @@ impl ApiServer {
     pub async fn shutdown(&self) {
         self.inner.shutdown.cancel();
         self.inner.registry.cache.close_watches();
+        if let Some(audit) = &self.inner.audit {
+            audit.flush().await;
+        }
     }
 }
 
