@@ -8,7 +8,6 @@ mod first_look;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
-mod pod_resources;
 mod pod_security;
 mod priority;
 mod resource_quota;
