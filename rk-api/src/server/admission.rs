@@ -9,7 +9,6 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_certificates;
-mod pod_resources;
 mod pod_security;
 mod priority;
 mod resource_quota;
