@@ -5,7 +5,7 @@
 //!
 //! # Where to start
 //! - [`layers`](self): what every request passes, in order: request info, panic guard, metrics,
-//!   timeout, authentication, authorization, then the handler.
+//!   timeout, authentication, audit, impersonation, authorization, then the handler.
 //! - `handlers.rs`: from a request to its verb; one file for each verb.
 //! - `registry.rs`: what happens to an object that is created, changed or deleted.
 //! - `cache.rs`: the watch cache, from which everything is read.
@@ -17,6 +17,7 @@
 
 pub mod admission;
 mod allocator;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod body;
@@ -32,6 +33,7 @@ mod health;
 mod in_process;
 mod info;
 mod jwt;
+mod kinds;
 mod labels;
 mod layers;
 mod managed_fields;
@@ -40,6 +42,8 @@ mod metrics;
 mod negotiate;
 mod nodes;
 mod object;
+#[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
+mod outbound;
 pub mod pki;
 mod protobuf;
 mod query;
@@ -73,6 +77,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     admission::Admission,
     allocator::Services,
+    audit::{Audit, AuditConfig, AuditConfigError},
     authn::{
         Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
         Union,
@@ -80,14 +85,16 @@ use self::{
     authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
     handlers::Handler,
+    kinds::Kinds,
     layers::{
-        authentication::AuthenticationLayer, authorization::AuthorizationLayer,
+        audit::AuditLayer, authentication::AuthenticationLayer, authorization::AuthorizationLayer,
         impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
         request_info::RequestInfoLayer, timeout::TimeoutLayer,
     },
     managed_fields::Tracker,
     metrics::Metrics,
     nodes::NoNodes,
+    outbound::Outbound,
     reader::Reader,
     registry::Registry,
 };
@@ -96,18 +103,21 @@ pub use self::{
     body::{BoxError, ResponseBody},
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
+    outbound::{Dialer, TcpDialer},
     pki::{Pki, ServerTls, TlsVersion},
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
     user::UserInfo,
 };
-use crate::{openapi::Documents, resources::Resources};
+use crate::resources::Resources;
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
     PanicGuardLayer<
         MetricsLayer<
-            TimeoutLayer<AuthenticationLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+            TimeoutLayer<
+                AuthenticationLayer<AuditLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+            >,
         >,
     >,
 >;
@@ -115,16 +125,18 @@ type Stack = RequestInfoLayer<
 /// What handlers share.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    resources: Resources,
+    kinds: Arc<Kinds>,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
-    documents: Documents,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
+    #[allow(dead_code, reason = "aggregation and proxies call out through it")]
+    outbound: Outbound,
     authenticator: Arc<dyn Authenticator>,
     service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
+    audit: Option<Arc<Audit>>,
     /// Whether the default roles are there.
     roles_ready: tokio::sync::watch::Sender<bool>,
     /// Where others reach this server.
@@ -176,6 +188,9 @@ pub struct Builder {
     managed_fields: bool,
     token_key: Option<TokenKey>,
     nodes: Arc<dyn NodeConnector>,
+    dialer: Arc<dyn Dialer>,
+    route_to_endpoints: bool,
+    audit: AuditConfig,
 }
 
 /// Why a server did not start.
@@ -193,6 +208,9 @@ pub enum StartError {
     /// There is no key for service-account tokens.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
+    /// Requests cannot be recorded.
+    #[error("cannot start audit")]
+    Audit(#[from] AuditConfigError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -337,15 +355,42 @@ impl Builder {
         self
     }
 
+    /// How the server reaches others: webhooks, aggregated API servers, what is behind its proxies.
+    /// By default from where the process is.
+    #[must_use]
+    pub fn dialer(mut self, dialer: Arc<dyn Dialer>) -> Self {
+        self.dialer = dialer;
+        self
+    }
+
+    /// Whether a Service is reached at one of its endpoints and not at its own address, for servers
+    /// that are on no node (`--enable-aggregator-routing`); off by default.
+    #[must_use]
+    pub fn route_to_endpoints(mut self, routed: bool) -> Self {
+        self.route_to_endpoints = routed;
+        self
+    }
+
+    /// Records requests; not so by default. See [`audit`].
+    #[must_use]
+    pub fn audit(mut self, config: AuditConfig) -> Self {
+        self.audit = config;
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let ranges = allocator::ranges(&self.service_cidr)
             .ok_or_else(|| StartError::ServiceCidr(self.service_cidr.clone()))?;
+        let audit = self.audit.start().await?;
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
+        let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
+        let services = outbound::Services::of(&reader, self.route_to_endpoints);
+        let outbound = Outbound::new(self.dialer, services);
         let rbac = Rbac::of(&reader);
         let mut authorizers: Vec<Arc<dyn Authorizer>> = match self.authorizer {
             Some(own) => vec![own],
@@ -373,10 +418,9 @@ impl Builder {
             cache,
             event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
-            tracker: Tracker { enabled: self.managed_fields, resources: self.resources.clone() },
+            tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
         let metrics = Arc::new(Metrics::default());
-        let documents = Documents::new(self.resources.clone());
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
@@ -391,16 +435,17 @@ impl Builder {
         }
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
-            resources: self.resources,
+            kinds,
             reader,
             registry,
             metrics,
-            documents,
             token_key,
             nodes: self.nodes,
+            outbound,
             authenticator,
             service_accounts,
             authorizer,
+            audit,
             roles_ready: tokio::sync::watch::Sender::new(false),
             advertised: self.advertised,
             shutdown,
@@ -420,8 +465,10 @@ fn stack(inner: &Arc<Inner>, anonymous: bool) -> Stack {
     let handler = Handler(inner.clone());
     let authorization = AuthorizationLayer { inner: handler, authorizer: authorizer.clone() };
     let impersonation = ImpersonationLayer { inner: authorization, authorizer };
+    let audit = AuditLayer { inner: impersonation, audit: inner.audit.clone() };
     let authenticator = inner.authenticator.clone();
-    let authentication = AuthenticationLayer { inner: impersonation, authenticator, anonymous };
+    let authentication =
+        AuthenticationLayer { inner: audit, authenticator, anonymous, audit: inner.audit.clone() };
     let timeout = TimeoutLayer(authentication);
     let metrics = MetricsLayer { inner: timeout, metrics: inner.metrics.clone() };
     RequestInfoLayer(PanicGuardLayer(metrics))
@@ -450,6 +497,9 @@ impl ApiServer {
             managed_fields: true,
             token_key: None,
             nodes: Arc::new(NoNodes),
+            dialer: Arc::new(TcpDialer),
+            route_to_endpoints: false,
+            audit: AuditConfig::default(),
         }
     }
 
@@ -471,6 +521,9 @@ impl ApiServer {
         }
         self.inner.shutdown.cancel();
         self.inner.registry.cache.close_watches();
+        if let Some(audit) = &self.inner.audit {
+            audit.flush().await;
+        }
     }
 }
 

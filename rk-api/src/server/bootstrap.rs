@@ -44,7 +44,7 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
     }
     // There are many of them, and a durable store takes its time for each.
-    let services = local_api_services(&server.resources).into_iter().map(|service| {
+    let services = local_api_services(server.kinds.builtin()).into_iter().map(|service| {
         ensure(server, "apiregistration.k8s.io", "v1", "apiservices", None, service)
     });
     futures::future::try_join_all(services).await?;
@@ -108,7 +108,7 @@ async fn ensure(
     object: Value,
 ) -> Result<()> {
     // A server of a subset of the kinds has nothing to create for the others.
-    let Some(resource) = server.resources.get(group, version, plural) else { return Ok(()) };
+    let Some(resource) = server.kinds.builtin().get(group, version, plural) else { return Ok(()) };
     let json = serde_json::to_vec(&object).map_err(ApiError::internal)?;
     let mut object = resource.strategy.decode(&json).map_err(ApiError::internal)?.object;
     resource.strategy.default(object.as_mut());
@@ -147,7 +147,8 @@ fn service_range(server: &Inner) -> Value {
 
 /// The range that the server was started with can be used at once.
 async fn range_is_ready(server: &Inner) -> Result<()> {
-    let Some(resource) = server.resources.get("networking.k8s.io", "v1", "servicecidrs") else {
+    let Some(resource) = server.kinds.builtin().get("networking.k8s.io", "v1", "servicecidrs")
+    else {
         return Ok(());
     };
     let user = UserInfo::new("system:apiserver", ["system:masters"]);

@@ -125,7 +125,7 @@ fn slice(living: &BTreeSet<IpAddr>, port: u16) -> Value {
 
 /// Creates an object or gives it these contents; nothing is written when it has them.
 async fn write(server: &Inner, kind: (&str, &str, &str), object: Value) -> Result<()> {
-    let Some(resource) = server.resources.get(kind.0, kind.1, kind.2) else { return Ok(()) };
+    let Some(resource) = server.kinds.builtin().get(kind.0, kind.1, kind.2) else { return Ok(()) };
     let json = serde_json::to_vec(&object).map_err(ApiError::internal)?;
     let mut wanted = resource.strategy.decode(&json).map_err(ApiError::internal)?.object;
     resource.strategy.default(wanted.as_mut());

@@ -67,7 +67,7 @@ impl Addresses {
         self.resource.key(None, &address.to_string())
     }
 
-    fn table(&self) -> Result<&Arc<Table>> {
+    fn table(&self) -> Result<Arc<Table>> {
         self.cache.table(&self.resource)
     }
 
