@@ -35,6 +35,7 @@ mod health;
 mod in_process;
 mod info;
 mod jwt;
+mod kinds;
 mod labels;
 mod layers;
 mod managed_fields;
@@ -42,6 +43,8 @@ mod metrics;
 mod negotiate;
 mod nodes;
 mod object;
+#[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
+mod outbound;
 pub mod pki;
 mod protobuf;
 mod query;
@@ -82,6 +85,7 @@ use self::{
     cache::Cache,
     flow_control::{FlowControl, InFlight},
     handlers::Handler,
+    kinds::Kinds,
     layers::{
         audit::AuditLayer,
         authentication::AuthenticationLayer,
@@ -96,6 +100,7 @@ use self::{
     managed_fields::Tracker,
     metrics::Metrics,
     nodes::NoNodes,
+    outbound::Outbound,
     reader::Reader,
     registry::Registry,
 };
@@ -104,12 +109,13 @@ pub use self::{
     body::{BoxError, ResponseBody},
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
+    outbound::{Dialer, TcpDialer},
     pki::{Pki, ServerTls},
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
     user::UserInfo,
 };
-use crate::{openapi::Documents, resources::Resources};
+use crate::resources::Resources;
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
@@ -127,13 +133,14 @@ type Stack = RequestInfoLayer<
 /// What handlers share.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    resources: Resources,
+    kinds: Arc<Kinds>,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
-    documents: Documents,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
+    #[allow(dead_code, reason = "aggregation and proxies call out through it")]
+    outbound: Outbound,
     authenticator: Arc<dyn Authenticator>,
     service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
@@ -184,6 +191,8 @@ pub struct Builder {
     managed_fields: bool,
     token_key: Option<TokenKey>,
     nodes: Arc<dyn NodeConnector>,
+    dialer: Arc<dyn Dialer>,
+    route_to_endpoints: bool,
     audit: AuditConfig,
     priority_and_fairness: bool,
     max_in_flight: (u32, u32),
@@ -318,6 +327,22 @@ impl Builder {
         self
     }
 
+    /// How the server reaches others: webhooks, aggregated API servers, what is behind its proxies.
+    /// By default from where the process is.
+    #[must_use]
+    pub fn dialer(mut self, dialer: Arc<dyn Dialer>) -> Self {
+        self.dialer = dialer;
+        self
+    }
+
+    /// Whether a Service is reached at one of its endpoints and not at its own address, for servers
+    /// that are on no node (`--enable-aggregator-routing`); off by default.
+    #[must_use]
+    pub fn route_to_endpoints(mut self, routed: bool) -> Self {
+        self.route_to_endpoints = routed;
+        self
+    }
+
     /// Records requests; not so by default. See [`audit`].
     #[must_use]
     pub fn audit(mut self, config: AuditConfig) -> Self {
@@ -352,8 +377,11 @@ impl Builder {
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
+        let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
+        let services = outbound::Services::of(&reader, self.route_to_endpoints);
+        let outbound = Outbound::new(self.dialer, services);
         let rbac = Rbac::of(&reader);
         let mut authorizers: Vec<Arc<dyn Authorizer>> = match self.authorizer {
             Some(own) => vec![own],
@@ -368,16 +396,15 @@ impl Builder {
             cache,
             admission: admission::Chain(plugins),
             services: Services::new(cidr, self.node_ports),
-            tracker: Tracker { enabled: self.managed_fields, resources: self.resources.clone() },
+            tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
         let metrics = Arc::new(Metrics::default());
         let (readonly, mutating) = self.max_in_flight;
         let flow_control = self.priority_and_fairness.then(|| {
             let seats = readonly.saturating_add(mutating).max(1);
             let metrics = metrics.flow_control.clone();
-            Arc::new(FlowControl::new(seats, reader.clone(), metrics))
+            Arc::new(FlowControl::new(seats, registry.cache.clone(), kinds.clone(), metrics))
         });
-        let documents = Documents::new(self.resources.clone());
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
@@ -392,13 +419,13 @@ impl Builder {
         }
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
-            resources: self.resources,
+            kinds,
             reader,
             registry,
             metrics,
-            documents,
             token_key,
             nodes: self.nodes,
+            outbound,
             authenticator,
             service_accounts,
             authorizer,
@@ -456,6 +483,8 @@ impl ApiServer {
             managed_fields: true,
             token_key: None,
             nodes: Arc::new(NoNodes),
+            dialer: Arc::new(TcpDialer),
+            route_to_endpoints: false,
             audit: AuditConfig::default(),
             priority_and_fairness: true,
             max_in_flight: (400, 200),

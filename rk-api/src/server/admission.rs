@@ -8,7 +8,7 @@ mod first_look;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
-mod pod_resources;
+mod pod_certificates;
 mod pod_security;
 mod priority;
 mod resource_quota;
@@ -26,8 +26,9 @@ use self::{
     claim_resize::PersistentVolumeClaimResize, default_ingress_class::DefaultIngressClass,
     default_storage_class::DefaultStorageClass, escalation::Escalation, limit_ranger::LimitRanger,
     namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction,
-    pod_security::PodSecurity, priority::Priority, resource_quota::ResourceQuotas,
-    runtime_class::RuntimeClasses, service_accounts::ServiceAccounts, signing_requests::Requestor,
+    pod_certificates::PodCertificates, pod_security::PodSecurity, priority::Priority,
+    resource_quota::ResourceQuotas, runtime_class::RuntimeClasses,
+    service_accounts::ServiceAccounts, signing_requests::Requestor,
     taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
 };
 use super::{
@@ -147,6 +148,7 @@ pub(super) fn builtin(
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(Requestor),
+        Arc::new(PodCertificates),
         Arc::new(DefaultStorageClass(reader.clone())),
         Arc::new(PersistentVolumeClaimResize(reader.clone())),
         Arc::new(RuntimeClasses(reader.clone())),

@@ -48,7 +48,13 @@ pub(super) use self::{
     level::{Entry, Seat},
     metrics::Metrics,
 };
-use super::{info::RequestInfo, query::Query, reader::Reader, user::UserInfo};
+use super::{
+    cache::{Cache, Table},
+    info::RequestInfo,
+    kinds::Kinds,
+    query::Query,
+    user::UserInfo,
+};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -56,7 +62,8 @@ pub(super) struct FlowControl {
     state: ArcSwap<State>,
     /// All seats.
     seats: u32,
-    reader: Reader,
+    cache: Arc<Cache>,
+    kinds: Arc<Kinds>,
     metrics: Metrics,
     hasher: RandomState,
 }
@@ -72,11 +79,12 @@ struct State {
 impl FlowControl {
     /// Serves up to `seats` requests at the same time. Until the objects are read there are only
     /// the levels and schemas that there must be.
-    pub(super) fn new(seats: u32, reader: Reader, metrics: Metrics) -> Self {
+    pub(super) fn new(seats: u32, cache: Arc<Cache>, kinds: Arc<Kinds>, metrics: Metrics) -> Self {
         let flow_control = Self {
             state: ArcSwap::default(),
             seats,
-            reader,
+            cache,
+            kinds,
             metrics,
             hasher: RandomState::default(),
         };
@@ -99,19 +107,19 @@ impl FlowControl {
         schema.distinguisher.flow(user, info).hash(&mut hasher);
         let table = self.table(info);
         let level = &schema.level;
-        let cost = estimate::cost(info, query, table, level.seats_of_one_max());
+        let cost = estimate::cost(info, query, table.as_deref(), level.seats_of_one_max());
         let about = About { schema: schema.clone(), user: user.clone(), subject: subject.clone() };
         Some(level.enter(about, cost, hasher.finish()))
     }
 
-    fn table(&self, info: &RequestInfo) -> Option<&super::cache::Table> {
+    fn table(&self, info: &RequestInfo) -> Option<Arc<Table>> {
         // What is asked of a single object, and not told to watchers, costs one seat.
         if !info.is_resource || info.verb == "get" {
             return None;
         }
-        let resources = &self.reader.resources;
-        let resource = resources.get(&info.group, &info.version, &info.resource)?;
-        self.reader.cache.table(resource).ok().map(AsRef::as_ref)
+        let kinds = self.kinds.now();
+        let resource = kinds.resources.get(&info.group, &info.version, &info.resource)?;
+        self.cache.table(resource).ok()
     }
 
     /// Puts these objects in force. Returns of each schema, by name, whether its level is missing.

@@ -163,7 +163,7 @@ impl Registry {
         }
     }
 
-    fn table(&self, target: &Target<'_>) -> Result<&Arc<Table>> {
+    fn table(&self, target: &Target<'_>) -> Result<Arc<Table>> {
         self.cache.table(target.resource)
     }
 }

@@ -51,13 +51,12 @@ pub(in crate::server) async fn run(
 ) {
     let changed = Arc::new(Notify::new());
     if let Some(server) = server.upgrade() {
-        for table in [
+        let tables = [
             server.reader.table::<FlowSchema>(),
             server.reader.table::<PriorityLevelConfiguration>(),
-        ] {
-            if let Some(table) = table {
-                table.observe(Arc::new(Changed(changed.clone())));
-            }
+        ];
+        for table in tables.into_iter().flatten() {
+            table.observe(Arc::new(Changed(changed.clone())));
         }
     }
     let mut keep_at = Instant::now();
