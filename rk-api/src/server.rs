@@ -71,7 +71,7 @@ use rk_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    admission::Admission,
+    admission::{Admission, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection},
     allocator::Services,
     authn::{
         Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
@@ -168,6 +168,8 @@ pub struct Builder {
     authorizer: Option<Arc<dyn Authorizer>>,
     more_authorizers: Vec<Arc<dyn Authorizer>>,
     admission: Vec<Arc<dyn Admission>>,
+    plugins: Selection,
+    pod_security_exemptions: PodSecurityExemptions,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
     require_service_accounts: bool,
@@ -191,6 +193,9 @@ pub enum StartError {
     /// There is no key for service-account tokens.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
+    /// Admission plug-ins cannot be chosen so.
+    #[error(transparent)]
+    Plugins(#[from] PluginError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -254,6 +259,23 @@ impl Builder {
     #[must_use]
     pub fn admission(mut self, plugin: Arc<dyn Admission>) -> Self {
         self.admission.push(plugin);
+        self
+    }
+
+    /// Turns admission plug-ins on and off, by kube-apiserver's names, as
+    /// `--enable-admission-plugins` and `--disable-admission-plugins` do. What is named in neither
+    /// is as it is by default: on are those of kube-apiserver's defaults and NodeRestriction. Starting
+    /// fails when a name is unknown, or in both lists.
+    #[must_use]
+    pub fn admission_plugins(mut self, enabled: &[&str], disabled: &[&str]) -> Self {
+        self.plugins = Selection::new(enabled, disabled);
+        self
+    }
+
+    /// Whom the plug-in PodSecurity does not judge; nobody by default.
+    #[must_use]
+    pub fn pod_security_exemptions(mut self, exemptions: PodSecurityExemptions) -> Self {
+        self.pod_security_exemptions = exemptions;
         self
     }
 
@@ -338,8 +360,18 @@ impl Builder {
         };
         authorizers.extend(self.more_authorizers);
         let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Chain(authorizers));
-        let mut plugins =
-            admission::builtin(&reader, self.require_service_accounts, &rbac, &authorizer);
+        let metrics = Arc::new(Metrics::default());
+        let provisioner = Provisioner::default();
+        let mut plugins = self.plugins.plugins(&Parts {
+            reader: reader.clone(),
+            rbac,
+            authorizer: authorizer.clone(),
+            outbound: outbound.clone(),
+            metrics: metrics.admission.clone(),
+            provisioner: provisioner.clone(),
+            pod_security_exemptions: self.pod_security_exemptions,
+            require_service_accounts: self.require_service_accounts,
+        })?;
         plugins.extend(self.admission);
         let registry = Registry {
             cache,
@@ -347,7 +379,6 @@ impl Builder {
             services: Services::new(cidr, self.node_ports),
             tracker: Tracker { enabled: self.managed_fields, resources: self.resources.clone() },
         };
-        let metrics = Arc::new(Metrics::default());
         let documents = Documents::new(self.resources.clone());
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
@@ -377,6 +408,7 @@ impl Builder {
             roles_ready: tokio::sync::watch::Sender::new(false),
             shutdown,
         });
+        provisioner.set(&inner);
         bootstrap::run(&inner).await?;
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
@@ -409,6 +441,8 @@ impl ApiServer {
             authorizer: None,
             more_authorizers: Vec::new(),
             admission: Vec::new(),
+            plugins: Selection::default(),
+            pod_security_exemptions: PodSecurityExemptions::default(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
             require_service_accounts: false,

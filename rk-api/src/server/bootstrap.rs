@@ -97,7 +97,7 @@ async fn observe_services(server: &Inner) -> Result<()> {
     Ok(())
 }
 
-async fn ensure(
+pub(super) async fn ensure(
     server: &Inner,
     group: &str,
     version: &str,
@@ -120,6 +120,7 @@ async fn ensure(
         user: &user,
         dry_run: false,
         manager: "kube-apiserver",
+        context: None,
     };
     if server.registry.read(&target).await?.is_some() {
         return Ok(());
