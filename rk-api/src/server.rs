@@ -41,6 +41,7 @@ mod negotiate;
 mod nodes;
 mod object;
 pub mod pki;
+mod pretty;
 mod protobuf;
 mod query;
 mod reader;
