@@ -156,9 +156,9 @@ async fn a_reflector_keeps_a_store_up_to_date() {
 
     let first = soon(stream.try_next()).await.unwrap().unwrap();
     assert_eq!(first.name_any(), "a");
-    soon(reader.wait_until_ready()).await.unwrap();
     create(&client, "b", "2").await;
     soon(stream.try_next()).await.unwrap().unwrap();
+    soon(reader.wait_until_ready()).await.unwrap();
     let found = reader.get(&ObjectRef::new("b").within("default")).unwrap();
     assert_eq!(found.data.as_ref().unwrap()["k"], "2");
     assert!(found.managed_fields().is_empty());
@@ -188,7 +188,7 @@ async fn a_change_of_the_status_alone_does_not_pass_a_generation_predicate() {
     let spec = merge(json!({"spec": {"replicas": 3}}));
     api.patch("web", &PatchParams::default(), &spec).await.unwrap();
     let next = soon(stream.try_next()).await.unwrap().unwrap();
-    assert_eq!(next.spec.unwrap().replicas, Some(3));
+    assert_eq!(next.spec.replicas, Some(3));
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -286,7 +286,10 @@ async fn apply_creates_and_owns_and_tells_of_conflicts() {
     let server = server().await;
     let api = maps(&server.client());
     let applied = |manager: &str, value: &str| {
-        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": value}});
+        let metadata = json!({"name": "a"});
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"k": value},
+        });
         let (api, params) = (api.clone(), PatchParams::apply(manager));
         async move { api.patch("a", &params, &Patch::Apply(map)).await }
     };
@@ -310,10 +313,13 @@ async fn apply_creates_and_owns_and_tells_of_conflicts() {
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::apply("one")
     };
-    let unknown = json!({"apiVersion": "v1", "kind": "ConfigMap", "foo": 1});
+    let metadata = json!({"name": "a"});
+    let unknown = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "foo": 1});
     assert!(api.patch("a", &strict, &Patch::Apply(unknown)).await.is_err());
     let dry = PatchParams::apply("one").dry_run();
-    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"l": "1"}});
+    let other = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"l": "1"},
+    });
     assert_eq!(api.patch("a", &dry, &Patch::Apply(other)).await.unwrap().data.unwrap()["k"], "2");
 }
 
@@ -495,7 +501,7 @@ async fn conditions_are_waited_for() {
     pods.patch_status("p", &PatchParams::default(), &running).await.unwrap();
     let running = soon(waiting).await.unwrap().unwrap();
     assert!(conditions::is_pod_running().matches_object(running.as_ref()));
-    let gone = tokio::spawn(await_condition(pods.clone(), "p", conditions::is_deleted(&uid)));
-    pods.delete("p", &params).await.unwrap();
-    soon(gone).await.unwrap().unwrap();
+    let gone = await_condition(pods.clone(), "p", conditions::is_deleted(&uid));
+    let (gone, deleted) = tokio::join!(soon(gone), pods.delete("p", &params));
+    assert!(gone.is_ok() && deleted.is_ok());
 }
