@@ -46,6 +46,7 @@ mod object;
 #[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
 mod outbound;
 pub mod pki;
+mod pretty;
 mod protobuf;
 mod query;
 mod reader;
