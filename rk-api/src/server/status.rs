@@ -80,7 +80,13 @@ impl ApiError {
         reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: None, continue_token: None }
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            details: None,
+            continue_token: None,
+        }
     }
 
     fn about(mut self, subject: &Subject, name: &str) -> Self {
