@@ -5,7 +5,7 @@
 //!
 //! # Where to start
 //! - [`layers`](self): what every request passes, in order: request info, panic guard, metrics,
-//!   timeout, authentication, audit, impersonation, authorization, then the handler.
+//!   timeout, authentication, audit, impersonation, flow control, authorization, then the handler.
 //! - `handlers.rs`: from a request to its verb; one file for each verb.
 //! - `registry.rs`: what happens to an object that is created, changed or deleted.
 //! - `cache.rs`: the watch cache, from which everything is read.
@@ -26,6 +26,7 @@ mod cache;
 mod context;
 mod decode;
 mod filter;
+mod flow_control;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handlers;
@@ -84,12 +85,19 @@ use self::{
     },
     authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
+    flow_control::{FlowControl, InFlight},
     handlers::Handler,
     kinds::Kinds,
     layers::{
-        audit::AuditLayer, authentication::AuthenticationLayer, authorization::AuthorizationLayer,
-        impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
-        request_info::RequestInfoLayer, timeout::TimeoutLayer,
+        audit::AuditLayer,
+        authentication::AuthenticationLayer,
+        authorization::AuthorizationLayer,
+        flow_control::{FlowControlLayer, Gate},
+        impersonation::ImpersonationLayer,
+        metrics::MetricsLayer,
+        panic_guard::PanicGuardLayer,
+        request_info::RequestInfoLayer,
+        timeout::TimeoutLayer,
     },
     managed_fields::Tracker,
     metrics::Metrics,
@@ -116,7 +124,9 @@ type Stack = RequestInfoLayer<
     PanicGuardLayer<
         MetricsLayer<
             TimeoutLayer<
-                AuthenticationLayer<AuditLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+                AuthenticationLayer<
+                    AuditLayer<ImpersonationLayer<FlowControlLayer<AuthorizationLayer<Handler>>>>,
+                >,
             >,
         >,
     >,
@@ -137,6 +147,7 @@ pub(crate) struct Inner {
     service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
     audit: Option<Arc<Audit>>,
+    flow_control: Option<Arc<FlowControl>>,
     /// Whether the default roles are there.
     roles_ready: tokio::sync::watch::Sender<bool>,
     /// Where others reach this server.
@@ -191,6 +202,8 @@ pub struct Builder {
     dialer: Arc<dyn Dialer>,
     route_to_endpoints: bool,
     audit: AuditConfig,
+    priority_and_fairness: bool,
+    max_in_flight: (u32, u32),
 }
 
 /// Why a server did not start.
@@ -378,6 +391,25 @@ impl Builder {
         self
     }
 
+    /// Whether requests are served by priority and fairly between users and namespaces, as
+    /// FlowSchemas and PriorityLevelConfigurations say; on by default. Without it
+    /// [`Self::max_in_flight`] limits those that read and those that change something, each on its
+    /// own, and refuses what is more.
+    #[must_use]
+    pub fn priority_and_fairness(mut self, enabled: bool) -> Self {
+        self.priority_and_fairness = enabled;
+        self
+    }
+
+    /// How many requests are served at the same time: of those that read 400 by default, of those that
+    /// change something 200. With priority and fairness all levels share the sum. Without it 0 is any
+    /// number.
+    #[must_use]
+    pub fn max_in_flight(mut self, readonly: u32, mutating: u32) -> Self {
+        self.max_in_flight = (readonly, mutating);
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let ranges = allocator::ranges(&self.service_cidr)
@@ -421,6 +453,12 @@ impl Builder {
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
         let metrics = Arc::new(Metrics::default());
+        let (readonly, mutating) = self.max_in_flight;
+        let flow_control = self.priority_and_fairness.then(|| {
+            let seats = readonly.saturating_add(mutating).max(1);
+            let metrics = metrics.flow_control.clone();
+            Arc::new(FlowControl::new(seats, registry.cache.clone(), kinds.clone(), metrics))
+        });
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
@@ -446,6 +484,7 @@ impl Builder {
             service_accounts,
             authorizer,
             audit,
+            flow_control,
             roles_ready: tokio::sync::watch::Sender::new(false),
             advertised: self.advertised,
             shutdown,
@@ -456,15 +495,24 @@ impl Builder {
         masters::start(&inner);
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
-        Ok(ApiServer { stack: stack(&inner, self.anonymous), inner, _guard: guard })
+        let gate = match &inner.flow_control {
+            Some(flow_control) => {
+                let (server, shutdown) = (Arc::downgrade(&inner), inner.shutdown.clone());
+                tokio::spawn(flow_control::run(server, Arc::downgrade(flow_control), shutdown));
+                Gate::Fair(flow_control.clone())
+            }
+            None => Gate::InFlight(Arc::new(InFlight::new(readonly, mutating))),
+        };
+        Ok(ApiServer { stack: stack(&inner, self.anonymous, gate), inner, _guard: guard })
     }
 }
 
-fn stack(inner: &Arc<Inner>, anonymous: bool) -> Stack {
+fn stack(inner: &Arc<Inner>, anonymous: bool, gate: Gate) -> Stack {
     let authorizer = inner.authorizer.clone();
     let handler = Handler(inner.clone());
     let authorization = AuthorizationLayer { inner: handler, authorizer: authorizer.clone() };
-    let impersonation = ImpersonationLayer { inner: authorization, authorizer };
+    let flow_control = FlowControlLayer { inner: authorization, gate };
+    let impersonation = ImpersonationLayer { inner: flow_control, authorizer };
     let audit = AuditLayer { inner: impersonation, audit: inner.audit.clone() };
     let authenticator = inner.authenticator.clone();
     let authentication =
@@ -500,6 +548,8 @@ impl ApiServer {
             dialer: Arc::new(TcpDialer),
             route_to_endpoints: false,
             audit: AuditConfig::default(),
+            priority_and_fairness: true,
+            max_in_flight: (400, 200),
         }
     }
 

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use super::{
     audit,
+    flow_control::Seat,
     negotiate::{self, Format},
     protobuf,
     status::{ApiError, Result},
@@ -69,6 +70,14 @@ impl ResponseBody {
     /// A watch's events.
     pub(super) fn watch(body: WatchBody) -> Self {
         Self(Kind::Watch(Box::new(body)))
+    }
+
+    /// Keeps a request's seat: until its first objects are sent if this is a watch, else not at
+    /// all.
+    pub(super) fn sit_until_initialized(&mut self, seat: Seat) {
+        if let Kind::Watch(watch) = &mut self.0 {
+            watch.sit_until_initialized(seat);
+        }
     }
 
     /// Somebody else's body, passed on.
