@@ -31,17 +31,29 @@ pub(crate) const FLAGS: &[(&str, &[Flag])] = &[
 ];
 
 const STORAGE: &[Flag] = &[
-    flag("data-dir", Text, Something("The directory of the embedded store, when there is no etcd.")),
+    flag(
+        "data-dir",
+        Text,
+        Something("The directory of the embedded store, when there is no etcd."),
+    ),
     flag("etcd-servers", List, Something("The URLs of etcd's members.")),
     flag("etcd-cafile", Text, Something("The authority of the members' certificates, in PEM.")),
     flag("etcd-certfile", Text, Something("The client certificate for etcd, in PEM.")),
     flag("etcd-keyfile", Text, Something("Its key, in PEM.")),
     flag("etcd-prefix", Text, Something("What all keys begin with. Default: /registry.")),
-    flag("etcd-compaction-interval", Duration, Something("How often old revisions are forgotten; 0 for never. Default: 5m.")),
+    flag(
+        "etcd-compaction-interval",
+        Duration,
+        Something("How often old revisions are forgotten; 0 for never. Default: 5m."),
+    ),
     flag("event-ttl", Duration, Something("How long Events are kept. Default: 1h.")),
     flag("storage-backend", Text, Something("etcd3, the only one.")),
     flag("storage-media-type", Text, Something("application/json, the only one.")),
-    flag("encryption-provider-config", Text, Refused("objects are stored as they are; encrypt the disks of etcd")),
+    flag(
+        "encryption-provider-config",
+        Text,
+        Refused("objects are stored as they are; encrypt the disks of etcd"),
+    ),
     flag("encryption-provider-config-automatic-reload", Bool, TUNED),
     flag("etcd-count-metric-poll-period", Duration, TUNED),
     flag("etcd-db-metric-poll-interval", Duration, TUNED),
@@ -53,18 +65,52 @@ const STORAGE: &[Flag] = &[
     flag("default-watch-cache-size", Number, TUNED),
     flag("watch-cache", Bool, TUNED),
     flag("watch-cache-sizes", List, TUNED),
-    flag("enable-garbage-collector", Bool, Nothing("finalizers for the garbage collector are always kept")),
+    flag(
+        "enable-garbage-collector",
+        Bool,
+        Nothing("finalizers for the garbage collector are always kept"),
+    ),
 ];
 
 const SERVING: &[Flag] = &[
     flag("bind-address", Text, Something("Where to listen. Default: every address.")),
-    flag("secure-port", Number, Something("The port, with HTTPS; 0 for a free one. Default: 6443.")),
-    flag("advertise-address", Text, Something("Where others reach this server: what the endpoints of kubernetes show. Default: the bind address, or the machine's.")),
-    flag("external-hostname", Text, Something("The name under which clients reach the server; for its certificate and OIDC documents.")),
-    flag("tls-cert-file", Text, Something("The server's certificate, and those between it and the authority, in PEM.")),
+    flag(
+        "secure-port",
+        Number,
+        Something("The port, with HTTPS; 0 for a free one. Default: 6443."),
+    ),
+    flag(
+        "advertise-address",
+        Text,
+        Something(
+            "Where others reach this server: what the endpoints of kubernetes show. Default: the bind address, or the machine's.",
+        ),
+    ),
+    flag(
+        "external-hostname",
+        Text,
+        Something(
+            "The name under which clients reach the server; for its certificate and OIDC documents.",
+        ),
+    ),
+    flag(
+        "tls-cert-file",
+        Text,
+        Something("The server's certificate, and those between it and the authority, in PEM."),
+    ),
     flag("tls-private-key-file", Text, Something("Its key, in PEM.")),
-    flag("cert-dir", Text, Something("Where a self-signed certificate is kept, when none is given. Default: /var/run/kubernetes.")),
-    flag("tls-min-version", Text, Something("VersionTLS12 or VersionTLS13; earlier ones mean 1.2. Default: VersionTLS12.")),
+    flag(
+        "cert-dir",
+        Text,
+        Something(
+            "Where a self-signed certificate is kept, when none is given. Default: /var/run/kubernetes.",
+        ),
+    ),
+    flag(
+        "tls-min-version",
+        Text,
+        Something("VersionTLS12 or VersionTLS13; earlier ones mean 1.2. Default: VersionTLS12."),
+    ),
     flag("tls-cipher-suites", List, Nothing("all suites that are offered are strong")),
     flag("tls-sni-cert-key", Each, Nothing("there is one certificate for all names")),
     flag("http2-max-streams-per-connection", Number, TUNED),
@@ -83,7 +129,11 @@ const SERVING: &[Flag] = &[
     flag("strict-transport-security-directives", List, TUNED),
     flag("apiserver-count", Number, GONE),
     flag("endpoint-reconciler-type", Text, Something("lease, or none. Default: lease.")),
-    flag("kubernetes-service-node-port", Number, Nothing("the Service kubernetes has no node port")),
+    flag(
+        "kubernetes-service-node-port",
+        Number,
+        Nothing("the Service kubernetes has no node port"),
+    ),
     flag("goaway-chance", Number, TUNED),
     flag("profiling", Bool, Nothing("profiles are taken from outside")),
     flag("contention-profiling", Bool, Nothing("profiles are taken from outside")),
@@ -95,8 +145,18 @@ const SERVING: &[Flag] = &[
 const AUTHENTICATION: &[Flag] = &[
     flag("client-ca-file", Text, Something("The authorities of clients' certificates, in PEM.")),
     flag("token-auth-file", Text, Something("Lines of token,user,uid,\"group1,group2\".")),
-    flag("enable-bootstrap-token-auth", Bool, Something("Whether bootstrap tokens are taken. Default: false.")),
-    flag("anonymous-auth", Bool, Something("Whether requests without credentials are those of system:anonymous. Default: true.")),
+    flag(
+        "enable-bootstrap-token-auth",
+        Bool,
+        Something("Whether bootstrap tokens are taken. Default: false."),
+    ),
+    flag(
+        "anonymous-auth",
+        Bool,
+        Something(
+            "Whether requests without credentials are those of system:anonymous. Default: true.",
+        ),
+    ),
     flag("oidc-issuer-url", Text, Something("The OpenID Connect provider, with HTTPS.")),
     flag("oidc-client-id", Text, Something("The client that its tokens must be for.")),
     flag("oidc-ca-file", Text, Something("The authority of its certificate, in PEM.")),
@@ -107,33 +167,83 @@ const AUTHENTICATION: &[Flag] = &[
     flag("oidc-required-claim", Each, Something("claim=value that tokens must have.")),
     flag("oidc-signing-algs", List, Nothing("RS256, RS384, RS512, ES256 and ES384 are taken")),
     flag("authentication-config", Text, Refused("use the --oidc flags")),
-    flag("authentication-token-webhook-config-file", Text, Something("The kubeconfig of a service that knows tokens.")),
+    flag(
+        "authentication-token-webhook-config-file",
+        Text,
+        Something("The kubeconfig of a service that knows tokens."),
+    ),
     flag("authentication-token-webhook-version", Text, Nothing("the service is asked in v1")),
     flag("authentication-token-webhook-cache-ttl", Duration, TUNED),
-    flag("requestheader-client-ca-file", Text, Something("The authority of proxies that name users in headers.")),
-    flag("requestheader-allowed-names", List, Something("The common names that proxies may have. Default: any.")),
+    flag(
+        "requestheader-client-ca-file",
+        Text,
+        Something("The authority of proxies that name users in headers."),
+    ),
+    flag(
+        "requestheader-allowed-names",
+        List,
+        Something("The common names that proxies may have. Default: any."),
+    ),
     flag("requestheader-username-headers", List, Something("Default: X-Remote-User.")),
     flag("requestheader-group-headers", List, Something("Default: X-Remote-Group.")),
     flag("requestheader-uid-headers", List, Something("Default: X-Remote-Uid.")),
     flag("requestheader-extra-headers-prefix", List, Something("Default: X-Remote-Extra-.")),
-    flag("basic-auth-file", Text, Refused("kube-apiserver has it no more: use tokens or certificates")),
+    flag(
+        "basic-auth-file",
+        Text,
+        Refused("kube-apiserver has it no more: use tokens or certificates"),
+    ),
 ];
 
 const SERVICE_ACCOUNTS: &[Flag] = &[
-    flag("service-account-issuer", Each, Something("Who issues tokens. Tokens of further ones are taken too.")),
-    flag("service-account-signing-key-file", Text, Something("The private key that signs tokens, in PEM: RSA or P-256. Without it, and without key files, a new key is made.")),
-    flag("service-account-key-file", Each, Something("Keys whose tokens are taken, public or private, in PEM. Default: the signing key's.")),
-    flag("service-account-jwks-uri", Text, Something("Where others find the keys. Default: at this server.")),
+    flag(
+        "service-account-issuer",
+        Each,
+        Something("Who issues tokens. Tokens of further ones are taken too."),
+    ),
+    flag(
+        "service-account-signing-key-file",
+        Text,
+        Something(
+            "The private key that signs tokens, in PEM: RSA or P-256. Without it, and without key files, a new key is made.",
+        ),
+    ),
+    flag(
+        "service-account-key-file",
+        Each,
+        Something(
+            "Keys whose tokens are taken, public or private, in PEM. Default: the signing key's.",
+        ),
+    ),
+    flag(
+        "service-account-jwks-uri",
+        Text,
+        Something("Where others find the keys. Default: at this server."),
+    ),
     flag("api-audiences", List, Something("Whom tokens are for. Default: the issuer.")),
     flag("service-account-lookup", Bool, Nothing("accounts are always looked up")),
     flag("service-account-max-token-expiration", Duration, TUNED),
     flag("service-account-extend-token-expiration", Bool, TUNED),
-    flag("service-account-signing-endpoint", Text, Refused("tokens are signed with a key of this server's")),
+    flag(
+        "service-account-signing-endpoint",
+        Text,
+        Refused("tokens are signed with a key of this server's"),
+    ),
 ];
 
 const AUTHORIZATION: &[Flag] = &[
-    flag("authorization-mode", List, Something("Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny, asked in this order. Default: AlwaysAllow.")),
-    flag("authorization-webhook-config-file", Text, Something("The kubeconfig of a service that decides.")),
+    flag(
+        "authorization-mode",
+        List,
+        Something(
+            "Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny, asked in this order. Default: AlwaysAllow.",
+        ),
+    ),
+    flag(
+        "authorization-webhook-config-file",
+        Text,
+        Something("The kubeconfig of a service that decides."),
+    ),
     flag("authorization-webhook-version", Text, Nothing("the service is asked in v1")),
     flag("authorization-webhook-cache-authorized-ttl", Duration, TUNED),
     flag("authorization-webhook-cache-unauthorized-ttl", Duration, TUNED),
@@ -151,9 +261,23 @@ const ADMISSION: &[Flag] = &[
 ];
 
 const CLUSTER: &[Flag] = &[
-    flag("service-cluster-ip-range", Text, Something("The addresses of Services: one range, or one of each family. Default: 10.96.0.0/12.")),
-    flag("service-node-port-range", Text, Something("The node ports of Services, first-last. Default: 30000-32767.")),
-    flag("allow-privileged", Bool, Something("Whether containers may be privileged. Default: false.")),
+    flag(
+        "service-cluster-ip-range",
+        Text,
+        Something(
+            "The addresses of Services: one range, or one of each family. Default: 10.96.0.0/12.",
+        ),
+    ),
+    flag(
+        "service-node-port-range",
+        Text,
+        Something("The node ports of Services, first-last. Default: 30000-32767."),
+    ),
+    flag(
+        "allow-privileged",
+        Bool,
+        Something("Whether containers may be privileged. Default: false."),
+    ),
     flag("max-connection-bytes-per-sec", Number, TUNED),
     flag("cloud-provider", Text, GONE),
     flag("cloud-config", Text, GONE),
@@ -161,10 +285,22 @@ const CLUSTER: &[Flag] = &[
 ];
 
 const KUBELET: &[Flag] = &[
-    flag("kubelet-client-certificate", Text, Something("The certificate that kubelets are shown, in PEM.")),
+    flag(
+        "kubelet-client-certificate",
+        Text,
+        Something("The certificate that kubelets are shown, in PEM."),
+    ),
     flag("kubelet-client-key", Text, Something("Its key, in PEM.")),
-    flag("kubelet-certificate-authority", Text, Something("The authority of kubelets' certificates; without it any is taken.")),
-    flag("kubelet-preferred-address-types", List, Something("Which addresses of a node are tried. Default: InternalIP,ExternalIP.")),
+    flag(
+        "kubelet-certificate-authority",
+        Text,
+        Something("The authority of kubelets' certificates; without it any is taken."),
+    ),
+    flag(
+        "kubelet-preferred-address-types",
+        List,
+        Something("Which addresses of a node are tried. Default: InternalIP,ExternalIP."),
+    ),
     flag("kubelet-port", Number, GONE),
     flag("kubelet-read-only-port", Number, GONE),
     flag("kubelet-https", Bool, GONE),
@@ -172,9 +308,17 @@ const KUBELET: &[Flag] = &[
 ];
 
 const AGGREGATION: &[Flag] = &[
-    flag("proxy-client-cert-file", Text, Something("The certificate that aggregated API servers are shown, in PEM.")),
+    flag(
+        "proxy-client-cert-file",
+        Text,
+        Something("The certificate that aggregated API servers are shown, in PEM."),
+    ),
     flag("proxy-client-key-file", Text, Something("Its key, in PEM.")),
-    flag("enable-aggregator-routing", Bool, Something("Whether Services are reached at their endpoints. Default: false.")),
+    flag(
+        "enable-aggregator-routing",
+        Bool,
+        Something("Whether Services are reached at their endpoints. Default: false."),
+    ),
     flag("aggregator-reject-forwarding-redirect", Bool, TUNED),
     flag("peer-advertise-ip", Text, TUNED),
     flag("peer-advertise-port", Text, TUNED),
@@ -189,10 +333,26 @@ const AUDITING: &[Flag] = &[
     flag("audit-log-maxsize", Number, Something("The size of a log in MiB.")),
     flag("audit-log-format", Text, Something("json or legacy. Default: json.")),
     flag("audit-log-compress", Bool, Something("Whether old logs are compressed. Default: false.")),
-    flag("audit-log-mode", Text, Something("batch, blocking or blocking-strict. Default: blocking.")),
-    flag("audit-webhook-config-file", Text, Something("The kubeconfig of a service that takes events.")),
-    flag("audit-webhook-mode", Text, Something("batch, blocking or blocking-strict. Default: batch.")),
-    flag("audit-webhook-initial-backoff", Duration, Something("The pause before events are sent again. Default: 10s.")),
+    flag(
+        "audit-log-mode",
+        Text,
+        Something("batch, blocking or blocking-strict. Default: blocking."),
+    ),
+    flag(
+        "audit-webhook-config-file",
+        Text,
+        Something("The kubeconfig of a service that takes events."),
+    ),
+    flag(
+        "audit-webhook-mode",
+        Text,
+        Something("batch, blocking or blocking-strict. Default: batch."),
+    ),
+    flag(
+        "audit-webhook-initial-backoff",
+        Duration,
+        Something("The pause before events are sent again. Default: 10s."),
+    ),
     flag("audit-log-batch-buffer-size", Number, TUNED),
     flag("audit-log-batch-max-size", Number, TUNED),
     flag("audit-log-batch-max-wait", Duration, TUNED),
@@ -216,14 +376,32 @@ const AUDITING: &[Flag] = &[
 ];
 
 const LOAD: &[Flag] = &[
-    flag("max-requests-inflight", Number, TUNED),
-    flag("max-mutating-requests-inflight", Number, TUNED),
-    flag("enable-priority-and-fairness", Bool, TUNED),
+    flag(
+        "max-requests-inflight",
+        Number,
+        Something("Requests that read, at the same time. Default: 400."),
+    ),
+    flag(
+        "max-mutating-requests-inflight",
+        Number,
+        Something("Requests that change something, at the same time. Default: 200."),
+    ),
+    flag(
+        "enable-priority-and-fairness",
+        Bool,
+        Something("Whether users and namespaces take turns. Default: true."),
+    ),
     flag("target-ram-mb", Number, GONE),
 ];
 
 const API: &[Flag] = &[
-    flag("runtime-config", List, Something("group/version=true or false for each; api/all, api/ga and api/beta for all of a kind.")),
+    flag(
+        "runtime-config",
+        List,
+        Something(
+            "group/version=true or false for each; api/all, api/ga and api/beta for all of a kind.",
+        ),
+    ),
     flag("feature-gates", List, Nothing("what there is is on")),
     flag("emulated-version", List, TUNED),
     flag("runtime-config-emulation-forward-compatible", Bool, TUNED),
@@ -236,13 +414,21 @@ const API: &[Flag] = &[
 ];
 
 const LOGS: &[Flag] = &[
-    flag("v", Number, Something("How much is logged: 0 to 3 little, 4 and 5 more, from 6 on all. Default: 0.")),
+    flag(
+        "v",
+        Number,
+        Something("How much is logged: 0 to 3 little, 4 and 5 more, from 6 on all. Default: 0."),
+    ),
     flag("vmodule", List, Something("module=level for single modules.")),
-    flag("logtostderr", Bool, Something("Whether the log goes to standard error and not to files. Default: true.")),
+    flag(
+        "logtostderr",
+        Bool,
+        Something("Whether the log goes to standard error and not to files. Default: true."),
+    ),
     flag("alsologtostderr", Bool, Something("Whether it goes there too. Default: false.")),
     flag("log-dir", Text, Something("The folder of log files.")),
     flag("log-file", Text, Something("One file for the log, instead of a folder.")),
-    flag("logging-format", Text, Something("text or json. Default: text.")),
+    flag("logging-format", Text, Something("text, the only one.")),
     flag("log-file-max-size", Number, TUNED),
     flag("log-flush-frequency", Duration, Nothing("every line is written at once")),
     flag("log-backtrace-at", Text, TUNED),
