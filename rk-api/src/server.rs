@@ -24,6 +24,7 @@ mod body;
 mod bootstrap;
 mod cache;
 mod context;
+mod custom_resources;
 mod decode;
 mod filter;
 #[doc(hidden)]
@@ -78,6 +79,7 @@ use self::{
     },
     authz::{Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
+    custom_resources::CustomResources,
     handlers::Handler,
     kinds::Kinds,
     layers::{
@@ -116,6 +118,7 @@ type Stack = RequestInfoLayer<
 #[derive(Debug)]
 pub(crate) struct Inner {
     kinds: Arc<Kinds>,
+    custom_resources: CustomResources,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
@@ -324,6 +327,7 @@ impl Builder {
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
         let metrics = Arc::new(Metrics::default());
+        let custom_resources = CustomResources::of(&reader);
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
@@ -339,6 +343,7 @@ impl Builder {
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
             kinds,
+            custom_resources,
             reader,
             registry,
             metrics,
@@ -350,6 +355,7 @@ impl Builder {
             roles_ready: tokio::sync::watch::Sender::new(false),
             shutdown,
         });
+        custom_resources::start(&inner).await?;
         bootstrap::run(&inner).await?;
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));

@@ -26,6 +26,7 @@ use super::{
     body::{self, RequestBody, ResponseBody},
     cache::Table,
     context::Context,
+    custom_resources,
     kinds::Snapshot,
     layers::{LayerFuture, Req},
     negotiate::{self, Output},
@@ -55,7 +56,7 @@ impl tower::Service<Req> for Handler {
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
                 Ok((context, body, extensions)) => {
-                    let kinds = server.kinds.now();
+                    let kinds = custom_resources::kinds(&server, context.info()).await;
                     let call = Call { server: &server, context: &context, kinds: &kinds };
                     let answer = call.answer(body, extensions).await;
                     let mut response =

@@ -284,6 +284,8 @@ pub(super) struct Facts {
     pub labels: Labels,
     /// Its selectable fields.
     pub fields: Fields,
+    /// Those whose names only the kind knows.
+    pub more: Box<[(Arc<str>, String)]>,
 }
 
 /// An object at one version, as the cache holds it.
@@ -321,7 +323,8 @@ impl CachedObject {
             "metadata.namespace" => self.namespace(),
             _ => {
                 let found = self.facts.fields.iter().find(|(name, _)| *name == field);
-                found.map_or("", |(_, value)| value)
+                let more = || self.facts.more.iter().find(|(name, _)| **name == *field);
+                found.map(|(_, value)| value).or_else(|| more().map(|(_, v)| v)).map_or("", |v| v)
             }
         }
     }

@@ -113,8 +113,12 @@ impl Shaper {
         let mut out = Vec::with_capacity(size + 256);
         match self.shape {
             Shape::Object => {
-                let kind = format!("{}List", self.resource.kind);
-                write_head(&kind, &self.resource.api_version(), meta, &mut out);
+                write_head(
+                    &self.resource.list_kind(),
+                    &self.resource.api_version(),
+                    meta,
+                    &mut out,
+                );
                 out.extend_from_slice(b",\"items\":[");
                 for (at, item) in items.iter().enumerate() {
                     if at > 0 {
