@@ -177,6 +177,7 @@ fn builtin_rows() -> Vec<Resource> {
         csi_storage_capacity::row(),
         flow_schema::row(),
         ip_address::row(),
+        pod_certificate_request::row(),
         priority_level_configuration::row(),
         runtime_class::row(),
         service_cidr::row(),

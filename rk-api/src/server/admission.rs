@@ -8,7 +8,7 @@ mod first_look;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
-mod pod_resources;
+mod pod_certificates;
 mod pod_security;
 mod priority;
 mod resource_quota;
@@ -17,6 +17,9 @@ mod service_accounts;
 mod signing_requests;
 mod taint_nodes;
 mod tolerations;
+mod unprivileged;
+
+pub(super) use self::unprivileged::Unprivileged;
 
 use std::{fmt, sync::Arc};
 
@@ -26,8 +29,9 @@ use self::{
     claim_resize::PersistentVolumeClaimResize, default_ingress_class::DefaultIngressClass,
     default_storage_class::DefaultStorageClass, escalation::Escalation, limit_ranger::LimitRanger,
     namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction,
-    pod_security::PodSecurity, priority::Priority, resource_quota::ResourceQuotas,
-    runtime_class::RuntimeClasses, service_accounts::ServiceAccounts, signing_requests::Requestor,
+    pod_certificates::PodCertificates, pod_security::PodSecurity, priority::Priority,
+    resource_quota::ResourceQuotas, runtime_class::RuntimeClasses,
+    service_accounts::ServiceAccounts, signing_requests::Requestor,
     taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
 };
 use super::{
@@ -147,6 +151,7 @@ pub(super) fn builtin(
         Arc::new(Priority::new(reader.clone())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(Requestor),
+        Arc::new(PodCertificates),
         Arc::new(DefaultStorageClass(reader.clone())),
         Arc::new(PersistentVolumeClaimResize(reader.clone())),
         Arc::new(RuntimeClasses(reader.clone())),

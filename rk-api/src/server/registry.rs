@@ -10,11 +10,11 @@ pub(super) use update::{Change, ManagedFields};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rk_store::{Expect, Revision, Store, Versioned};
+use rk_store::{Expect, Revision, Store, StoreError, Versioned};
 
 use super::{
     admission::Chain,
-    allocator::Services,
+    allocator::{Allocation, Services},
     cache::{Cache, Table},
     managed_fields::Tracker,
     object::{CachedObject, Stored},
@@ -26,8 +26,8 @@ use crate::{
     resources::{Object, Resource},
 };
 
-/// How long an Event is kept, as in kube-apiserver (`--event-ttl`).
-const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
+/// How long an Event is kept unless told otherwise, as in kube-apiserver (`--event-ttl`).
+pub(super) const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Tries of an update before its conflict is the client's: other writers must win so often in a
 /// row.
@@ -38,6 +38,8 @@ const UPDATE_TRIES: usize = 8;
 pub(super) struct Registry {
     /// Where objects are read.
     pub cache: Arc<Cache>,
+    /// How long Events are kept.
+    pub event_ttl: std::time::Duration,
     /// The plug-ins that see each write.
     pub admission: Chain,
     /// Addresses and ports of Services.
@@ -139,7 +141,7 @@ impl Registry {
             };
             return Ok(Arc::new(table.object(key.into(), stored, revision, facts)));
         }
-        let ttl = (target.resource.plural == "events").then_some(EVENT_TTL);
+        let ttl = (target.resource.plural == "events").then_some(self.event_ttl);
         self.cache.announce(&key, &stored, facts.clone());
         match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
             Ok(revision) => {
@@ -190,6 +192,17 @@ fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
 enum WriteError {
     Store(rk_store::StoreError),
     Api(ApiError),
+}
+
+impl Allocation {
+    /// Keeps or gives back what a write took, by how it went.
+    async fn after<T>(self, written: &std::result::Result<T, WriteError>) {
+        match written {
+            Ok(_) => self.keep().await,
+            Err(WriteError::Store(StoreError::Unavailable { .. })) => self.leave(),
+            Err(_) => self.undo().await,
+        }
+    }
 }
 
 impl From<rk_store::StoreError> for WriteError {

@@ -157,6 +157,14 @@ impl Table {
         self.state.read().objects.len()
     }
 
+    /// How long an object is on average, as far as a few of them tell; 0 when there are none.
+    pub(crate) fn mean_bytes(&self) -> usize {
+        const SAMPLE: usize = 8;
+        let state = self.state.read();
+        let sizes = state.objects.values().take(SAMPLE).map(|object| object.stored.len_max());
+        sizes.sum::<usize>() / state.objects.len().clamp(1, SAMPLE)
+    }
+
     /// How many watches there are.
     pub(crate) fn watch_count(&self) -> usize {
         self.state.read().watchers.count

@@ -53,6 +53,13 @@ impl Call<'_> {
             ["openapi", "v2"] => self.openapi_v2(),
             ["openapi", "v3"] => self.openapi_v3(None),
             ["openapi", "v3", ..] => self.openapi_v3(Some(path.trim_start_matches("/openapi/v3/"))),
+            ["debug", "api_priority_and_fairness", what] => {
+                let flow_control = self.server.flow_control.as_ref();
+                match flow_control.and_then(|it| it.dump(what, self.context.query())) {
+                    Some(dump) => Ok(text(200, dump)),
+                    None => Ok(self.unknown()),
+                }
+            }
             [".well-known", "openid-configuration"] => {
                 let keys = format!("https://{}/openid/v1/jwks", self.host());
                 self.public(&self.server.token_key.discovery(&keys), "application/json")

@@ -105,16 +105,11 @@ impl Registry {
         fill_metadata(object.as_mut(), target.namespace);
         target.resource.strategy.prepare_create(object.as_mut());
         // What is allocated is given back unless the object is stored in the end.
-        let allocation = self.services.allocate(target, object.as_mut(), None)?;
-        self.validate_create(target, object.as_mut()).await?;
-        let stored = Stored::encode(object.as_mut(), managed)?;
-        match self.put(target, object.as_ref(), stored, Expect::Absent).await {
-            Ok(created) => {
-                if !target.dry_run {
-                    allocation.keep();
-                }
-                Ok(created)
-            }
+        let allocation = self.services.allocate(target, object.as_mut(), None).await?;
+        let stored = self.store_new(target, object.as_mut(), managed).await;
+        allocation.after(&stored).await;
+        match stored {
+            Ok(created) => Ok(created),
             Err(WriteError::Api(error)) => Err(error),
             Err(WriteError::Store(StoreError::Conflict { found, .. })) => {
                 let mut error = ApiError::already_exists(&Subject::plural(target.resource), &name);
@@ -126,6 +121,17 @@ impl Registry {
             }
             Err(WriteError::Store(error)) => Err(error.into()),
         }
+    }
+
+    async fn store_new(
+        &self,
+        target: &Target<'_>,
+        object: &mut dyn Object,
+        managed: &[u8],
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        self.validate_create(target, object).await?;
+        let stored = Stored::encode(object, managed)?;
+        self.put(target, object, stored, Expect::Absent).await
     }
 
     async fn validate_create(&self, target: &Target<'_>, object: &mut dyn Object) -> Result<()> {

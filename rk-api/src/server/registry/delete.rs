@@ -146,7 +146,7 @@ impl Registry {
             let (revision, _) = self.store().delete(&key, expect).await?;
             self.cache.catch_up();
             self.in_force(target, revision).await;
-            self.services.release(before.object.as_ref());
+            self.services.release(before.object.as_ref()).await;
             revision
         };
         let facts = Cache::facts(target.resource, before.object.as_ref());

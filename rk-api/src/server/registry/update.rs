@@ -170,14 +170,19 @@ impl Registry {
         };
         self.admission.mutate(&mut admission).await?;
         target.resource.strategy.prepare_update(new.as_mut(), old, part);
-        let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
-        self.validate_update(target, part, new.as_mut(), old).await?;
+        let allocation = self.services.allocate(target, new.as_mut(), Some(old)).await?;
         let finished = is_finished(new.as_ref(), old);
-        let written = self.write_changed(target, before, new, &managed).await?;
-        if !target.dry_run && !finished {
-            allocation.keep();
+        let written = match self.validate_update(target, part, new.as_mut(), old).await {
+            Ok(()) => self.write_changed(target, before, new, &managed).await,
+            Err(error) => Err(error.into()),
+        };
+        if finished || target.dry_run {
+            // The object is gone, with all that it had, or was not to be written.
+            allocation.undo().await;
+        } else {
+            allocation.after(&written).await;
         }
-        Ok(written)
+        written
     }
 
     async fn validate_update(
