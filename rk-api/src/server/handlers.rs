@@ -55,10 +55,15 @@ impl tower::Service<Req> for Handler {
         Box::pin(async move {
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
-                Ok((context, body, extensions)) => {
+                Ok((mut context, body, extensions)) => {
                     let kinds = custom_resources::kinds(&server, context.info()).await;
-                    let call = Call { server: &server, context: &context, kinds: &kinds };
-                    let answer = call.answer(body, extensions).await;
+                    let answer = match restrict_formats(&mut context, &kinds) {
+                        Ok(()) => {
+                            let call = Call { server: &server, context: &context, kinds: &kinds };
+                            call.answer(body, extensions).await
+                        }
+                        Err(error) => Err(error),
+                    };
                     let mut response =
                         answer.unwrap_or_else(|error| body::failure(&headers, &error));
                     for warning in context.warnings.headers() {
@@ -72,6 +77,19 @@ impl tower::Service<Req> for Handler {
             };
             Ok(answer)
         })
+    }
+}
+
+/// Objects of custom kinds have no protobuf form: the client's other choices count, if it has any.
+fn restrict_formats(context: &mut Context, kinds: &Snapshot) -> Result<()> {
+    let info = &context.subject.0;
+    if !info.is_resource || info.subresource == "scale" {
+        return Ok(());
+    }
+    let row = kinds.resources.get(&info.group, &info.version, &info.resource);
+    match row.is_some_and(|row| row.strategy.custom().is_some()) {
+        true => negotiate::without_protobuf(&mut context.headers),
+        false => Ok(()),
     }
 }
 

@@ -15,14 +15,14 @@ use super::schema::Kind;
 use crate::meta::names;
 
 /// A format that means something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Format {
     /// As the definition has it.
     pub name: Box<str>,
     check: Check,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Check {
     /// For documentation only.
     Anything,

@@ -164,7 +164,6 @@ impl Strategy for Version {
         if parts.api_version.as_ref().and_then(Value::as_str) == Some(&*self.api_version) {
             return Ok(Cow::Borrowed(stored));
         }
-        // Managed fields, too, are shown as they are.
         let (mut object, _) = self.read(stored, true)?;
         if object.api_version != self.api_version {
             return Err(Error::custom("only a webhook can convert this object"));
