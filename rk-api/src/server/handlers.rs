@@ -35,7 +35,7 @@ use super::{
     shape::{Include, Shaper},
     status::{ApiError, Result},
 };
-use crate::resources::{Part, Resource, Subresource};
+use crate::resources::{Part, Resource, Resources, Subresource};
 
 /// The innermost service: it answers.
 #[derive(Clone, Debug)]
@@ -112,6 +112,9 @@ impl<'a> Call<'a> {
         if !info.is_resource {
             return self.nonresource().await;
         }
+        if self.is_of_no_group() {
+            return Ok(nonresource::page_not_found());
+        }
         let resource = self.resource()?;
         if self.context.method == Method::HEAD {
             return Err(ApiError::method_not_allowed());
@@ -181,6 +184,23 @@ impl<'a> Call<'a> {
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
+    }
+
+    /// Whether the path is of a version that nobody serves, of a group that is not built in. Who
+    /// would serve it is not there to answer either.
+    fn is_of_no_group(self) -> bool {
+        let info = self.context.info();
+        let in_group = |resources: &Resources, version: Option<&str>| {
+            let is_of = |row: &&Arc<Resource>| {
+                row.group == info.group && version.is_none_or(|version| row.version == version)
+            };
+            resources.iter().any(|row| is_of(&row))
+        };
+        let is_known =
+            self.kinds.resources.get(&info.group, &info.version, &info.resource).is_some();
+        !is_known
+            && !in_group(self.server.kinds.builtin(), None)
+            && !in_group(&self.kinds.resources, Some(&info.version))
     }
 
     /// The resource, if the path fits its scope.

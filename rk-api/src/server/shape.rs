@@ -131,18 +131,23 @@ impl Shaper {
         let mut out = Vec::with_capacity(size + 256);
         match self.shape {
             Shape::Object => {
-                write_head(
-                    &self.resource.list_kind(),
-                    &self.resource.api_version(),
-                    meta,
-                    &mut out,
-                );
+                let (kind, api_version) = (self.resource.list_kind(), self.resource.api_version());
+                write_head(&kind, &api_version, meta, &mut out);
+                if self.resource.strategy.custom().is_some() && meta.continue_token.is_empty() {
+                    // Lists of custom kinds say so when nothing follows.
+                    out.pop();
+                    out.extend_from_slice(b",\"continue\":\"\"}");
+                }
                 out.extend_from_slice(b",\"items\":[");
                 for (at, item) in items.iter().enumerate() {
                     if at > 0 {
                         out.push(b',');
                     }
-                    self.shown(item).write_item(item.revision, &mut out);
+                    // Of custom kinds each item says what it is, also in a list.
+                    match self.resource.strategy.custom() {
+                        Some(_) => self.shown(item).write(item.revision, &mut out),
+                        None => self.shown(item).write_item(item.revision, &mut out),
+                    }
                 }
                 out.extend_from_slice(b"]}");
             }

@@ -126,7 +126,7 @@ impl<'a> Call<'a> {
             let path = replicas_of(resource);
             let mut managers = scale_managers(&parents, &path);
             let asked = change(&current, &mut managers, &write)?;
-            check(&asked, target.name)?;
+            check(&asked, target.name, resource)?;
             let mut new = before.object.boxed_clone();
             let meta = new.meta_mut();
             // What the scale says about the object's identity is a precondition.
@@ -183,7 +183,7 @@ fn read_scale(json: &[u8]) -> Result<Scale> {
     })
 }
 
-fn check(scale: &Scale, name: &str) -> Result<()> {
+fn check(scale: &Scale, name: &str, resource: &Resource) -> Result<()> {
     match scale.metadata.name.as_deref().unwrap_or_default() {
         "" => return Err(ApiError::bad_request("name must be provided")),
         found if found != name => {
@@ -194,7 +194,8 @@ fn check(scale: &Scale, name: &str) -> Result<()> {
         _ => {}
     }
     let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
-    if replicas < 0 {
+    // A custom kind finds that out itself.
+    if replicas < 0 && resource.strategy.custom().is_none() {
         let path = Path::new("spec.replicas");
         let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
         return Err(ApiError::invalid(&Subject::of("autoscaling", "Scale"), name, &vec![error]));
