@@ -1,13 +1,14 @@
 //! From a request to its handler: which resource, which verb, which subresource.
 
 mod components;
+mod connection;
 mod delete;
 mod list;
 mod nonresource;
 mod patch;
 mod pods;
 mod reviews;
-mod scale;
+pub(super) mod scale;
 mod streams;
 mod tokens;
 mod watch;
@@ -180,7 +181,7 @@ impl<'a> Call<'a> {
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
             ("log", _) => self.log(resource).await,
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
-            ("proxy", _) if resource.kind == "Node" => self.node_proxy(body).await,
+            ("proxy", _) if resource.kind == "Node" => self.node_proxy(resource, body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
@@ -256,6 +257,7 @@ impl<'a> Call<'a> {
             user: &self.context.user,
             dry_run,
             manager: self.context.manager(),
+            context: Some(self.context),
         }
     }
 

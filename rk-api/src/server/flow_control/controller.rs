@@ -311,6 +311,7 @@ impl Writer<'_> {
             user,
             dry_run: false,
             manager: self.manager,
+            context: None,
         }
     }
 }

@@ -82,6 +82,7 @@ impl<'a> Call<'a> {
     ) -> Result<Response<ResponseBody>> {
         let info = self.context.info();
         let query = self.context.query();
+        self.admit_connection(resource).await?;
         let pod = self.pod(resource).await?;
         let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
         let mut parameters: Vec<(&str, &str)> = Vec::new();
@@ -141,8 +142,13 @@ impl<'a> Call<'a> {
     }
 
     /// `nodes/x/proxy/…`: anything else that the agent serves.
-    pub(super) async fn node_proxy(self, body: RequestBody) -> Result<Response<ResponseBody>> {
+    pub(super) async fn node_proxy(
+        self,
+        resource: &'a Arc<Resource>,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>> {
         let info = self.context.info();
+        self.admit_connection(resource).await?;
         let found = self.server.reader.get::<Node>(None, &info.name).await?;
         let node =
             found.ok_or_else(|| ApiError::not_found(&Subject::of("", "nodes"), &info.name))?;
