@@ -275,6 +275,7 @@ async fn write_status(
         user: &user,
         dry_run: false,
         manager: "kube-apiserver",
+        context: None,
     };
     let changed = |before: Option<&Current>| {
         let before = before.ok_or_else(|| target.not_found())?;

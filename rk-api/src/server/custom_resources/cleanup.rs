@@ -130,6 +130,7 @@ async fn delete_all(server: &Inner, definition: &CustomResourceDefinition) -> Re
             user: &user,
             dry_run: false,
             manager: "kube-apiserver",
+            context: None,
         };
         match server.registry.delete(&target, &DeleteOptions::default()).await {
             Err(error) if error.code != 404 => return Err(error),
