@@ -5,7 +5,7 @@
 //!
 //! # Where to start
 //! - [`layers`](self): what every request passes, in order: request info, panic guard, metrics,
-//!   timeout, authentication, authorization, then the handler.
+//!   timeout, authentication, audit, impersonation, authorization, then the handler.
 //! - `handlers.rs`: from a request to its verb; one file for each verb.
 //! - `registry.rs`: what happens to an object that is created, changed or deleted.
 //! - `cache.rs`: the watch cache, from which everything is read.
@@ -18,6 +18,7 @@
 
 pub mod admission;
 mod allocator;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod body;
@@ -33,6 +34,7 @@ mod health;
 mod in_process;
 mod info;
 mod jwt;
+mod kinds;
 mod labels;
 mod layers;
 mod managed_fields;
@@ -73,6 +75,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     admission::{Admission, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection},
     allocator::Services,
+    audit::{Audit, AuditConfig, AuditConfigError},
     authn::{
         Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
         Union,
@@ -80,8 +83,9 @@ use self::{
     authz::{Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
     handlers::Handler,
+    kinds::Kinds,
     layers::{
-        authentication::AuthenticationLayer, authorization::AuthorizationLayer,
+        audit::AuditLayer, authentication::AuthenticationLayer, authorization::AuthorizationLayer,
         impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
         request_info::RequestInfoLayer, timeout::TimeoutLayer,
     },
@@ -103,13 +107,15 @@ pub use self::{
     token::{TokenKey, TokenKeyError},
     user::UserInfo,
 };
-use crate::{openapi::Documents, resources::Resources};
+use crate::resources::Resources;
 
 /// The layers around the handler.
 type Stack = RequestInfoLayer<
     PanicGuardLayer<
         MetricsLayer<
-            TimeoutLayer<AuthenticationLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+            TimeoutLayer<
+                AuthenticationLayer<AuditLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+            >,
         >,
     >,
 >;
@@ -117,11 +123,10 @@ type Stack = RequestInfoLayer<
 /// What handlers share.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    resources: Resources,
+    kinds: Arc<Kinds>,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
-    documents: Documents,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
     #[allow(dead_code, reason = "aggregation and proxies call out through it")]
@@ -129,6 +134,7 @@ pub(crate) struct Inner {
     authenticator: Arc<dyn Authenticator>,
     service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
+    audit: Option<Arc<Audit>>,
     /// Whether the default roles are there.
     roles_ready: tokio::sync::watch::Sender<bool>,
     shutdown: CancellationToken,
@@ -178,6 +184,7 @@ pub struct Builder {
     nodes: Arc<dyn NodeConnector>,
     dialer: Arc<dyn Dialer>,
     route_to_endpoints: bool,
+    audit: AuditConfig,
 }
 
 /// Why a server did not start.
@@ -196,6 +203,9 @@ pub enum StartError {
     /// Admission plug-ins cannot be chosen so.
     #[error(transparent)]
     Plugins(#[from] PluginError),
+    /// Requests cannot be recorded.
+    #[error("cannot start audit")]
+    Audit(#[from] AuditConfigError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -342,13 +352,22 @@ impl Builder {
         self
     }
 
+    /// Records requests; not so by default. See [`audit`].
+    #[must_use]
+    pub fn audit(mut self, config: AuditConfig) -> Self {
+        self.audit = config;
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
         let cidr = Cidr::parse(&self.service_cidr)
             .ok_or_else(|| StartError::ServiceCidr(self.service_cidr.clone()))?;
+        let audit = self.audit.start().await?;
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
         let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
+        let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
         let services = outbound::Services::of(&reader, self.route_to_endpoints);
@@ -377,9 +396,8 @@ impl Builder {
             cache,
             admission: admission::Chain(plugins),
             services: Services::new(cidr, self.node_ports),
-            tracker: Tracker { enabled: self.managed_fields, resources: self.resources.clone() },
+            tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
-        let documents = Documents::new(self.resources.clone());
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
@@ -394,17 +412,17 @@ impl Builder {
         }
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
-            resources: self.resources,
+            kinds,
             reader,
             registry,
             metrics,
-            documents,
             token_key,
             nodes: self.nodes,
             outbound,
             authenticator,
             service_accounts,
             authorizer,
+            audit,
             roles_ready: tokio::sync::watch::Sender::new(false),
             shutdown,
         });
@@ -421,8 +439,10 @@ fn stack(inner: &Arc<Inner>, anonymous: bool) -> Stack {
     let handler = Handler(inner.clone());
     let authorization = AuthorizationLayer { inner: handler, authorizer: authorizer.clone() };
     let impersonation = ImpersonationLayer { inner: authorization, authorizer };
+    let audit = AuditLayer { inner: impersonation, audit: inner.audit.clone() };
     let authenticator = inner.authenticator.clone();
-    let authentication = AuthenticationLayer { inner: impersonation, authenticator, anonymous };
+    let authentication =
+        AuthenticationLayer { inner: audit, authenticator, anonymous, audit: inner.audit.clone() };
     let timeout = TimeoutLayer(authentication);
     let metrics = MetricsLayer { inner: timeout, metrics: inner.metrics.clone() };
     RequestInfoLayer(PanicGuardLayer(metrics))
@@ -451,6 +471,7 @@ impl ApiServer {
             nodes: Arc::new(NoNodes),
             dialer: Arc::new(TcpDialer),
             route_to_endpoints: false,
+            audit: AuditConfig::default(),
         }
     }
 
@@ -467,6 +488,9 @@ impl ApiServer {
     pub async fn shutdown(&self) {
         self.inner.shutdown.cancel();
         self.inner.registry.cache.close_watches();
+        if let Some(audit) = &self.inner.audit {
+            audit.flush().await;
+        }
     }
 }
 

@@ -19,7 +19,7 @@ mod node_selectors;
 mod owner_references;
 mod plugins;
 mod pod_antiaffinity;
-mod pod_resources;
+mod pod_certificates;
 mod pod_security;
 mod pod_tolerations;
 mod priority;

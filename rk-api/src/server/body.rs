@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use super::{
+    audit,
     negotiate::{self, Format},
     protobuf,
     status::{ApiError, Result},
@@ -170,6 +171,7 @@ pub(super) fn answer(
     json: impl Into<Bytes>,
 ) -> Response<ResponseBody> {
     let json: Bytes = json.into();
+    audit::response(&json);
     let body = match format {
         Format::Json => json,
         Format::Yaml => Bytes::from(to_yaml(&json)),

@@ -38,7 +38,7 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
     }
     // There are many of them, and a durable store takes its time for each.
-    let services = local_api_services(&server.resources).into_iter().map(|service| {
+    let services = local_api_services(server.kinds.builtin()).into_iter().map(|service| {
         ensure(server, "apiregistration.k8s.io", "v1", "apiservices", None, service)
     });
     futures::future::try_join_all(services).await?;
@@ -83,7 +83,8 @@ pub(super) async fn keep(server: Weak<Inner>, shutdown: CancellationToken) {
 
 /// Notes the addresses and ports of the Services that are there already.
 async fn observe_services(server: &Inner) -> Result<()> {
-    let Some(resource) = server.resources.get("", "v1", "services") else { return Ok(()) };
+    let kinds = server.kinds.builtin();
+    let Some(resource) = kinds.get("", "v1", "services") else { return Ok(()) };
     let cache = &server.registry.cache;
     let page = cache.table(resource)?.list(&Default::default(), None, 0, 0);
     for item in page.items {
@@ -106,7 +107,7 @@ pub(super) async fn ensure(
     object: Value,
 ) -> Result<()> {
     // A server of a subset of the kinds has nothing to create for the others.
-    let Some(resource) = server.resources.get(group, version, plural) else { return Ok(()) };
+    let Some(resource) = server.kinds.builtin().get(group, version, plural) else { return Ok(()) };
     let json = serde_json::to_vec(&object).map_err(ApiError::internal)?;
     let mut object = resource.strategy.decode(&json).map_err(ApiError::internal)?.object;
     resource.strategy.default(object.as_mut());

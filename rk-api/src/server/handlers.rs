@@ -27,6 +27,7 @@ use super::{
     body::{self, RequestBody, ResponseBody},
     cache::Table,
     context::Context,
+    kinds::Snapshot,
     layers::{LayerFuture, Req},
     negotiate::{self, Output},
     object::CachedObject,
@@ -55,7 +56,8 @@ impl tower::Service<Req> for Handler {
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
                 Ok((context, body, extensions)) => {
-                    let call = Call { server: &server, context: &context };
+                    let kinds = server.kinds.now();
+                    let call = Call { server: &server, context: &context, kinds: &kinds };
                     let answer = call.answer(body, extensions).await;
                     let mut response =
                         answer.unwrap_or_else(|error| body::failure(&headers, &error));
@@ -78,6 +80,8 @@ impl tower::Service<Req> for Handler {
 pub(super) struct Call<'a> {
     pub(super) server: &'a Arc<Inner>,
     pub(super) context: &'a Context,
+    /// The kinds that were served when the request came.
+    pub(super) kinds: &'a Snapshot,
 }
 
 impl<'a> Call<'a> {
@@ -164,7 +168,7 @@ impl<'a> Call<'a> {
     /// The resource, if the path fits its scope.
     fn resource(self) -> Result<&'a Arc<Resource>> {
         let info = self.context.info();
-        let found = self.server.resources.get(&info.group, &info.version, &info.resource);
+        let found = self.kinds.resources.get(&info.group, &info.version, &info.resource);
         let resource = found.ok_or_else(ApiError::no_such_path)?;
         let in_namespace = !info.namespace.is_empty() && info.resource != "namespaces";
         let named = !info.is_collection() && info.verb != "create";
@@ -218,7 +222,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn table(self, resource: &Resource) -> Result<&'a Arc<Table>> {
+    fn table(self, resource: &Resource) -> Result<Arc<Table>> {
         self.server.registry.cache.table(resource)
     }
 

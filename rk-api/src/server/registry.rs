@@ -199,7 +199,7 @@ impl Registry {
         }
     }
 
-    fn table(&self, target: &Target<'_>) -> Result<&Arc<Table>> {
+    fn table(&self, target: &Target<'_>) -> Result<Arc<Table>> {
         self.cache.table(target.resource)
     }
 }

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
 
-use super::{Admission, AdmissionRequest, Operation, pod_resources::amounts};
+use super::{Admission, AdmissionRequest, Operation};
 use crate::{
     meta::quantity::Quantity,
+    quota::pod_resources::amounts,
     server::{reader::Reader, status::Result},
 };
 

@@ -11,13 +11,10 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 
-use super::{
-    Admission, AdmissionRequest, Operation,
-    first_look::FirstLook,
-    pod_resources::{self, Amounts, amounts},
-};
+use super::{Admission, AdmissionRequest, Operation, first_look::FirstLook};
 use crate::{
     meta::quantity::Quantity,
+    quota::pod_resources::{self, Amounts, amounts},
     server::{reader::Reader, status::Result},
 };
 

@@ -22,6 +22,7 @@ use super::{
     node_selectors::PodNodeSelector,
     owner_references::OwnerReferences,
     pod_antiaffinity::HardAntiAffinityTopology,
+    pod_certificates::PodCertificates,
     pod_security::{PodSecurity, PodSecurityExemptions},
     pod_tolerations::PodTolerationRestriction,
     priority::Priority,
@@ -176,8 +177,11 @@ impl Selection {
     ) -> Result<Vec<Arc<dyn Admission>>, PluginError> {
         self.check()?;
         let (rbac, authorizer) = (parts.rbac.clone(), parts.authorizer.clone());
-        let always: [Arc<dyn Admission>; 2] =
-            [Arc::new(Escalation { rbac, authorizer }), Arc::new(Requestor)];
+        let always: [Arc<dyn Admission>; 3] = [
+            Arc::new(Escalation { rbac, authorizer }),
+            Arc::new(Requestor),
+            Arc::new(PodCertificates),
+        ];
         let on = PLUGINS.iter().filter(|(name, default, _)| self.is_on(name, *default));
         Ok(always.into_iter().chain(on.filter_map(|(_, _, make)| make(parts))).collect())
     }

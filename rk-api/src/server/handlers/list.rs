@@ -73,7 +73,7 @@ impl<'a> Call<'a> {
             return match u64::try_from(token.revision) {
                 Ok(revision) => {
                     let at = Revision(revision);
-                    self.page_at(table, filter, &prefix, Some(&after), options.limit, at).await
+                    self.page_at(&table, filter, &prefix, Some(&after), options.limit, at).await
                 }
                 Err(_) => {
                     let applied = cache.fresh().await?;
@@ -87,7 +87,7 @@ impl<'a> Call<'a> {
             || (options.resource_version_match.is_empty() && options.limit > 0 && version > 0);
         if exact {
             let at = Revision(version);
-            return self.page_at(table, filter, &prefix, None, options.limit, at).await;
+            return self.page_at(&table, filter, &prefix, None, options.limit, at).await;
         }
         let applied = match options.resource_version.as_str() {
             "" => cache.fresh().await?,

@@ -39,7 +39,7 @@ impl<'a> Call<'a> {
         let output = self.output(false)?;
         let options = WriteOptions::read(self.context.query(), "CreateOptions")?;
         let mut binding: Binding = self.read_body(body, "Binding")?;
-        let pods = self.server.resources.get("", "v1", "pods").unwrap_or(resource);
+        let pods = self.kinds.resources.get("", "v1", "pods").unwrap_or(resource);
         let named = binding.metadata.name.clone().unwrap_or_default();
         let target = self.target(pods, options.dry_run);
         let name = if target.name.is_empty() { named.as_str() } else { target.name };

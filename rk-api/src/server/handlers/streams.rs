@@ -15,6 +15,7 @@ use crate::{
     field::{ErrorList, FieldError, Path},
     resources::Resource,
     server::{
+        audit,
         body::{RequestBody, ResponseBody},
         query::Query,
         status::{ApiError, Result, Subject},
@@ -130,11 +131,11 @@ impl<'a> Call<'a> {
         match tunnel {
             Some(tunnel) => {
                 *answer.headers_mut() = tunnel.client_headers(response.headers());
-                tokio::spawn(tunnel::carry(upgrade, upgraded));
+                tokio::spawn(audit::hold(tunnel::carry(upgrade, upgraded)));
             }
             None => {
                 *answer.headers_mut() = std::mem::take(response.headers_mut());
-                tokio::spawn(splice(upgrade, upgraded));
+                tokio::spawn(audit::hold(splice(upgrade, upgraded)));
             }
         }
         Ok(answer)

@@ -50,7 +50,7 @@ impl<S: Next> tower::Service<Req> for TimeoutLayer<S> {
 }
 
 /// Whether a request may last: watches, and streams to and from containers.
-fn is_long_running(info: &RequestInfo) -> bool {
+pub(super) fn is_long_running(info: &RequestInfo) -> bool {
     info.verb == "watch"
         || ["log", "exec", "attach", "portforward", "proxy"].contains(&info.subresource.as_str())
 }

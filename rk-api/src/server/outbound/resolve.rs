@@ -10,11 +10,7 @@ use k8s_openapi::api::{
 use super::Cause;
 use crate::{
     resources::Resources,
-    server::{
-        cache::{Cache, Table},
-        filter::Filter,
-        reader::Reader,
-    },
+    server::{cache::Cache, filter::Filter, reader::Reader},
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -71,9 +67,7 @@ impl Services {
 
 /// The slices of a Service, which its label names.
 fn slices_of(reader: &Reader, port: &ServicePort) -> Result<Vec<EndpointSlice>, Cause> {
-    let Some(table): Option<&std::sync::Arc<Table>> = reader.table::<EndpointSlice>() else {
-        return Ok(Vec::new());
-    };
+    let Some(table) = reader.table::<EndpointSlice>() else { return Ok(Vec::new()) };
     let page = table.list(&Filter::namespace(&port.namespace), None, 0, 0);
     let slices = page.items.iter().filter_map(|object| {
         let slice: EndpointSlice = serde_json::from_slice(&object.stored.plain()).ok()?;

@@ -300,6 +300,7 @@ pub(super) const NODE: &[Words] = &[
     on("get", "core", "persistentvolumeclaims persistentvolumes"),
     on("get", "core", "endpoints"),
     on("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+    on("create get list watch", "certificates.k8s.io", "podcertificaterequests"),
     on("create delete get patch update", "coordination.k8s.io", "leases"),
     on("get", "storage.k8s.io", "volumeattachments"),
     on("create", "core", "serviceaccounts/token"),
