@@ -47,6 +47,7 @@ mod object;
 mod outbound;
 pub mod pki;
 mod protobuf;
+mod proxy;
 mod query;
 mod reader;
 mod registry;

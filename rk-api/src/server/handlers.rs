@@ -6,6 +6,7 @@ mod list;
 mod nonresource;
 mod patch;
 mod pods;
+mod proxy;
 mod reviews;
 mod scale;
 mod streams;
@@ -94,6 +95,9 @@ impl<'a> Call<'a> {
             return self.nonresource().await;
         }
         let resource = self.resource()?;
+        if info.subresource == "proxy" && self.subresource(resource)?.is_some() {
+            return self.proxy(resource, body, extensions).await;
+        }
         if self.context.method == Method::HEAD {
             return Err(ApiError::method_not_allowed());
         }
@@ -158,7 +162,6 @@ impl<'a> Call<'a> {
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
             ("log", _) => self.log(resource).await,
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
-            ("proxy", _) if resource.kind == "Node" => self.node_proxy(body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
