@@ -49,6 +49,7 @@ mod outbound;
 pub mod pki;
 mod pretty;
 mod protobuf;
+mod proxy;
 mod query;
 mod reader;
 mod registry;
