@@ -11,6 +11,7 @@ pub mod io;
 pub mod meta;
 pub mod openapi;
 pub mod patch;
+pub mod quota;
 pub mod resources;
 pub mod rng;
 pub mod schema;

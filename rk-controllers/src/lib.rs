@@ -61,6 +61,7 @@ mod pod_control;
 mod pod_gc;
 pub mod pods;
 mod replicaset;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;

@@ -1,13 +1,15 @@
 //! From a request to its handler: which resource, which verb, which subresource.
 
 mod components;
+mod connection;
 mod delete;
 mod list;
 mod nonresource;
 mod patch;
 mod pods;
+mod proxy;
 mod reviews;
-mod scale;
+pub(super) mod scale;
 mod streams;
 mod tokens;
 mod watch;
@@ -26,6 +28,8 @@ use super::{
     body::{self, RequestBody, ResponseBody},
     cache::Table,
     context::Context,
+    custom_resources,
+    kinds::Snapshot,
     layers::{LayerFuture, Req},
     negotiate::{self, Output},
     object::CachedObject,
@@ -33,7 +37,7 @@ use super::{
     shape::{Include, Shaper},
     status::{ApiError, Result},
 };
-use crate::resources::{Part, Resource, Subresource};
+use crate::resources::{Part, Resource, Resources, Subresource};
 
 /// The innermost service: it answers.
 #[derive(Clone, Debug)]
@@ -53,9 +57,15 @@ impl tower::Service<Req> for Handler {
         Box::pin(async move {
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
-                Ok((context, body, extensions)) => {
-                    let call = Call { server: &server, context: &context };
-                    let answer = call.answer(body, extensions).await;
+                Ok((mut context, body, extensions)) => {
+                    let kinds = custom_resources::kinds(&server, context.info()).await;
+                    let answer = match restrict_formats(&mut context, &kinds) {
+                        Ok(()) => {
+                            let call = Call { server: &server, context: &context, kinds: &kinds };
+                            call.answer(body, extensions).await
+                        }
+                        Err(error) => Err(error),
+                    };
                     let mut response =
                         answer.unwrap_or_else(|error| body::failure(&headers, &error));
                     for warning in context.warnings.headers() {
@@ -72,11 +82,26 @@ impl tower::Service<Req> for Handler {
     }
 }
 
+/// Objects of custom kinds have no protobuf form: the client's other choices count, if it has any.
+fn restrict_formats(context: &mut Context, kinds: &Snapshot) -> Result<()> {
+    let info = &context.subject.0;
+    if !info.is_resource || info.subresource == "scale" {
+        return Ok(());
+    }
+    let row = kinds.resources.get(&info.group, &info.version, &info.resource);
+    match row.is_some_and(|row| row.strategy.custom().is_some()) {
+        true => negotiate::without_protobuf(&mut context.headers),
+        false => Ok(()),
+    }
+}
+
 /// One request being handled.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) server: &'a Arc<Inner>,
     pub(super) context: &'a Context,
+    /// The kinds that were served when the request came.
+    pub(super) kinds: &'a Snapshot,
 }
 
 impl<'a> Call<'a> {
@@ -89,7 +114,13 @@ impl<'a> Call<'a> {
         if !info.is_resource {
             return self.nonresource().await;
         }
+        if self.is_of_no_group() {
+            return Ok(nonresource::page_not_found());
+        }
         let resource = self.resource()?;
+        if info.subresource == "proxy" && self.subresource(resource)?.is_some() {
+            return self.proxy(resource, body, extensions).await;
+        }
         if self.context.method == Method::HEAD {
             return Err(ApiError::method_not_allowed());
         }
@@ -154,16 +185,32 @@ impl<'a> Call<'a> {
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
             ("log", _) => self.log(resource).await,
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
-            ("proxy", _) if resource.kind == "Node" => self.node_proxy(body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
     }
 
+    /// Whether the path is of a version that nobody serves, of a group that is not built in. Who
+    /// would serve it is not there to answer either.
+    fn is_of_no_group(self) -> bool {
+        let info = self.context.info();
+        let in_group = |resources: &Resources, version: Option<&str>| {
+            let is_of = |row: &&Arc<Resource>| {
+                row.group == info.group && version.is_none_or(|version| row.version == version)
+            };
+            resources.iter().any(|row| is_of(&row))
+        };
+        let is_known =
+            self.kinds.resources.get(&info.group, &info.version, &info.resource).is_some();
+        !is_known
+            && !in_group(self.server.kinds.builtin(), None)
+            && !in_group(&self.kinds.resources, Some(&info.version))
+    }
+
     /// The resource, if the path fits its scope.
     fn resource(self) -> Result<&'a Arc<Resource>> {
         let info = self.context.info();
-        let found = self.server.resources.get(&info.group, &info.version, &info.resource);
+        let found = self.kinds.resources.get(&info.group, &info.version, &info.resource);
         let resource = found.ok_or_else(ApiError::no_such_path)?;
         let in_namespace = !info.namespace.is_empty() && info.resource != "namespaces";
         let named = !info.is_collection() && info.verb != "create";
@@ -213,10 +260,11 @@ impl<'a> Call<'a> {
             user: &self.context.user,
             dry_run,
             manager: self.context.manager(),
+            context: Some(self.context),
         }
     }
 
-    fn table(self, resource: &Resource) -> Result<&'a Arc<Table>> {
+    fn table(self, resource: &Resource) -> Result<Arc<Table>> {
         self.server.registry.cache.table(resource)
     }
 

@@ -7,7 +7,7 @@ use super::{Context, ManagerError, Task};
 use crate::{
     clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
     endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
-    replicaset, root_ca, service_account, service_account_tokens, taint_eviction,
+    replicaset, resource_quota, root_ca, service_account, service_account_tokens, taint_eviction,
 };
 
 /// A controller that a manager can start.
@@ -89,6 +89,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         |name, context, token| {
             run(replicaset::controller::<ReplicationController>(name, context), context, token)
         },
+    ),
+    entry(
+        "resourcequota-controller",
+        "resourcequota",
+        &[("v1", "resourcequotas")],
+        |name, context, token| Box::pin(resource_quota::run(name, context.clone(), token)),
     ),
     entry(
         "root-ca-certificate-publisher-controller",

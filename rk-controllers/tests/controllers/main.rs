@@ -9,6 +9,7 @@ mod deployments;
 mod garbage;
 mod namespaces;
 mod nodes;
+mod quotas;
 mod replica_sets;
 mod sdk;
 mod services;

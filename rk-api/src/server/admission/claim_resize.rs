@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
 
-use super::{Admission, AdmissionRequest, Operation, pod_resources::amounts};
+use super::{Admission, AdmissionRequest, Operation};
 use crate::{
     meta::quantity::Quantity,
+    quota::pod_resources::amounts,
     server::{reader::Reader, status::Result},
 };
 
@@ -20,7 +21,7 @@ impl Admission for PersistentVolumeClaimResize {
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let new = request.object.as_deref().and_then(|object| object.as_any().downcast_ref());
+        let new = request.object().and_then(|object| object.as_any().downcast_ref());
         let old = request.old.and_then(|object| object.as_any().downcast_ref());
         let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
         if size(new) <= size(old) {

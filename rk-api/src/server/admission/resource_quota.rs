@@ -4,8 +4,6 @@
 //! what it lets in, so that nothing is let in twice. A quota without a status yet allows nothing in
 //! particular and forbids nothing.
 
-mod usage;
-
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
@@ -13,18 +11,19 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{ResourceQuota, ScopedResourceSelectorRequirement};
+use k8s_openapi::{api::core::v1::ResourceQuota, jiff::Timestamp};
 use rk_store::{Expect, StoreError};
 use tokio::sync::Mutex;
 
-use self::usage::Item;
-use super::{
-    Admission, AdmissionRequest, Operation,
-    first_look::FirstLook,
-    pod_resources::{Amounts, add, amounts},
-};
+use super::{Admission, AdmissionRequest, Operation, first_look::FirstLook};
 use crate::{
+    clock,
     meta::quantity::Quantity,
+    quota::{
+        Item,
+        pod_resources::{Amounts, add, amounts},
+        scopes,
+    },
     resources::{Object, Resource},
     server::{
         object::Stored,
@@ -110,7 +109,8 @@ impl ResourceQuotas {
         let namespace = request.namespace.unwrap_or_default();
         for _ in 0..TRIES {
             let Some(found) = self.fetch(resource, namespace, name).await? else { return Ok(()) };
-            let used = decide(&found.quota, item, old).map_err(|why| request.forbidden(&why))?;
+            let used = decide(&found.quota, item, old, clock::now());
+            let used = used.map_err(|why| request.forbidden(&why))?;
             let Some(used) = used.filter(|_| !request.dry_run) else { return Ok(()) };
             if self.charge(found, used).await? {
                 return Ok(());
@@ -140,7 +140,7 @@ impl Admission for ResourceQuotas {
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let (Some(namespace), Some(object)) = (request.namespace, request.object.as_deref()) else {
+        let (Some(namespace), Some(object)) = (request.namespace, request.object()) else {
             return Ok(());
         };
         let Some(resource) = self.reader.resource::<ResourceQuota>().map(Arc::clone) else {
@@ -159,7 +159,8 @@ impl Admission for ResourceQuotas {
         for quota in &quotas {
             let name = quota.metadata.name.as_deref().unwrap_or_default();
             if let Some(found) = self.fetch(&resource, namespace, name).await? {
-                decide(&found.quota, &item, old.as_ref()).map_err(|why| request.forbidden(&why))?;
+                let used = decide(&found.quota, &item, old.as_ref(), clock::now());
+                used.map_err(|why| request.forbidden(&why))?;
             }
         }
         for quota in &quotas {
@@ -176,6 +177,7 @@ fn decide(
     quota: &ResourceQuota,
     item: &Item<'_>,
     old: Option<&Item<'_>>,
+    now: Timestamp,
 ) -> std::result::Result<Option<Amounts>, String> {
     let name = quota.metadata.name.as_deref().unwrap_or_default();
     let status = quota.status.clone().unwrap_or_default();
@@ -191,7 +193,7 @@ fn decide(
         return Err(format!("status unknown for quota: {name}, resources: {}", names.join(",")));
     }
 
-    let mut more = item.usage();
+    let mut more = item.usage(now);
     let negative: Vec<_> = more
         .iter()
         .filter(|(_, amount)| amount.signum() < 0)
@@ -202,7 +204,7 @@ fn decide(
         return Err(format!("quota usage is negative for resource(s): {negative}"));
     }
     if let Some(old) = old {
-        let before = old.usage();
+        let before = old.usage(now);
         for (name, amount) in &mut more {
             let before = before.get(name).copied().unwrap_or(Quantity::ZERO);
             *amount = amount.minus(&before).max(Quantity::ZERO);
@@ -232,17 +234,6 @@ fn decide(
     ))
 }
 
-/// What a quota is about: its scopes, old and new style.
-fn scopes(quota: &ResourceQuota) -> Vec<ScopedResourceSelectorRequirement> {
-    let spec = quota.spec.clone().unwrap_or_default();
-    let plain = spec.scopes.unwrap_or_default().into_iter().map(|scope_name| {
-        let operator = "Exists".to_owned();
-        ScopedResourceSelectorRequirement { scope_name, operator, values: None }
-    });
-    let selected = spec.scope_selector.and_then(|selector| selector.match_expressions);
-    plain.chain(selected.unwrap_or_default()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::{Pod, Service};
@@ -270,7 +261,7 @@ mod tests {
     fn check(quota: &ResourceQuota, pod: &Pod, result: std::result::Result<Option<&str>, &str>) {
         let resources = Resources::builtin();
         let row = resources.get("", "v1", "pods").unwrap();
-        let found = decide(quota, &Item::new(row, pod), None);
+        let found = decide(quota, &Item::new(row, pod), None, Timestamp::UNIX_EPOCH);
         let found = found.map(|used| {
             used.map(|used| {
                 let each = used.iter().map(|(name, amount)| format!("{name}={amount}"));
@@ -327,7 +318,8 @@ mod tests {
         );
         let (one, two, three) = (service(1), service(2), service(3));
         let old = Item::new(row, &one);
-        let after = |new: &Service| decide(&quota, &Item::new(row, new), Some(&old));
+        let after =
+            |new: &Service| decide(&quota, &Item::new(row, new), Some(&old), Timestamp::UNIX_EPOCH);
         assert_eq!(after(&one), Ok(None));
         assert_eq!(after(&two).unwrap().unwrap()["services.nodeports"].to_string(), "2");
         assert!(after(&three).unwrap_err().contains("requested: services.nodeports=2"));

@@ -1,13 +1,19 @@
 //! What an object uses of a quota's resources.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use k8s_openapi::api::core::v1::{
-    Container, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec,
-    ScopedResourceSelectorRequirement, Service,
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
 };
 
-use super::super::pod_resources::{self, Amounts, add, amounts};
+use k8s_openapi::{
+    api::core::v1::{
+        Container, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec,
+        ScopedResourceSelectorRequirement, Service,
+    },
+    jiff::{SignedDuration, Timestamp},
+};
+
+use super::pod_resources::{self, Amounts, add, amounts};
 use crate::{
     meta::quantity::Quantity,
     resources::{Object, Resource, qos_class},
@@ -31,11 +37,14 @@ const COMPUTE: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
 
 /// An object that a quota may be about.
-pub(super) struct Item<'a> {
-    resource: &'a Resource,
+#[derive(Clone, Debug)]
+pub struct Item<'a> {
+    /// The plural of its kind with the group: `pods`, `deployments.apps`.
+    qualified: Cow<'a, str>,
     object: Typed<'a>,
 }
 
+#[derive(Clone, Copy, Debug)]
 enum Typed<'a> {
     Pod(&'a Pod),
     Service(&'a Service),
@@ -44,7 +53,8 @@ enum Typed<'a> {
 }
 
 impl<'a> Item<'a> {
-    pub(super) fn new(resource: &'a Resource, object: &'a dyn Object) -> Self {
+    /// An object of any kind.
+    pub fn new(resource: &Resource, object: &'a dyn Object) -> Self {
         let any = object.as_any();
         let object = if let Some(pod) = any.downcast_ref() {
             Typed::Pod(pod)
@@ -55,37 +65,50 @@ impl<'a> Item<'a> {
         } else {
             Typed::Other
         };
-        Self { resource, object }
+        Self { qualified: resource.qualified().into(), object }
+    }
+
+    /// A Pod.
+    pub fn pod(pod: &'a Pod) -> Self {
+        Self { qualified: "pods".into(), object: Typed::Pod(pod) }
+    }
+
+    /// A Service.
+    pub fn service(service: &'a Service) -> Self {
+        Self { qualified: "services".into(), object: Typed::Service(service) }
+    }
+
+    /// A claim.
+    pub fn claim(claim: &'a PersistentVolumeClaim) -> Self {
+        Self { qualified: "persistentvolumeclaims".into(), object: Typed::Claim(claim) }
     }
 
     /// How a quota calls the number of such objects.
     fn count(&self) -> String {
-        format!("count/{}", self.resource.qualified())
+        format!("count/{}", self.qualified)
     }
 
     /// The older name of that number.
     fn old_count(&self) -> Option<&str> {
-        let plural = self.resource.plural.as_ref();
-        (self.resource.group.is_empty() && COUNTED.contains(&plural)).then_some(plural)
+        // A kind of a named group has its group in the name, so this is about core kinds.
+        COUNTED.contains(&self.qualified.as_ref()).then_some(&self.qualified)
     }
 
     /// Whether such an object can use the resource.
-    pub(super) fn knows(&self, resource: &str) -> bool {
+    pub fn knows(&self, resource: &str) -> bool {
         if resource == self.count() || Some(resource) == self.old_count() {
             return true;
         }
         match &self.object {
             Typed::Pod(_) => is_of_pods(resource),
-            Typed::Service(_) => {
-                matches!(resource, "services.nodeports" | "services.loadbalancers")
-            }
-            Typed::Claim(_) => resource == "requests.storage" || resource.contains(OF_CLASS),
+            Typed::Service(_) => is_of_services(resource),
+            Typed::Claim(_) => is_of_claims(resource),
             Typed::Other => false,
         }
     }
 
     /// Whether the object is in a scope.
-    pub(super) fn is_in(&self, scope: &ScopedResourceSelectorRequirement) -> bool {
+    pub fn is_in(&self, scope: &ScopedResourceSelectorRequirement) -> bool {
         match (&self.object, scope.scope_name.as_str()) {
             (Typed::Pod(pod), name) => {
                 pod.spec.as_ref().is_some_and(|spec| pod_is_in(spec, name, scope))
@@ -99,8 +122,24 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// Whether both are in the same scopes, whatever a quota's scopes are.
+    pub fn same_scopes(&self, other: &Item<'_>) -> bool {
+        match (&self.object, &other.object) {
+            (Typed::Pod(one), Typed::Pod(other)) => {
+                one.spec.as_ref().map(scope_facts) == other.spec.as_ref().map(scope_facts)
+            }
+            (Typed::Claim(one), Typed::Claim(other)) => {
+                let class = |claim: &'_ PersistentVolumeClaim| {
+                    claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone())
+                };
+                class(one) == class(other)
+            }
+            _ => true,
+        }
+    }
+
     /// An error when a container does not say how much of a resource it wants.
-    pub(super) fn check_specified(&self, restricted: &[&String]) -> Result<(), String> {
+    pub fn check_specified(&self, restricted: &[&String]) -> Result<(), String> {
         let Typed::Pod(pod) = &self.object else { return Ok(()) };
         let Some(spec) = &pod.spec else { return Ok(()) };
         let required: Vec<&str> = restricted.iter().map(|resource| resource.as_str()).collect();
@@ -130,12 +169,12 @@ impl<'a> Item<'a> {
         Err(format!("must specify {}", each.collect::<Vec<_>>().join("; ")))
     }
 
-    /// What the object uses.
-    pub(super) fn usage(&self) -> Amounts {
+    /// What the object uses at this time.
+    pub fn usage(&self, now: Timestamp) -> Amounts {
         let one = Quantity::new(1, 0);
         let mut usage = Amounts::from([(self.count(), one)]);
         if let Typed::Pod(pod) = &self.object
-            && is_finished(pod)
+            && has_let_go(pod, now)
         {
             return usage;
         }
@@ -150,10 +189,63 @@ impl<'a> Item<'a> {
     }
 }
 
-/// A Pod that has ended still exists and uses nothing else.
-fn is_finished(pod: &Pod) -> bool {
+/// A Pod that has ended still exists and uses nothing else. So does one that should be gone for
+/// longer than it was given to end: its node may be lost.
+fn has_let_go(pod: &Pod, now: Timestamp) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    let (deleted, grace) =
+        (pod.metadata.deletion_timestamp.as_ref(), pod.metadata.deletion_grace_period_seconds);
+    let overdue = deleted.zip(grace).is_some_and(|(deleted, grace)| {
+        now.duration_since(deleted.0) > SignedDuration::from_secs(grace)
+    });
+    overdue || matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The kind whose objects use a resource of a quota.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tracked {
+    /// Pods: their number, what they request and are limited to.
+    Pods,
+    /// Services: their number, node ports and load balancers.
+    Services,
+    /// Claims of volumes: their number, size and classes.
+    Claims,
+    /// Any other kind, of which only the number counts.
+    Others {
+        /// The group, empty for the core group.
+        group: String,
+        /// The plural.
+        plural: String,
+    },
+}
+
+impl Tracked {
+    /// Who uses a resource of this name; `None` for a name that nothing uses.
+    pub fn by(resource: &str) -> Option<Self> {
+        let counted = resource.strip_prefix("count/");
+        let plural = counted.or(COUNTED.contains(&resource).then_some(resource));
+        match plural {
+            Some("pods") => Some(Self::Pods),
+            Some("services") => Some(Self::Services),
+            Some("persistentvolumeclaims") => Some(Self::Claims),
+            Some(other) => {
+                let (plural, group) = other.split_once('.').unwrap_or((other, ""));
+                Some(Self::Others { group: group.to_owned(), plural: plural.to_owned() })
+            }
+            None if is_of_services(resource) => Some(Self::Services),
+            None if is_of_claims(resource) => Some(Self::Claims),
+            None if is_of_pods(resource) => Some(Self::Pods),
+            None => None,
+        }
+    }
+}
+
+fn is_of_services(resource: &str) -> bool {
+    matches!(resource, "services.nodeports" | "services.loadbalancers")
+}
+
+fn is_of_claims(resource: &str) -> bool {
+    resource == "requests.storage" || resource.contains(OF_CLASS)
 }
 
 fn is_of_pods(resource: &str) -> bool {
@@ -249,6 +341,12 @@ fn pod_is_in(spec: &PodSpec, name: &str, scope: &ScopedResourceSelectorRequireme
         "CrossNamespacePodAffinity" => crosses_namespaces(spec),
         _ => false,
     }
+}
+
+/// All that scopes look at.
+fn scope_facts(spec: &PodSpec) -> (bool, &str, Option<&str>, bool) {
+    let ends = spec.active_deadline_seconds.is_some_and(|seconds| seconds >= 0);
+    (ends, qos_class(spec), spec.priority_class_name.as_deref(), crosses_namespaces(spec))
 }
 
 /// Whether a selector of classes selects this one; an empty name is none.

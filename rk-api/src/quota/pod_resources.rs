@@ -10,10 +10,10 @@ use k8s_openapi::{
 use crate::meta::quantity::Quantity;
 
 /// Amounts by the name of the resource.
-pub(super) type Amounts = BTreeMap<String, Quantity>;
+pub type Amounts = BTreeMap<String, Quantity>;
 
 /// A list of the API, without what is no quantity.
-pub(super) fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>) -> Amounts {
+pub fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>) -> Amounts {
     let parsed = list.into_iter().flatten();
     parsed
         .filter_map(|(name, amount)| Some((name.clone(), Quantity::try_from(amount).ok()?)))
@@ -21,17 +21,17 @@ pub(super) fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>) -> Amounts {
 }
 
 /// What the Pod requests, without the overhead of its runtime class.
-pub(super) fn requests(pod: &Pod) -> Amounts {
+pub fn requests(pod: &Pod) -> Amounts {
     pod.spec.as_ref().map(|spec| total(spec, |resources| &resources.requests)).unwrap_or_default()
 }
 
 /// What the Pod is limited to, without the overhead of its runtime class.
-pub(super) fn limits(pod: &Pod) -> Amounts {
+pub fn limits(pod: &Pod) -> Amounts {
     pod.spec.as_ref().map(|spec| total(spec, |resources| &resources.limits)).unwrap_or_default()
 }
 
 /// The overhead of the Pod's runtime class.
-pub(super) fn overhead(pod: &Pod) -> Amounts {
+pub fn overhead(pod: &Pod) -> Amounts {
     amounts(pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref()))
 }
 
@@ -66,7 +66,7 @@ fn total(spec: &PodSpec, of: Of) -> Amounts {
 }
 
 /// Adds amounts to a sum.
-pub(super) fn add(sum: &mut Amounts, more: &Amounts) {
+pub fn add(sum: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
         match sum.get_mut(name) {
             Some(sum) => *sum = sum.plus(amount),
