@@ -13,6 +13,7 @@ fn lists_are_searched_and_summed() {
         "[1, 2, 3, 4].slice(1, 3) == [2, 3]",
         "[[1], [2, 3]].flatten() == [1, 2, 3]",
         "[dyn([1]), dyn([[2]])].flatten(2) == [1, 2]",
+        "[dyn(1), dyn('a')].includes('a')",
         "lists.range(3) == [0, 1, 2] && [1, 2].reverse() == [2, 1]",
         "[1, 2, 1].distinct() == [1, 2] && [3, 1, 2].sort() == [1, 2, 3]",
         "['aaa', 'b', 'cc'].sortBy(x, x.size()) == ['b', 'cc', 'aaa']",
@@ -58,14 +59,14 @@ fn strings_are_taken_apart() {
 #[test]
 fn strings_are_formatted() {
     all_true(&[
-        "'%s %d %%'.format([dyn('a'), 1]) == 'a 1 %'",
-        "'%.2f'.format([1.256]) == '1.26' && '%.3e'.format([2.71828]) == '2.718e+00'",
+        "'%s %d %%'.format(['a', 1]) == 'a 1 %'",
+        "'%.2f'.format([1.256]) == '1.26' && '%.3e'.format([2718.28]) == '2.718×10⁰³' && '%e'.format([0.5]) == '5.000000×10⁻⁰¹' && '%.1f'.format([-1234567.25]) == '-1,234,567.2'",
         "'%b %o %x %X'.format([5, 8, 255, 255]) == '101 10 ff FF'",
         "'%x'.format(['hi']) == '6869' && '%b'.format([true]) == '1'",
-        "'%s'.format([[dyn(1), 'a', null]]) == '[1, \"a\", null]'",
-        "'%s'.format([{'b': dyn(2), 'a': 1.5}]) == '{\"a\": 1.5, \"b\": 2}'",
+        "'%s'.format([[1, 'a', null]]) == '[1, \"a\", null]'",
+        "'%s'.format([{'b': 2, 'a': 1.5}]) == '{\"a\": 1.5, \"b\": 2}'",
         "'%s'.format([duration('90s')]) == '90s' && '%s'.format([timestamp(0)]) == '1970-01-01T00:00:00Z'",
-        "'%s %s'.format([dyn(true), null]) == 'true null'",
+        "'%s %s'.format([true, null]) == 'true null'",
     ]);
     all_fail(&[
         ("'%d'.format(['a'])", "decimal clause can only be used on integers, was given string"),
