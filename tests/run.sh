@@ -28,6 +28,8 @@ script:bsdutils util-linux
 openssl:openssl
 curl:curl
 /usr/lib/python3/dist-packages/kubernetes/__init__.py:python3-kubernetes
+etcd:etcd-server
+etcdctl:etcd-client
 '
 
 present() { case "$1" in *.py) [ -e "$1" ] ;; /*) [ -x "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
@@ -59,13 +61,27 @@ fi
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
+features=()
+if ! $fast; then
+  step 'the compiler that the feature etcd needs'
+  if PROTOC=$(tests/protoc.sh); then
+    export PROTOC
+    features=(--features rk/etcd,rk-store/etcd)
+  elif [ "${RK_REQUIRE:-}" = all ]; then
+    echo 'the tests of etcd cannot be built' >&2
+    exit 1
+  else
+    echo 'SKIP the tests of etcd: there is no protoc, and protox could not be installed'
+  fi
+fi
+
 step 'unit tests, conformance kits, doc examples'
 if $fast; then
   cargo test --workspace --locked --lib --bins
   cargo test --workspace --locked --doc
   exit
 fi
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$output"
+cargo test --workspace --locked --no-fail-fast "${features[@]}" 2>&1 | tee "$output"
 
 step 'summary'
 awk '

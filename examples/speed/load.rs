@@ -78,13 +78,18 @@ impl Connection {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Error> {
+        // A PATCH is a server-side apply.
+        let content = match method {
+            "PATCH" => "application/apply-patch+yaml",
+            _ => "application/json",
+        };
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", &self.host)
             .header("authorization", format!("Bearer {TOKEN}"))
             .header("accept", "application/json")
-            .header("content-type", "application/json")
+            .header("content-type", content)
             .body(Full::new(body))?;
         self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)

@@ -10,6 +10,7 @@
 //! JSON over TLS, the load generator on the same cores. Load here also comes from this process.
 
 mod load;
+mod objects;
 mod rows;
 
 use std::process::{Command, ExitCode};

@@ -22,7 +22,10 @@ use rk::{
 };
 use tokio::time::Instant;
 
-use crate::load::{self, Caller, Connection, Error, Latencies, TOKEN};
+use crate::{
+    load::{self, Caller, Connection, Error, Latencies, TOKEN},
+    objects,
+};
 
 /// One row.
 pub(crate) struct Row {
@@ -57,6 +60,11 @@ pub(crate) fn all() -> Vec<Row> {
             "500,000",
             watch_tls
         ),
+        row!("applies/s of a 50-field Deployment, over TLS", "-", "-", objects::applies),
+        row!("first request of a custom kind, over TLS", "-", "-", objects::first_custom_request),
+        row!("5,000 custom objects, over TLS", "-", "-", objects::custom_objects),
+        row!("memory, 300 custom kinds", "-", "-", objects::many_kinds),
+        row!("memory, 100,000 ConfigMaps of 1 kB", "-", "-", objects::many_config_maps),
         row!("Pods/s scheduled on 1,000 nodes", "442", "5,000", scheduled),
         row!("memory, 5,000 nodes with 50,000 Pods", "-", "2 GiB", fleet_memory),
     ]
@@ -114,7 +122,11 @@ where
     }
 }
 
-async fn over_tls<F>(server: &Arc<Served>, calls: usize, request: F) -> Result<Latencies, Error>
+pub(crate) async fn over_tls<F>(
+    server: &Arc<Served>,
+    calls: usize,
+    request: F,
+) -> Result<Latencies, Error>
 where
     F: Fn(usize) -> (&'static str, String, Bytes, StatusCode) + Clone + Send + Sync + 'static,
 {
@@ -129,7 +141,7 @@ where
     .await
 }
 
-fn api_only() -> rk::ClusterBuilder {
+pub(crate) fn api_only() -> rk::ClusterBuilder {
     Cluster::builder().components([])
 }
 
@@ -268,7 +280,7 @@ fn sent_at(data: &[u8]) -> Option<Duration> {
     Some(ORIGIN.get()?.elapsed().saturating_sub(sent))
 }
 
-fn memchr_lines(data: &[u8]) -> usize {
+pub(crate) fn memchr_lines(data: &[u8]) -> usize {
     data.iter().filter(|byte| **byte == b'\n').count()
 }
 
@@ -332,19 +344,19 @@ async fn fleet_memory() -> Result<String, Error> {
 }
 
 /// A cluster that listens, and its CA.
-struct Served {
+pub(crate) struct Served {
     cluster: Cluster,
     ca: Vec<u8>,
 }
 
 impl Served {
-    async fn start(builder: rk::ClusterBuilder) -> Result<Self, Error> {
+    pub(crate) async fn start(builder: rk::ClusterBuilder) -> Result<Self, Error> {
         let cluster = builder.listen(([127, 0, 0, 1], 0)).token(TOKEN).start().await?;
         let ca = cluster.ca_pem().ok_or("the cluster does not listen")?.as_bytes().to_vec();
         Ok(Self { cluster, ca })
     }
 
-    async fn connect(&self) -> Result<Connection, Error> {
+    pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         let address = self.cluster.address().ok_or("the cluster does not listen")?;
         Connection::open(address, &self.ca).await
     }
@@ -365,16 +377,16 @@ async fn create_pods(cluster: &Cluster, count: usize) -> Result<(), Error> {
     .map(|_| ())
 }
 
-fn rate(latencies: &Latencies) -> String {
+pub(crate) fn rate(latencies: &Latencies) -> String {
     format!("{} (p99 {:.1} ms)", thousands(latencies.rate()), millis(latencies.p99()))
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
 /// `12345.6` as `12,346`.
-fn thousands(number: f64) -> String {
+pub(crate) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut out = String::new();
     for (n, digit) in digits.chars().enumerate() {
@@ -387,7 +399,7 @@ fn thousands(number: f64) -> String {
 }
 
 /// The memory of this process that is in RAM.
-fn resident_mib() -> Result<f64, Error> {
+pub(crate) fn resident_mib() -> Result<f64, Error> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
     let kib: f64 = line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse()?;

@@ -20,12 +20,18 @@ mod schemas;
 mod v2;
 mod v3;
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::{discovery, resources::Resources};
+use crate::{
+    discovery,
+    resources::{Resource, Resources},
+};
 use schemas::Dialect;
 
 /// The media types by which clients ask for [`Documents::v2_protobuf`] in `Accept`, the one that
@@ -58,22 +64,39 @@ pub fn v3(resources: &Resources, group: &str, version: &str) -> Option<Value> {
 
 /// The Swagger 2.0 document of everything.
 pub fn v2(resources: &Resources) -> Value {
+    let (operations, definitions) = everything(resources);
+    v2::document(&operations, definitions)
+}
+
+fn everything(resources: &Resources) -> (Vec<operations::Operation>, Map<String, Value>) {
     let operations: Vec<_> = group_versions(resources)
         .into_values()
         .flat_map(|(group, version)| operations::of_version(resources, &group, &version))
         .collect();
     let definitions = schemas::of_operations(resources, &operations, Dialect::V2);
-    v2::document(&operations, definitions)
+    (operations, definitions)
 }
 
 /// All documents of a server, each made once.
+///
+/// Where kinds come and go, [`Documents::of`] makes the next documents from these: they share what
+/// is about group versions that did not change.
 #[derive(Debug)]
 pub struct Documents {
     resources: Resources,
-    v3: BTreeMap<String, Lazy>,
+    /// What these documents began with, by its Swagger document.
+    base: Arc<Base>,
+    versions: BTreeMap<String, Arc<GroupVersion>>,
     v3_index: OnceLock<Document>,
     v2: OnceLock<Document>,
     v2_protobuf: OnceLock<Document>,
+}
+
+/// The kinds that are always there.
+#[derive(Debug)]
+struct Base {
+    resources: Resources,
+    v2: OnceLock<v2::Fragment>,
 }
 
 /// A document and what it is known by.
@@ -85,11 +108,15 @@ pub struct Document {
     pub hash: String,
 }
 
+/// What documents say of one group version.
 #[derive(Debug)]
-struct Lazy {
+struct GroupVersion {
     group: String,
     version: String,
-    document: OnceLock<Document>,
+    rows: Vec<Arc<Resource>>,
+    v3: OnceLock<Document>,
+    /// Its part of the Swagger document, if it is not of the [`Base`].
+    v2: OnceLock<v2::Fragment>,
 }
 
 // === impl Documents ===
@@ -97,15 +124,48 @@ struct Lazy {
 impl Documents {
     /// The documents of these resources. This makes none of them yet.
     pub fn new(resources: Resources) -> Self {
-        let v3 = group_versions(&resources)
-            .into_iter()
-            .map(|(path, (group, version))| {
-                (path, Lazy { group, version, document: OnceLock::new() })
-            })
-            .collect();
+        let base = Arc::new(Base { resources: resources.clone(), v2: OnceLock::new() });
+        Self::build(resources, base, &BTreeMap::new())
+    }
+
+    /// The documents of other resources, which share with these what is the same. The kinds that
+    /// [`Documents::new`] was given must be among them.
+    #[must_use]
+    pub fn of(&self, resources: Resources) -> Self {
+        Self::build(resources, self.base.clone(), &self.versions)
+    }
+
+    fn build(
+        resources: Resources,
+        base: Arc<Base>,
+        known: &BTreeMap<String, Arc<GroupVersion>>,
+    ) -> Self {
+        let mut rows: BTreeMap<(&str, &str), Vec<Arc<Resource>>> = BTreeMap::new();
+        for row in resources.iter() {
+            rows.entry((&row.group, &row.version)).or_default().push(row.clone());
+        }
+        let versions = rows.into_iter().map(|((group, version), rows)| {
+            let path = path(group, version);
+            let same = known.get(&path).filter(|known| {
+                known.rows.len() == rows.len()
+                    && known.rows.iter().zip(&rows).all(|(a, b)| Arc::ptr_eq(a, b))
+            });
+            let shared = same.cloned().unwrap_or_else(|| {
+                Arc::new(GroupVersion {
+                    group: group.to_owned(),
+                    version: version.to_owned(),
+                    rows,
+                    v3: OnceLock::new(),
+                    v2: OnceLock::new(),
+                })
+            });
+            (path, shared)
+        });
+        let versions = versions.collect();
         Self {
             resources,
-            v3,
+            base,
+            versions,
             v3_index: OnceLock::new(),
             v2: OnceLock::new(),
             v2_protobuf: OnceLock::new(),
@@ -120,34 +180,79 @@ impl Documents {
     /// The OpenAPI 3 document at `path`, which is what follows `/openapi/v3/` in the URL: `api/v1`
     /// or `apis/{group}/{version}`. As JSON.
     pub fn v3(&self, path: &str) -> Option<&Document> {
-        self.v3.get(path).map(|lazy| self.make(lazy))
+        self.versions.get(path).map(|version| self.make(version))
     }
 
     /// `/openapi/v2`, as JSON.
     pub fn v2_json(&self) -> &Document {
-        self.v2.get_or_init(|| Document::json(&v2(&self.resources)))
+        self.v2.get_or_init(|| {
+            let base = &self.base.resources;
+            let fragment = self.base.v2.get_or_init(|| {
+                let (operations, definitions) = everything(base);
+                v2::Fragment::of(&operations, definitions)
+            });
+            let is_new =
+                |version: &&Arc<GroupVersion>| version.rows.iter().any(|row| !is_row_of(base, row));
+            let more = self.versions.values().filter(is_new).map(|version| self.fragment(version));
+            Document::new(v2::assemble([fragment].into_iter().chain(more)))
+        })
     }
 
     /// `/openapi/v2`, as protobuf: see [`V2_PROTOBUF_ACCEPTED`].
     pub fn v2_protobuf(&self) -> &Document {
-        self.v2_protobuf.get_or_init(|| Document::new(protobuf::encode(&v2(&self.resources))))
+        self.v2_protobuf.get_or_init(|| {
+            let document = serde_json::from_slice(&self.v2_json().body);
+            Document::new(protobuf::encode(&document.unwrap_or_default()))
+        })
     }
 
     fn index(&self) -> Value {
-        let entry = |(path, lazy): (&String, &Lazy)| {
-            let url = format!("/openapi/v3/{path}?hash={}", self.make(lazy).hash);
+        let entry = |(path, version): (&String, &Arc<GroupVersion>)| {
+            let url = format!("/openapi/v3/{path}?hash={}", self.make(version).hash);
             (path.clone(), json!({"serverRelativeURL": url}))
         };
-        let paths: serde_json::Map<_, _> = self.v3.iter().map(entry).collect();
+        let paths: serde_json::Map<_, _> = self.versions.iter().map(entry).collect();
         json!({"paths": paths})
     }
 
-    fn make<'a>(&self, lazy: &'a Lazy) -> &'a Document {
-        lazy.document.get_or_init(|| {
-            let document = v3(&self.resources, &lazy.group, &lazy.version);
+    fn make<'a>(&self, version: &'a GroupVersion) -> &'a Document {
+        version.v3.get_or_init(|| {
+            let document = v3(&self.resources, &version.group, &version.version);
             Document::json(&document.unwrap_or_default())
         })
     }
+
+    /// What a group version adds to the Swagger document of the base.
+    fn fragment<'a>(&self, version: &'a GroupVersion) -> &'a v2::Fragment {
+        version.v2.get_or_init(|| {
+            let base = &self.base.resources;
+            let resources = &self.resources;
+            let operations = operations::of_version(resources, &version.group, &version.version);
+            let own: Vec<_> = version.rows.iter().filter(|row| !is_row_of(base, row)).collect();
+            let is_own = |name: &str| {
+                own.iter().any(|row| {
+                    name.strip_prefix(row.schema.as_ref())
+                        .is_some_and(|rest| matches!(rest, "" | "List"))
+                })
+            };
+            let mut definitions = schemas::of_operations(resources, &operations, Dialect::V2);
+            definitions.retain(|name, _| is_own(name));
+            let plurals =
+                |row: &&&Arc<Resource>, path: &str| path.split('/').any(|part| part == row.plural);
+            // A version that has rows of the base, too, is there already but for what is new.
+            let new = operations.into_iter().filter(|operation| {
+                own.len() == version.rows.len()
+                    || own.iter().any(|row| plurals(&row, &operation.path))
+            });
+            v2::Fragment::of(&new.collect::<Vec<_>>(), definitions)
+        })
+    }
+}
+
+/// Whether this very row is in the table.
+fn is_row_of(resources: &Resources, row: &Arc<Resource>) -> bool {
+    let found = resources.get(&row.group, &row.version, &row.plural);
+    found.is_some_and(|found| Arc::ptr_eq(found, row))
 }
 
 // === impl Document ===
@@ -157,7 +262,8 @@ impl Document {
         Self { hash: discovery::hash(&body), body: body.into() }
     }
 
-    fn json(document: &Value) -> Self {
+    /// A document of JSON.
+    pub(crate) fn json(document: &Value) -> Self {
         Self::new(document.to_string().into_bytes())
     }
 
@@ -172,11 +278,15 @@ fn group_versions(resources: &Resources) -> BTreeMap<String, (String, String)> {
     resources
         .iter()
         .map(|row| {
-            let root = operations::root(&row.group, &row.version);
-            let path = root.trim_start_matches('/').to_owned();
+            let path = path(&row.group, &row.version);
             (path, (row.group.to_string(), row.version.to_string()))
         })
         .collect()
+}
+
+/// What a group version's document is found by: `api/v1`, `apis/apps/v1`.
+fn path(group: &str, version: &str) -> String {
+    operations::root(group, version).trim_start_matches('/').to_owned()
 }
 
 fn status_text(code: u16) -> &'static str {

@@ -318,6 +318,42 @@ async fn s30_a_node_reads_what_its_pods_refer_to_and_writes_only_its_own() {
 }
 
 #[tokio::test]
+async fn a_node_asks_for_certificates_of_its_own_pods() {
+    let server = server().await;
+    place_pod(&server, "pa", "a", "s").await;
+    place_pod(&server, "pb", "b", "s").await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let stub = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let stub = k8s_openapi::ByteString(stub.der().to_vec());
+    let ask = async |pod: &str, node: &str| {
+        let path = format!("/api/v1/namespaces/default/pods/{pod}");
+        let (_, pod) = get(&server, "admin", &path).await;
+        let request = json!({
+            "metadata": { "generateName": "req-" },
+            "spec": {
+                "signerName": "example.com/pods",
+                "podName": pod["metadata"]["name"],
+                "podUID": pod["metadata"]["uid"],
+                "serviceAccountName": pod["spec"]["serviceAccountName"],
+                "serviceAccountUID": "u",
+                "nodeName": node,
+                "nodeUID": "u",
+                "stubPKCS10Request": stub,
+            },
+        });
+        let path = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+        send(&server, "node-a", Method::POST, path, &request).await
+    };
+    let request = made(ask("pa", "a").await);
+    assert_eq!(request["spec"]["maxExpirationSeconds"], 86400);
+    assert_eq!(ask("pa", "b").await.0, 403);
+    let (code, answer) = ask("pb", "a").await;
+    assert_eq!(code, 403);
+    let message = answer["message"].as_str().unwrap();
+    assert!(message.ends_with("pod \"pb\" is not bound to node \"a\""), "{message}");
+}
+
+#[tokio::test]
 async fn s25_a_bootstrap_token_is_good_while_its_secret_says_so() {
     let server = server().await;
     let token = "abcdef.0123456789abcdef";

@@ -8,17 +8,67 @@ use super::{
     schemas::{Dialect, reference},
 };
 
-/// The document of all group versions.
-pub(super) fn document(operations: &[Operation], definitions: Map<String, Value>) -> Value {
+/// A part of a document: members of its `paths` and `definitions`, as JSON without the braces.
+#[derive(Debug)]
+pub(super) struct Fragment {
+    paths: String,
+    definitions: String,
+}
+
+impl Fragment {
+    /// The part that is about these operations.
+    pub(super) fn of(operations: &[Operation], definitions: Map<String, Value>) -> Self {
+        let members = |map: Map<String, Value>| {
+            let mut json = Value::Object(map).to_string();
+            json.pop();
+            json.split_off(1.min(json.len()))
+        };
+        Self { paths: members(paths(operations)), definitions: members(definitions) }
+    }
+}
+
+/// The document that has these parts, as JSON.
+pub(super) fn assemble<'a>(fragments: impl Iterator<Item = &'a Fragment>) -> Vec<u8> {
+    let (mut paths, mut definitions) = (Vec::new(), Vec::new());
+    for fragment in fragments {
+        paths.push(fragment.paths.as_str());
+        definitions.push(fragment.definitions.as_str());
+    }
+    let mut members = Vec::new();
+    if let Value::Object(shell) = document(&[], Map::new()) {
+        for (name, value) in shell {
+            let value = match name.as_str() {
+                "paths" => braced(&paths),
+                "definitions" => braced(&definitions),
+                _ => value.to_string(),
+            };
+            members.push(format!("\"{name}\":{value}"));
+        }
+    }
+    let members: Vec<_> = members.iter().map(String::as_str).collect();
+    braced(&members).into_bytes()
+}
+
+fn braced(members: &[&str]) -> String {
+    let members: Vec<_> = members.iter().copied().filter(|member| !member.is_empty()).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+fn paths(operations: &[Operation]) -> Map<String, Value> {
     let mut paths = Map::new();
     for operation in operations {
         let path = paths.entry(&operation.path).or_insert_with(|| path_item(operation));
         path[operation.method] = describe(operation);
     }
+    paths
+}
+
+/// The document of all group versions.
+pub(super) fn document(operations: &[Operation], definitions: Map<String, Value>) -> Value {
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
-        "paths": paths,
+        "paths": paths(operations),
         "definitions": definitions,
         "security": [{"BearerToken": []}],
         "securityDefinitions": {

@@ -1,8 +1,9 @@
 //! All rows.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use super::*;
+use crate::discovery::priority;
 
 /// API groups in the order of discovery: the core group, then by the priority that kube-apiserver
 /// gives them. Groups that are not named come last, by name.
@@ -28,6 +29,7 @@ const GROUP_ORDER: &[&str] = &[
     "node.k8s.io",
     "discovery.k8s.io",
     "flowcontrol.apiserver.k8s.io",
+    "resource.k8s.io",
 ];
 
 /// The kinds that a server serves. Cloning shares the table.
@@ -63,7 +65,14 @@ impl Resources {
     /// This table with one row more.
     #[must_use]
     pub fn with(&self, row: Resource) -> Resources {
-        self.iter().map(|row| Resource::clone(row)).chain([row]).collect()
+        self.and([Arc::new(row)])
+    }
+
+    /// This table and these rows, which are shared with it. Of rows with the same group, version
+    /// and plural the last one counts.
+    #[must_use]
+    pub fn and(&self, rows: impl IntoIterator<Item = Arc<Resource>>) -> Resources {
+        Self::index(self.iter().cloned().chain(rows))
     }
 
     /// The kind that is served at this group (empty for the core), version and plural.
@@ -81,25 +90,23 @@ impl Resources {
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.0.rows.iter()
     }
-}
 
-impl FromIterator<Resource> for Resources {
-    /// A table of these rows. Of rows with the same group, version and plural the last one counts.
-    fn from_iter<I: IntoIterator<Item = Resource>>(rows: I) -> Self {
-        let mut unique = HashMap::new();
-        for row in rows {
-            let name = (row.group.clone(), row.version.clone(), row.plural.clone());
-            unique.insert(name, Arc::new(row));
-        }
-        let mut rows: Vec<_> = unique.into_values().collect();
-        rows.sort_by(|a, b| {
-            let rank = |row: &Resource| {
-                GROUP_ORDER.iter().position(|group| *group == row.group).unwrap_or(usize::MAX)
-            };
-            (rank(a), &a.group)
-                .cmp(&(rank(b), &b.group))
-                .then_with(|| maturity(&b.version).cmp(&maturity(&a.version)))
-                .then_with(|| a.plural.cmp(&b.plural))
+    fn index(rows: impl Iterator<Item = Arc<Resource>>) -> Resources {
+        let mut rows: Vec<_> = rows.collect();
+        // Stable: among rows with the same name the last one stays the last.
+        rows.sort_by_cached_key(|row| {
+            let rank = GROUP_ORDER.iter().position(|group| *group == row.group);
+            let version = (Reverse(priority(&row.version)), row.version.clone());
+            (rank.unwrap_or(usize::MAX), row.group.clone(), version, row.plural.clone())
+        });
+        rows.dedup_by(|next, kept| {
+            let name =
+                |row: &Resource| (row.group.clone(), row.version.clone(), row.plural.clone());
+            let same = name(next) == name(kept);
+            if same {
+                std::mem::swap(next, kept);
+            }
+            same
         });
         let index = |name: fn(&Resource) -> &str| {
             let mut index: HashMap<String, Vec<usize>> = HashMap::new();
@@ -113,16 +120,10 @@ impl FromIterator<Resource> for Resources {
     }
 }
 
-/// What ranks versions: `v2` above `v1` above `v1beta2` above `v1beta1` above `v2alpha1`.
-fn maturity(version: &str) -> (u8, u32, u32) {
-    let number = |text: &str| text.parse().unwrap_or(0);
-    let rest = version.strip_prefix('v').unwrap_or(version);
-    let (major, stage) =
-        rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
-    match (stage.strip_prefix("beta"), stage.strip_prefix("alpha")) {
-        (Some(minor), _) => (1, number(major), number(minor)),
-        (_, Some(minor)) => (0, number(major), number(minor)),
-        _ => (2, number(major), 0),
+impl FromIterator<Resource> for Resources {
+    /// A table of these rows. Of rows with the same group, version and plural the last one counts.
+    fn from_iter<I: IntoIterator<Item = Resource>>(rows: I) -> Self {
+        Self::index(rows.into_iter().map(Arc::new))
     }
 }
 
@@ -175,6 +176,7 @@ fn builtin_rows() -> Vec<Resource> {
         csi_storage_capacity::row(),
         flow_schema::row(),
         ip_address::row(),
+        pod_certificate_request::row(),
         priority_level_configuration::row(),
         runtime_class::row(),
         service_cidr::row(),
@@ -190,10 +192,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mature_versions_rank_above_newer_ones() {
-        let mut versions = ["v1beta1", "v2alpha1", "v1", "v1beta2", "v2"];
-        versions.sort_by_key(|version| std::cmp::Reverse(maturity(version)));
-        assert_eq!(versions, ["v2", "v1", "v1beta2", "v1beta1", "v2alpha1"]);
+    fn versions_come_in_the_order_of_their_maturity() {
+        let pods = Resource::clone(Resources::builtin().get("", "v1", "pods").unwrap());
+        let of = |version: &'static str| Resource { version: version.into(), ..pods.clone() };
+        let versions = ["v1beta1", "other", "v2alpha1", "v1", "any", "v1beta2", "v2"];
+        let resources: Resources = versions.into_iter().map(of).collect();
+        let found: Vec<_> = resources.iter().map(|row| row.version.as_ref()).collect();
+        assert_eq!(found, ["v2", "v1", "v1beta2", "v1beta1", "v2alpha1", "any", "other"]);
+    }
+
+    #[test]
+    fn of_rows_with_the_same_name_the_last_counts() {
+        let pods = Resource::clone(Resources::builtin().get("", "v1", "pods").unwrap());
+        let of = |kind: &'static str| Resource { kind: kind.into(), ..pods.clone() };
+        let resources: Resources = ["A", "B", "C"].into_iter().map(of).collect();
+        let kinds: Vec<_> = resources.iter().map(|row| row.kind.as_ref()).collect();
+        assert_eq!(kinds, ["C"]);
+        assert!(resources.by_kind("", "v1", "A").is_none());
     }
 
     #[test]

@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use super::{
+    audit,
+    flow_control::Seat,
     negotiate::{self, Format},
     protobuf,
     status::{ApiError, Result},
@@ -76,6 +78,14 @@ impl ResponseBody {
     /// A watch's events.
     pub(super) fn watch(body: WatchBody) -> Self {
         Self(Kind::Watch(Box::new(body)))
+    }
+
+    /// Keeps a request's seat: until its first objects are sent if this is a watch, else not at
+    /// all.
+    pub(super) fn sit_until_initialized(&mut self, seat: Seat) {
+        if let Kind::Watch(watch) = &mut self.0 {
+            watch.sit_until_initialized(seat);
+        }
     }
 
     /// Somebody else's body, passed on.
@@ -178,6 +188,7 @@ pub(super) fn answer(
     json: impl Into<Bytes>,
 ) -> Response<ResponseBody> {
     let json: Bytes = json.into();
+    audit::response(&json);
     let body = match format {
         Format::Json => json,
         Format::Yaml => Bytes::from(to_yaml(&json)),

@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures::StreamExt;
@@ -57,8 +58,9 @@ pub(super) struct Cache {
     store: Arc<dyn Store>,
     /// The store's watch, while there is one. Locked for moments only.
     feed: Mutex<Option<Feed>>,
-    /// By prefix of keys.
-    tables: HashMap<String, Arc<Table>, RandomState>,
+    tables: ArcSwap<Tables>,
+    /// Held while tables are loaded: only one does that at a time.
+    loading: tokio::sync::Mutex<()>,
     /// Every change up to here has been applied.
     revision: AtomicU64,
     /// Wakes those who wait for `revision` to move.
@@ -66,6 +68,15 @@ pub(super) struct Cache {
     /// What writers know about values that the cache will see next, by key. It spares the cache
     /// from decoding what a writer of this process has just encoded.
     announced: Mutex<HashMap<String, (Bytes, Facts), RandomState>>,
+}
+
+/// The tables, by their prefix of keys. Readers take what there is; a change makes a new map.
+#[derive(Clone, Debug, Default)]
+struct Tables {
+    ready: HashMap<String, Arc<Table>, RandomState>,
+    /// One that is being loaded, which hears of changes already. It may be the successor of one
+    /// that is ready.
+    loading: Option<Arc<Table>>,
 }
 
 /// What of the store's history is still to be applied.
@@ -93,20 +104,22 @@ impl Cache {
         resources: &Resources,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
-        let mut tables: HashMap<_, _, RandomState> = HashMap::default();
+        let mut tables = Tables::default();
         for resource in resources.iter().filter(|row| row.verbs.iter().any(|verb| verb == "get")) {
             // Several versions of a kind share a prefix, and one of them is stored.
             if !resource.strategy.is_shown_as_stored() {
                 continue;
             }
             tables
+                .ready
                 .entry(resource.key_prefix.clone().into_owned())
                 .or_insert_with(|| Arc::new(Table::new(resource.clone())));
         }
         let cache = Arc::new(Self {
             store,
             feed: Mutex::default(),
-            tables,
+            tables: ArcSwap::from_pointee(tables),
+            loading: tokio::sync::Mutex::default(),
             revision: AtomicU64::new(0),
             moved: Notify::new(),
             announced: Mutex::default(),
@@ -117,15 +130,74 @@ impl Cache {
     }
 
     /// The table of a resource. Every resource that can be read has one.
-    pub(super) fn table(&self, resource: &Resource) -> Result<&Arc<Table>> {
+    pub(super) fn table(&self, resource: &Resource) -> Result<Arc<Table>> {
         self.tables
+            .load()
+            .ready
             .get(resource.key_prefix.as_ref())
+            .cloned()
             .ok_or_else(|| ApiError::internal(format!("{} is not stored", resource.qualified())))
     }
 
     /// All tables, in no order.
-    pub(super) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.tables.values()
+    pub(super) fn tables(&self) -> Vec<Arc<Table>> {
+        self.tables.load().ready.values().cloned().collect()
+    }
+
+    /// Makes a table for `resource`, whose version is the one that is stored, and loads what the
+    /// store holds of it. Where there was a table for these keys it is replaced: its watches end,
+    /// so that clients come back to the new one. The cost is that of the objects of this kind.
+    pub(super) async fn attach(&self, resource: Arc<Resource>) -> Result<(), StoreError> {
+        let _alone = self.loading.lock().await;
+        let table = Arc::new(Table::loading(resource));
+        let from = {
+            // Nothing is applied while the feed is locked: the table hears of every change after
+            // this revision.
+            let _feed = self.feed.lock();
+            self.change_tables(|tables| tables.loading = Some(table.clone()));
+            Revision(self.revision())
+        };
+        let prefix = table.resource.key_prefix.clone();
+        let range = Range { prefix: &prefix, revision: Some(from), ..Range::default() };
+        let objects = self.store.range(range).await.map(|loaded| {
+            let objects = loaded.items.iter().filter_map(|value| {
+                let object = Self::cached(&table, value);
+                if object.is_none() {
+                    tracing::error!(key = %value.key, "the store holds something that is no object");
+                }
+                object
+            });
+            objects.collect::<Vec<_>>()
+        });
+        let _feed = self.feed.lock();
+        let mut replaced = None;
+        let ended = objects.map(|objects| table.loaded(objects, from.0));
+        self.change_tables(|tables| {
+            tables.loading = None;
+            if ended.is_ok() {
+                replaced = tables.ready.insert(prefix.into_owned(), table);
+            }
+        });
+        if let Some(replaced) = replaced {
+            replaced.close_watches(Closed::Shutdown);
+        }
+        ended
+    }
+
+    /// Forgets the table for these keys; its watches end.
+    pub(super) fn detach(&self, key_prefix: &str) {
+        let mut removed = None;
+        self.change_tables(|tables| removed = tables.ready.remove(key_prefix));
+        if let Some(removed) = removed {
+            removed.close_watches(Closed::Shutdown);
+        }
+    }
+
+    /// Tables are changed by one task at a time: at the start, and by who follows custom resources.
+    fn change_tables(&self, change: impl FnOnce(&mut Tables)) {
+        let mut tables = Tables::clone(&self.tables.load());
+        change(&mut tables);
+        self.tables.store(Arc::new(tables));
     }
 
     /// The store behind it.
@@ -215,17 +287,19 @@ impl Cache {
 
     /// Ends all watches.
     pub(super) fn close_watches(&self) {
-        for table in self.tables.values() {
+        for table in self.tables() {
             table.close_watches(Closed::Shutdown);
         }
     }
 
     async fn load(&self) -> Result<Revision, StoreError> {
+        let _alone = self.loading.lock().await;
         let range = Range { prefix: ROOT, ..Range::default() };
         let loaded = self.store.range(range).await?;
+        let tables = self.tables.load_full();
         let mut contents: HashMap<&str, Vec<CachedObject>, RandomState> = HashMap::default();
         for value in &loaded.items {
-            let Some(table) = self.table_of(&value.key) else { continue };
+            let Some(table) = tables.of(&value.key) else { continue };
             match Self::cached(table, value) {
                 Some(object) => {
                     contents.entry(&table.resource.key_prefix).or_default().push(object)
@@ -235,7 +309,7 @@ impl Cache {
                 }
             }
         }
-        for table in self.tables.values() {
+        for table in tables.ready.values() {
             let objects = contents.remove(table.resource.key_prefix.as_ref()).unwrap_or_default();
             table.replace(objects, loaded.revision.0);
         }
@@ -301,20 +375,21 @@ impl Cache {
     }
 
     fn apply(&self, batch: WatchBatch) {
-        for event in batch.events {
-            let Some(table) = self.table_of(&event.key) else { continue };
-            let object = event.value.and_then(|value| {
-                let facts = self.announced_facts(&event.key, &value);
-                let versioned = Versioned {
-                    key: event.key.clone(),
-                    value,
-                    created: event.created,
-                    modified: event.revision,
-                };
-                let object = match facts {
-                    Some(facts) => Stored::new(versioned.value.clone())
+        let tables = self.tables.load();
+        for event in &batch.events {
+            if let Some(table) = tables.loading.as_deref().filter(|table| table.holds(&event.key)) {
+                let object = event
+                    .value
+                    .as_ref()
+                    .and_then(|value| Self::cached(table, &Self::versioned(event, value)));
+                table.apply(&event.key, event.revision.0, object);
+            }
+            let Some(table) = tables.of(&event.key) else { continue };
+            let object = event.value.as_ref().and_then(|value| {
+                let object = match self.announced_facts(&event.key, value) {
+                    Some(facts) => Stored::new(value.clone())
                         .map(|stored| table.object(event.key.clone(), stored, event.revision.0, facts)),
-                    None => Self::cached(table, &versioned),
+                    None => Self::cached(table, &Self::versioned(event, value)),
                 };
                 if object.is_none() {
                     tracing::error!(key = %event.key, "the store holds something that is no object");
@@ -324,6 +399,15 @@ impl Cache {
             table.apply(&event.key, event.revision.0, object);
         }
         self.advance(batch.revision);
+    }
+
+    fn versioned(event: &rk_store::Event, value: &Bytes) -> Versioned {
+        Versioned {
+            key: event.key.clone(),
+            value: value.clone(),
+            created: event.created,
+            modified: event.revision,
+        }
     }
 
     /// What the writer of this very value said about it.
@@ -341,11 +425,13 @@ impl Cache {
         self.revision.fetch_max(revision.0, Ordering::AcqRel);
         self.moved.notify_waiters();
     }
+}
 
+impl Tables {
     /// The table with the longest prefix of `key`.
-    fn table_of(&self, key: &str) -> Option<&Arc<Table>> {
+    fn of(&self, key: &str) -> Option<&Arc<Table>> {
         let below_root = ROOT.len();
         let slashes = key.as_bytes().iter().enumerate().skip(below_root).rev();
-        slashes.filter(|(_, byte)| **byte == b'/').find_map(|(at, _)| self.tables.get(&key[..=at]))
+        slashes.filter(|(_, byte)| **byte == b'/').find_map(|(at, _)| self.ready.get(&key[..=at]))
     }
 }

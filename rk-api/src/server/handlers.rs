@@ -1,13 +1,14 @@
 //! From a request to its handler: which resource, which verb, which subresource.
 
 mod components;
+mod connection;
 mod delete;
 mod list;
 mod nonresource;
 mod patch;
 mod pods;
 mod reviews;
-mod scale;
+pub(super) mod scale;
 mod streams;
 mod tokens;
 mod watch;
@@ -26,6 +27,7 @@ use super::{
     body::{self, RequestBody, ResponseBody},
     cache::Table,
     context::Context,
+    kinds::Snapshot,
     layers::{LayerFuture, Req},
     negotiate::{self, Output},
     object::CachedObject,
@@ -54,7 +56,8 @@ impl tower::Service<Req> for Handler {
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
                 Ok((context, body, extensions)) => {
-                    let call = Call { server: &server, context: &context };
+                    let kinds = server.kinds.now();
+                    let call = Call { server: &server, context: &context, kinds: &kinds };
                     let answer = call.answer(body, extensions).await;
                     let mut response =
                         answer.unwrap_or_else(|error| body::failure(&headers, &error));
@@ -77,6 +80,8 @@ impl tower::Service<Req> for Handler {
 pub(super) struct Call<'a> {
     pub(super) server: &'a Arc<Inner>,
     pub(super) context: &'a Context,
+    /// The kinds that were served when the request came.
+    pub(super) kinds: &'a Snapshot,
 }
 
 impl<'a> Call<'a> {
@@ -154,7 +159,7 @@ impl<'a> Call<'a> {
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
             ("log", _) => self.log(resource).await,
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
-            ("proxy", _) if resource.kind == "Node" => self.node_proxy(body).await,
+            ("proxy", _) if resource.kind == "Node" => self.node_proxy(resource, body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
@@ -163,7 +168,7 @@ impl<'a> Call<'a> {
     /// The resource, if the path fits its scope.
     fn resource(self) -> Result<&'a Arc<Resource>> {
         let info = self.context.info();
-        let found = self.server.resources.get(&info.group, &info.version, &info.resource);
+        let found = self.kinds.resources.get(&info.group, &info.version, &info.resource);
         let resource = found.ok_or_else(ApiError::no_such_path)?;
         let in_namespace = !info.namespace.is_empty() && info.resource != "namespaces";
         let named = !info.is_collection() && info.verb != "create";
@@ -213,10 +218,11 @@ impl<'a> Call<'a> {
             user: &self.context.user,
             dry_run,
             manager: self.context.manager(),
+            context: Some(self.context),
         }
     }
 
-    fn table(self, resource: &Resource) -> Result<&'a Arc<Table>> {
+    fn table(self, resource: &Resource) -> Result<Arc<Table>> {
         self.server.registry.cache.table(resource)
     }
 

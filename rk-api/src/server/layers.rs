@@ -1,8 +1,10 @@
 //! The layers that every request passes before its handler, outermost first, in kube-apiserver's
 //! order. Each is a `tower` service around the next.
 
+pub(super) mod audit;
 pub(super) mod authentication;
 pub(super) mod authorization;
+pub(super) mod flow_control;
 pub(super) mod impersonation;
 pub(super) mod metrics;
 pub(super) mod panic_guard;

@@ -4,7 +4,7 @@
 //! Inside the server an object's `metadata.managedFields` is never part of the decoded object: it
 //! travels beside it as the JSON that is stored, so that only who changes it reads it.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
+    kinds::{Kinds, Snapshot},
     registry::{Current, Target},
     status::{ApiError, Result},
 };
@@ -21,7 +22,7 @@ use crate::{
         Write, builtin, compare_bytes,
     },
     clock,
-    resources::{Object, Part, Resource, Resources},
+    resources::{Object, Part, Resource},
 };
 
 /// The longest name of a manager that is taken from a user agent, in bytes.
@@ -33,7 +34,7 @@ pub(super) struct Tracker {
     /// Whether objects are managed from their creation on, and not only once they are applied.
     pub enabled: bool,
     /// The kinds, for entries of other versions.
-    pub resources: Resources,
+    pub kinds: Arc<Kinds>,
 }
 
 /// The manager that a user agent stands for: what comes before the first slash.
@@ -178,7 +179,7 @@ impl Tracker {
         resource: &'a Resource,
         api_version: &'a str,
     ) -> Served<'a> {
-        Served { resources: &self.resources, resource, api_version }
+        Served { kinds: self.kinds.now(), resource, api_version }
     }
 }
 
@@ -277,9 +278,9 @@ fn compare(
 }
 
 /// The versions in which a kind is served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Served<'a> {
-    resources: &'a Resources,
+    kinds: Arc<Snapshot>,
     resource: &'a Resource,
     api_version: &'a str,
 }
@@ -290,7 +291,7 @@ impl Served<'_> {
             return Some(self.resource);
         }
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let found = self.resources.get(group, version, &self.resource.plural)?;
+        let found = self.kinds.resources.get(group, version, &self.resource.plural)?;
         (found.kind == self.resource.kind).then_some(found.as_ref())
     }
 }

@@ -24,7 +24,7 @@ impl Reader {
     }
 
     /// The table of a type, if it is served.
-    pub(super) fn table<T: k8s_openapi::Resource>(&self) -> Option<&Arc<Table>> {
+    pub(super) fn table<T: k8s_openapi::Resource>(&self) -> Option<Arc<Table>> {
         self.cache.table(self.resource::<T>()?).ok()
     }
 
@@ -40,7 +40,7 @@ impl Reader {
             return Ok(Some(found));
         }
         let found = self.cache.store().get(&key).await?;
-        Ok(found.and_then(|value| Cache::cached(table, &value)).map(Arc::new))
+        Ok(found.and_then(|value| Cache::cached(&table, &value)).map(Arc::new))
     }
 
     /// The object as the cache has it, decoded.

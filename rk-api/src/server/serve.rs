@@ -1,8 +1,8 @@
 //! HTTPS: HTTP/1.1 and HTTP/2 over TLS.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{HeaderValue, Request};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -22,10 +22,11 @@ use tower::Service;
 
 use super::{
     ApiServer,
+    audit::{AUDIT_ID, AuditId, RemoteAddress},
     authn::{PeerCertificate, ProxyCertificate, UntrustedCertificate},
     pki::ServerTls,
 };
-use crate::clock;
+use crate::{clock, rng};
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -53,10 +54,10 @@ impl ApiServer {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let connection = serve_connection(
                         self.clone(),
-                        stream,
+                        (stream, peer),
                         acceptor.clone(),
                         tls.clone(),
                         graceful.watcher(),
@@ -74,12 +75,15 @@ impl ApiServer {
         if tokio::time::timeout(DRAIN_WITHIN, graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
+        if let Some(audit) = &self.inner.audit {
+            audit.flush().await;
+        }
     }
 }
 
 async fn serve_connection(
     server: ApiServer,
-    stream: TcpStream,
+    (stream, peer): (TcpStream, SocketAddr),
     acceptor: TlsAcceptor,
     tls: ServerTls,
     graceful: Watcher,
@@ -95,12 +99,22 @@ async fn serve_connection(
         Err(_) => return,
     };
     let mut shown = http::Extensions::new();
+    shown.insert(RemoteAddress(peer));
     if let Some(certificates) = stream.get_ref().1.peer_certificates() {
         note_certificate(&tls, certificates, &mut shown);
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().extend(shown.clone());
-        server.clone().call(request)
+        let id = audit_id(&request);
+        request.extensions_mut().insert(AuditId(id.clone()));
+        let answer = server.clone().call(request);
+        async move {
+            let mut response = answer.await?;
+            if let Ok(id) = HeaderValue::from_str(&id) {
+                response.headers_mut().entry(AUDIT_ID).or_insert(id);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
@@ -112,6 +126,15 @@ async fn serve_connection(
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     if let Err(error) = graceful.watch(connection).await {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// The name of the request's audit events: the one that the client chose, or a new one.
+fn audit_id(request: &Request<Incoming>) -> Arc<str> {
+    let chosen = request.headers().get(AUDIT_ID).and_then(|value| value.to_str().ok());
+    match chosen.filter(|chosen| !chosen.is_empty()) {
+        Some(chosen) => chosen.into(),
+        None => rng::uuid().into(),
     }
 }
 

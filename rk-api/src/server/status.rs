@@ -16,7 +16,7 @@ pub struct ApiError {
     /// The HTTP status code.
     pub code: u16,
     /// The machine-readable reason, for example `NotFound`; empty when there is none.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// What went wrong, for a person.
     pub message: String,
     /// What the failure is about.
@@ -75,8 +75,18 @@ impl Subject {
 
 impl ApiError {
     /// A failure without details.
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, continue_token: None }
+    pub fn new(
+        code: u16,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            details: None,
+            continue_token: None,
+        }
     }
 
     fn about(mut self, subject: &Subject, name: &str) -> Self {
@@ -268,7 +278,7 @@ impl ApiError {
             code: Some(i32::from(self.code)),
             details: self.details.as_deref().cloned(),
             message: Some(self.message.clone()),
-            reason: (!self.reason.is_empty()).then(|| self.reason.to_owned()),
+            reason: (!self.reason.is_empty()).then(|| self.reason.clone().into_owned()),
             status: Some("Failure".to_owned()),
             metadata: ListMeta {
                 continue_: self.continue_token.as_deref().map(ToOwned::to_owned),

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     cache::{Cache, Change, Closed, Delivery, Table, WatchEvent, Watcher, frame},
+    flow_control::Seat,
     negotiate::Shape,
     object::CachedObject,
     shape::Shaper,
@@ -58,6 +59,8 @@ pub(super) struct WatchBody {
     ended: bool,
     /// Whether a Table's columns were sent.
     headed: bool,
+    /// What it takes of its priority level while the initial objects are not all sent.
+    seat: Option<Seat>,
 }
 
 impl WatchBody {
@@ -74,6 +77,14 @@ impl WatchBody {
             timer: Box::pin(tokio::time::sleep_until(wake_at)),
             ended: false,
             headed: false,
+            seat: None,
+        }
+    }
+
+    /// Keeps a seat until the initial objects are sent, if there are any.
+    pub(super) fn sit_until_initialized(&mut self, seat: Seat) {
+        if !self.initial.is_empty() {
+            self.seat = Some(seat);
         }
     }
 
@@ -85,6 +96,7 @@ impl WatchBody {
         if !self.initial.is_empty() {
             return Poll::Ready(Some(self.initial_chunk()));
         }
+        self.seat = None;
         if let Some(revision) = self.parts.initial_end.take() {
             return Poll::Ready(Some(self.bookmark(revision, true)));
         }

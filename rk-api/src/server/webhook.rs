@@ -52,6 +52,19 @@ impl Webhook {
         Ok(Self { client, path })
     }
 
+    /// Posts a JSON body once, whatever is answered with success.
+    pub(super) async fn post(&self, body: &[u8]) -> Result<(), String> {
+        let request = Request::post(&self.path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.to_vec())
+            .map_err(|error| error.to_string())?;
+        let answer = tokio::time::timeout(ANSWER_WITHIN, self.client.request_text(request));
+        match answer.await {
+            Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err("it does not answer in time".to_owned()),
+        }
+    }
+
     /// Asks, and again when nobody answers.
     pub(super) async fn ask<T: Serialize + DeserializeOwned>(
         &self,

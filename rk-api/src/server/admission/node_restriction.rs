@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::{
+    certificates::v1::PodCertificateRequest,
+    core::v1::{Node, PersistentVolumeClaim, Pod},
+};
 
 use super::{Admission, AdmissionRequest, Operation};
 use crate::server::{
@@ -61,6 +64,9 @@ impl Admission for NodeRestriction {
             ("", "persistentvolumeclaims", "status") => claim_status(node, request),
             ("", "persistentvolumeclaims", _) => Err("may only update PVC status".to_owned()),
             ("coordination.k8s.io", "leases", _) => lease(node, request),
+            ("certificates.k8s.io", "podcertificaterequests", _) => {
+                return self.pod_certificate(node, request).await;
+            }
             ("storage.k8s.io", "csinodes", _) => same_name(node, request, "CSINode"),
             _ => Ok(()),
         };
@@ -122,6 +128,42 @@ impl NodeRestriction {
         Err(request.forbidden(&why))
     }
 
+    /// A kubelet asks for certificates of its own Pods as they are now.
+    async fn pod_certificate(&self, node: &str, request: &AdmissionRequest<'_>) -> Result<()> {
+        let (Operation::Create, Some(asked)) =
+            (request.operation, new::<PodCertificateRequest>(request))
+        else {
+            return Ok(());
+        };
+        let spec = &asked.spec;
+        let found = self.0.get::<Pod>(request.namespace, &spec.pod_name).await?;
+        let pod =
+            found.ok_or_else(|| ApiError::not_found(&Subject::of("", "pods"), &spec.pod_name))?;
+        let pod_uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+        let is_mirror = pod.metadata.annotations.iter().flatten().any(|(key, _)| key == MIRROR);
+        let why = if spec.node_name != node {
+            format!(
+                "spec.nodeName is {:?}, which is not the requesting node {node:?}",
+                spec.node_name
+            )
+        } else if spec.pod_uid != pod_uid {
+            format!("spec.podUID is {:?}, but the pod's UID is {pod_uid:?}", spec.pod_uid)
+        } else if !runs_on(&pod, node) {
+            format!("pod {:?} is not bound to node {node:?}", spec.pod_name)
+        } else if is_mirror {
+            format!("pod {:?} is a mirror pod", spec.pod_name)
+        } else if account != Some(spec.service_account_name.as_str()) {
+            format!(
+                "spec.serviceAccountName is {:?}, which is not the pod's",
+                spec.service_account_name
+            )
+        } else {
+            return Ok(());
+        };
+        Err(request.forbidden(&why))
+    }
+
     async fn existing(&self, request: &AdmissionRequest<'_>) -> Result<Pod> {
         let found = self.0.get::<Pod>(request.namespace, request.name).await?;
         found.ok_or_else(|| ApiError::not_found(&Subject::of("", "pods"), request.name))
@@ -129,7 +171,7 @@ impl NodeRestriction {
 }
 
 fn new<'a, T: 'static>(request: &'a AdmissionRequest<'_>) -> Option<&'a T> {
-    request.object.as_deref()?.as_any().downcast_ref()
+    request.object()?.as_any().downcast_ref()
 }
 
 fn old<'a, T: 'static>(request: &'a AdmissionRequest<'_>) -> Option<&'a T> {
@@ -250,7 +292,7 @@ fn claim_status(node: &str, request: &AdmissionRequest<'_>) -> Result<(), String
 }
 
 fn own_node(node: &str, request: &AdmissionRequest<'_>) -> Result<(), String> {
-    let meant = match request.object.as_deref() {
+    let meant = match request.object() {
         Some(object) if request.name.is_empty() => {
             object.meta().name.as_deref().unwrap_or_default()
         }
@@ -333,7 +375,7 @@ fn lease(node: &str, request: &AdmissionRequest<'_>) -> Result<(), String> {
 }
 
 fn same_name(node: &str, request: &AdmissionRequest<'_>, what: &str) -> Result<(), String> {
-    let named = match (request.operation, request.object.as_deref()) {
+    let named = match (request.operation, request.object()) {
         (Operation::Create, Some(object)) => object.meta().name.as_deref().unwrap_or_default(),
         _ => request.name,
     };

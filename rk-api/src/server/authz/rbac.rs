@@ -36,7 +36,7 @@ impl Rbac {
     /// Follows the roles and bindings of a server.
     pub(in crate::server) fn of(reader: &Reader) -> Self {
         let rbac = Self::default();
-        let follow = |table: Option<&Arc<crate::server::cache::Table>>, kind| {
+        let follow = |table: Option<Arc<crate::server::cache::Table>>, kind| {
             if let Some(table) = table {
                 table.observe(Arc::new(Follower { index: rbac.0.clone(), kind }));
             }

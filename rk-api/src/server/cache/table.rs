@@ -47,7 +47,12 @@ struct State {
     floor: u64,
     watchers: Watchers,
     observers: Vec<Arc<dyn Observer>>,
+    /// Changes that wait for the table to be loaded; `None` once it is.
+    waiting: Option<Vec<Waiting>>,
 }
+
+/// A change of the object at a key: what it became at a revision.
+type Waiting = (Arc<str>, u64, Option<CachedObject>);
 
 /// Somebody within the server who must know of a change before anybody can read it. It is called
 /// while the table is locked, so it must be quick and must not look at the table.
@@ -102,6 +107,27 @@ impl Table {
         Self { resource, state: RwLock::default() }
     }
 
+    /// A table that keeps changes until it is [`loaded`](Self::loaded).
+    pub(super) fn loading(resource: Arc<Resource>) -> Self {
+        let state = State { waiting: Some(Vec::new()), ..State::default() };
+        Self { resource, state: RwLock::new(state) }
+    }
+
+    /// The objects of a table that was loading, as of a revision; the changes that came since are
+    /// applied to them. Nothing happens to a table that holds newer objects by now.
+    pub(super) fn loaded(&self, objects: Vec<CachedObject>, revision: u64) {
+        let Some(waiting) = self.state.write().waiting.take() else { return };
+        self.replace(objects, revision);
+        for (key, revision, object) in waiting {
+            self.apply(&key, revision, object);
+        }
+    }
+
+    /// Whether a key is of this table.
+    pub(super) fn holds(&self, key: &str) -> bool {
+        key.starts_with(self.resource.key_prefix.as_ref())
+    }
+
     /// An object of this table.
     pub(crate) fn object(
         &self,
@@ -129,6 +155,14 @@ impl Table {
     /// How many objects there are.
     pub(crate) fn len(&self) -> usize {
         self.state.read().objects.len()
+    }
+
+    /// How long an object is on average, as far as a few of them tell; 0 when there are none.
+    pub(crate) fn mean_bytes(&self) -> usize {
+        const SAMPLE: usize = 8;
+        let state = self.state.read();
+        let sizes = state.objects.values().take(SAMPLE).map(|object| object.stored.len_max());
+        sizes.sum::<usize>() / state.objects.len().clamp(1, SAMPLE)
     }
 
     /// How many watches there are.
@@ -252,8 +286,12 @@ impl Table {
 
     /// Applies a change and tells those who watch. `None` deletes.
     pub(super) fn apply(&self, key: &Arc<str>, revision: u64, object: Option<CachedObject>) {
-        let object = object.map(Arc::new);
         let mut state = self.state.write();
+        if let Some(waiting) = &mut state.waiting {
+            waiting.push((key.clone(), revision, object));
+            return;
+        }
+        let object = object.map(Arc::new);
         let previous = match &object {
             Some(object) => state.objects.insert(key.clone(), object.clone()),
             None => state.objects.remove(key),
@@ -275,6 +313,7 @@ impl Table {
     /// Starts over with these objects; all watches end.
     pub(super) fn replace(&self, objects: Vec<CachedObject>, revision: u64) {
         let mut state = self.state.write();
+        state.waiting = None;
         state.objects =
             objects.into_iter().map(|object| (object.key.clone(), Arc::new(object))).collect();
         state.revision = 0;

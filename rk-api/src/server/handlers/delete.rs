@@ -11,6 +11,7 @@ use crate::{
     field::{ErrorList, FieldError, Path},
     resources::Resource,
     server::{
+        audit,
         body::{self, ResponseBody},
         decode,
         filter::Filter,
@@ -96,6 +97,7 @@ impl<'a> Call<'a> {
             }
         } else {
             let json = decode::json(&self.context.headers, body)?;
+            audit::request_object(&json);
             serde_json::from_slice(&json).map_err(|error| {
                 ApiError::bad_request(format!(
                     "the object provided is unrecognized (must be of type DeleteOptions): {error}"

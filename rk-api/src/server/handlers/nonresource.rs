@@ -10,7 +10,9 @@ use crate::{
     openapi::{self, Document},
     server::{
         body::{self, ResponseBody},
-        health, negotiate,
+        health,
+        kinds::Snapshot,
+        negotiate,
         status::{ApiError, Result},
     },
 };
@@ -35,22 +37,29 @@ impl Call<'_> {
                 serde_json::to_vec_pretty(&version()).map_err(ApiError::internal)?,
             )),
             ["metrics"] => Ok(text(200, self.server.metrics.text(&self.server.registry.cache))),
-            ["api"] => self.discovery(discovery::aggregated_core, |call| {
+            ["api"] => self.discovery(Snapshot::aggregated_core, |call| {
                 Some(discovery::api_versions(call.host()))
             }),
-            ["apis"] => self.discovery(discovery::aggregated_groups, |call| {
-                Some(discovery::api_group_list(&call.server.resources))
+            ["apis"] => self.discovery(Snapshot::aggregated_groups, |call| {
+                Some(discovery::api_group_list(&call.kinds.resources))
             }),
             ["api", version] => {
-                self.document(discovery::api_resource_list(&self.server.resources, "", version))
+                self.document(discovery::api_resource_list(&self.kinds.resources, "", version))
             }
-            ["apis", group] => self.document(discovery::api_group(&self.server.resources, group)),
+            ["apis", group] => self.document(discovery::api_group(&self.kinds.resources, group)),
             ["apis", group, version] => {
-                self.document(discovery::api_resource_list(&self.server.resources, group, version))
+                self.document(discovery::api_resource_list(&self.kinds.resources, group, version))
             }
             ["openapi", "v2"] => self.openapi_v2(),
             ["openapi", "v3"] => self.openapi_v3(None),
             ["openapi", "v3", ..] => self.openapi_v3(Some(path.trim_start_matches("/openapi/v3/"))),
+            ["debug", "api_priority_and_fairness", what] => {
+                let flow_control = self.server.flow_control.as_ref();
+                match flow_control.and_then(|it| it.dump(what, self.context.query())) {
+                    Some(dump) => Ok(text(200, dump)),
+                    None => Ok(self.unknown()),
+                }
+            }
             [".well-known", "openid-configuration"] => {
                 let keys = format!("https://{}/openid/v1/jwks", self.host());
                 self.public(&self.server.token_key.discovery(&keys), "application/json")
@@ -71,7 +80,7 @@ impl Call<'_> {
     /// Aggregated discovery for those who ask for it, else the classic document.
     fn discovery(
         self,
-        aggregated: fn(&crate::resources::Resources) -> Value,
+        aggregated: fn(&Snapshot) -> &Document,
         classic: impl FnOnce(Self) -> Option<Value>,
     ) -> Result<Response<ResponseBody>> {
         let clauses = negotiate::accepted(&self.context.headers);
@@ -89,10 +98,8 @@ impl Call<'_> {
         if !wants {
             return self.document(classic(self));
         }
-        let json = serde_json::to_vec(&aggregated(&self.server.resources));
-        let json = Bytes::from(json.map_err(ApiError::internal)?);
-        let etag = discovery::etag(&json);
-        let mut response = self.cached(json, &etag);
+        let document = aggregated(self.kinds);
+        let mut response = self.cached(document.body.clone(), &document.etag());
         let headers = response.headers_mut();
         let media_type = HeaderValue::from_static(discovery::AGGREGATED_MEDIA_TYPE);
         headers.insert(header::CONTENT_TYPE, media_type);
@@ -101,7 +108,7 @@ impl Call<'_> {
     }
 
     fn openapi_v2(self) -> Result<Response<ResponseBody>> {
-        let documents = &self.server.documents;
+        let documents = &self.kinds.documents;
         let clauses = negotiate::accepted(&self.context.headers);
         let first = clauses.first().map(|clause| clause.media_type);
         let protobuf = first.is_some_and(|first| openapi::V2_PROTOBUF_ACCEPTED.contains(&first));
@@ -115,7 +122,7 @@ impl Call<'_> {
     }
 
     fn openapi_v3(self, path: Option<&str>) -> Result<Response<ResponseBody>> {
-        let documents = &self.server.documents;
+        let documents = &self.kinds.documents;
         let document = match path {
             None => documents.v3_index(),
             Some(path) => documents.v3(path).ok_or_else(ApiError::no_such_path)?,
@@ -184,7 +191,7 @@ impl Call<'_> {
                 .chain(HEALTH)
                 .map(ToOwned::to_owned)
                 .collect();
-        for resource in self.server.resources.iter() {
+        for resource in self.kinds.resources.iter() {
             paths.push(match resource.group.as_ref() {
                 "" => format!("/api/{}", resource.version),
                 group => format!("/apis/{group}/{}", resource.version),

@@ -17,6 +17,7 @@ use crate::{
     patch::{self, PatchKind},
     resources::{Object, Part, Resource},
     server::{
+        audit,
         authz::{self, Decision},
         body::{self, ResponseBody},
         decode,
@@ -46,6 +47,7 @@ impl<'a> Call<'a> {
         resource: &'a Arc<Resource>,
         body: Bytes,
     ) -> Result<Response<ResponseBody>> {
+        audit::request_patch(&body);
         if self.is_apply() {
             return self.apply(resource, body).await;
         }

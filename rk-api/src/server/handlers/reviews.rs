@@ -197,7 +197,7 @@ fn shown(user: &UserInfo) -> ApiUser {
 
 /// Whose token it is.
 async fn token_review(server: &Inner, token: &str, audiences: Vec<String>) -> TokenReviewStatus {
-    let own = vec![server.token_key.issuer().to_owned()];
+    let own = server.token_key.audiences().to_vec();
     let wanted = if audiences.is_empty() { own.clone() } else { audiences };
     let found = match server.service_accounts.review(token, &wanted).await {
         Ok(found) => Ok(found),

@@ -153,7 +153,8 @@ impl<'a> Call<'a> {
     }
 }
 
-fn scale_of(resource: &Resource, object: &dyn Object) -> Result<Scale> {
+/// An object's scale, with the object's identity.
+pub(in crate::server) fn scale_of(resource: &Resource, object: &dyn Object) -> Result<Scale> {
     let scale = resource.strategy.scale(object);
     let mut scale = scale.ok_or_else(|| ApiError::internal("the kind has no scale"))?;
     let meta = object.meta();

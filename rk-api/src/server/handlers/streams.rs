@@ -15,6 +15,7 @@ use crate::{
     field::{ErrorList, FieldError, Path},
     resources::Resource,
     server::{
+        audit,
         body::{RequestBody, ResponseBody},
         query::Query,
         status::{ApiError, Result, Subject},
@@ -81,6 +82,7 @@ impl<'a> Call<'a> {
     ) -> Result<Response<ResponseBody>> {
         let info = self.context.info();
         let query = self.context.query();
+        self.admit_connection(resource).await?;
         let pod = self.pod(resource).await?;
         let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
         let mut parameters: Vec<(&str, &str)> = Vec::new();
@@ -129,19 +131,24 @@ impl<'a> Call<'a> {
         match tunnel {
             Some(tunnel) => {
                 *answer.headers_mut() = tunnel.client_headers(response.headers());
-                tokio::spawn(tunnel::carry(upgrade, upgraded));
+                tokio::spawn(audit::hold(tunnel::carry(upgrade, upgraded)));
             }
             None => {
                 *answer.headers_mut() = std::mem::take(response.headers_mut());
-                tokio::spawn(splice(upgrade, upgraded));
+                tokio::spawn(audit::hold(splice(upgrade, upgraded)));
             }
         }
         Ok(answer)
     }
 
     /// `nodes/x/proxy/…`: anything else that the agent serves.
-    pub(super) async fn node_proxy(self, body: RequestBody) -> Result<Response<ResponseBody>> {
+    pub(super) async fn node_proxy(
+        self,
+        resource: &'a Arc<Resource>,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>> {
         let info = self.context.info();
+        self.admit_connection(resource).await?;
         let found = self.server.reader.get::<Node>(None, &info.name).await?;
         let node =
             found.ok_or_else(|| ApiError::not_found(&Subject::of("", "nodes"), &info.name))?;

@@ -9,6 +9,7 @@ use super::Call;
 use crate::{
     resources::{Object, Part, Resource},
     server::{
+        audit,
         body::ResponseBody,
         decode, managed_fields,
         query::WriteOptions,
@@ -27,6 +28,7 @@ impl<'a> Call<'a> {
         let shaper = self.shaper(resource, output)?;
         let options = WriteOptions::read(self.context.query(), "CreateOptions")?;
         let json = decode::json(&self.context.headers, body)?;
+        audit::request_object(&json);
         let warnings = &self.context.warnings;
         let (json, managed) = managed_fields::split(json);
         let mut object = decode::object(resource, &json, options.field_validation, warnings)?;
@@ -50,6 +52,7 @@ impl<'a> Call<'a> {
         let shaper = self.shaper(resource, output)?;
         let options = WriteOptions::read(self.context.query(), "UpdateOptions")?;
         let json = decode::json(&self.context.headers, body)?;
+        audit::request_object(&json);
         let (json, managed) = managed_fields::split(json);
         let warnings = &self.context.warnings;
         let mut object = decode::object(resource, &json, options.field_validation, warnings)?;

@@ -7,13 +7,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header, request::Parts};
 
 use super::{LayerFuture, Next, Req};
 use crate::server::{
+    audit::Audit,
     authn::{self, Authenticator},
     body::{self, ResponseBody},
-    context::Identity,
+    context::{Identity, Subject},
     status::ApiError,
     user::UserInfo,
 };
@@ -27,6 +28,8 @@ pub(crate) struct AuthenticationLayer<S> {
     pub authenticator: Arc<dyn Authenticator>,
     /// Whether those without credentials are let through, as `system:anonymous`.
     pub anonymous: bool,
+    /// Who records those that are refused.
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
@@ -44,16 +47,17 @@ impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
         }
         let anonymous = self.anonymous;
         let authenticator = self.authenticator.clone();
+        let audit = self.audit.clone();
         let mut inner = self.inner.clone();
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             let user = match authenticator.authenticate(&parts).await {
                 Ok(Some(user)) => user,
                 Ok(None) if anonymous => UserInfo::anonymous(),
-                Ok(None) => return Ok(unauthorized(&parts.headers)),
+                Ok(None) => return Ok(refuse(&parts, audit.as_deref()).await),
                 Err(error) => {
                     tracing::info!(%error, "authentication failed");
-                    return Ok(unauthorized(&parts.headers));
+                    return Ok(refuse(&parts, audit.as_deref()).await);
                 }
             };
             authn::take_credentials(&mut parts.headers);
@@ -61,6 +65,13 @@ impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
             inner.call(Request::from_parts(parts, body)).await
         })
     }
+}
+
+async fn refuse(parts: &Parts, audit: Option<&Audit>) -> Response<ResponseBody> {
+    if let (Some(audit), Some(Subject(subject))) = (audit, parts.extensions.get()) {
+        audit.authentication_failed(parts, &subject.0).await;
+    }
+    unauthorized(&parts.headers)
 }
 
 fn unauthorized(headers: &http::HeaderMap) -> Response<ResponseBody> {

@@ -10,6 +10,7 @@ use http::Response;
 
 use super::{LayerFuture, Next, Req};
 use crate::server::{
+    audit,
     authz::{self, Authorizer, Decision},
     body::{self, ResponseBody},
     context::{Identity, Subject},
@@ -46,11 +47,16 @@ impl<S: Next> tower::Service<Req> for AuthorizationLayer<S> {
         };
         // As in kube-apiserver, no authorizer can lock the administrators out.
         if user.is_in(MASTERS) {
+            annotate("allow", String::new);
             return self.inner.call(request);
         }
         match self.authorizer.decide(&user, &subject.0) {
-            Some(Decision::Allow) => return self.inner.call(request),
+            Some(Decision::Allow) => {
+                annotate("allow", || self.authorizer.reason(&user, &subject.0));
+                return self.inner.call(request);
+            }
             Some(Decision::Deny(reason) | Decision::NoOpinion(reason)) => {
+                annotate("forbid", || reason.clone());
                 let error = authz::forbidden(&user, &subject.0, &reason);
                 let answer = body::failure(request.headers(), &error);
                 return Box::pin(std::future::ready(Ok(answer)));
@@ -61,12 +67,24 @@ impl<S: Next> tower::Service<Req> for AuthorizationLayer<S> {
         let mut inner = self.inner.clone();
         Box::pin(async move {
             match authorizer.authorize(&user, &subject.0).await {
-                Decision::Allow => inner.call(request).await,
+                Decision::Allow => {
+                    annotate("allow", || authorizer.reason(&user, &subject.0));
+                    inner.call(request).await
+                }
                 Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                    annotate("forbid", || reason.clone());
                     let error = authz::forbidden(&user, &subject.0, &reason);
                     Ok(body::failure(request.headers(), &error))
                 }
             }
         })
+    }
+}
+
+/// Records the decision, and why, if the request is recorded.
+fn annotate(decision: &str, reason: impl FnOnce() -> String) {
+    if audit::is_recorded() {
+        audit::annotate("authorization.k8s.io/decision", decision);
+        audit::annotate("authorization.k8s.io/reason", reason());
     }
 }

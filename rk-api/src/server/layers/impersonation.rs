@@ -14,6 +14,7 @@ use http::{HeaderMap, Response};
 
 use super::{LayerFuture, Next, Req};
 use crate::server::{
+    audit,
     authz::{self, Authorizer, Decision},
     body::{self, ResponseBody},
     context::Identity,
@@ -61,7 +62,9 @@ impl<S: Next> tower::Service<Req> for ImpersonationLayer<S> {
             match wanted {
                 Ok(wanted) => {
                     take_headers(request.headers_mut());
-                    request.extensions_mut().insert(Identity(complete(wanted).into()));
+                    let wanted = complete(wanted);
+                    audit::impersonated(&wanted);
+                    request.extensions_mut().insert(Identity(wanted.into()));
                     inner.call(request).await
                 }
                 Err(error) => Ok(body::failure(request.headers(), &error)),

@@ -72,7 +72,7 @@ fn limit(query: &Query) -> Result<Duration, ApiError> {
 }
 
 /// Whether a request may last: watches, and streams to and from containers.
-fn is_long_running(info: &RequestInfo) -> bool {
+pub(super) fn is_long_running(info: &RequestInfo) -> bool {
     info.verb == "watch"
         || ["log", "exec", "attach", "portforward", "proxy"].contains(&info.subresource.as_str())
 }

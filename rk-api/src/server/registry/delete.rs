@@ -49,7 +49,7 @@ impl Registry {
         for _ in 0..UPDATE_TRIES {
             let Some(before) = found.take() else { return Err(target.not_found()) };
             check_preconditions(target, &before, options)?;
-            self.admit(target, &before).await?;
+            self.admit_deletion(target, &before, options).await?;
             let latest = match self.delete_version(target, &before, options).await {
                 Ok(deleted) => return Ok(deleted),
                 Err(WriteError::Api(error)) => return Err(error),
@@ -61,18 +61,20 @@ impl Registry {
         Err(ApiError::modified(&target.subject(), target.name))
     }
 
-    async fn admit(&self, target: &Target<'_>, before: &Current) -> Result<()> {
-        let admission = AdmissionRequest {
-            operation: Operation::Delete,
-            resource: target.resource,
-            subresource: target.subresource,
-            namespace: target.namespace,
-            name: target.name,
-            object: None,
+    async fn admit_deletion(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+        options: &DeleteOptions,
+    ) -> Result<()> {
+        let mut admission = AdmissionRequest {
             old: Some(before.object.as_ref()),
-            user: target.user,
-            dry_run: target.dry_run,
+            old_managed: &before.managed,
+            deletion: Some(options),
+            ..target.admission(Operation::Delete)
         };
+        // There is nothing to change, but mutating webhooks are asked all the same.
+        self.admission.mutate(&mut admission).await?;
         self.admission.validate(&admission).await
     }
 
@@ -145,7 +147,7 @@ impl Registry {
             let (revision, _) = self.store().delete(&key, expect).await?;
             self.cache.catch_up();
             self.in_force(target, revision).await;
-            self.services.release(before.object.as_ref());
+            self.services.release(before.object.as_ref()).await;
             revision
         };
         let facts = Cache::facts(target.resource, before.object.as_ref());

@@ -55,8 +55,8 @@ impl Graph {
         }
         Self {
             nodes,
-            claims: reader.table::<PersistentVolumeClaim>().cloned(),
-            volumes: reader.table::<PersistentVolume>().cloned(),
+            claims: reader.table::<PersistentVolumeClaim>(),
+            volumes: reader.table::<PersistentVolume>(),
             resources: reader.resources.clone(),
             cache: reader.cache.clone(),
         }
