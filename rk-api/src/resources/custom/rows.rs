@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     apply::{self, TypeRef},
+    cel::rules::Rules,
     discovery::{hash, priority},
     resources::{Resource, Subresource, row},
 };
@@ -60,6 +61,8 @@ pub struct Version {
     pub(super) own_fields: Vec<Box<str>>,
     pub(super) deprecation: Option<String>,
     pub(super) apply: OnceLock<(apply::Schema, TypeRef)>,
+    /// The rules in its schema, compiled when the first object is judged.
+    pub(super) rules: OnceLock<Option<Rules>>,
 }
 
 /// A printer column.
@@ -217,6 +220,7 @@ impl<'a> Maker<'a> {
             own_fields: own_fields.map(|field| field_name(&field.json_path).into()).collect(),
             deprecation: deprecation(self.spec, self.names, version),
             apply: OnceLock::new(),
+            rules: OnceLock::new(),
             api_version: own,
         }
     }

@@ -112,6 +112,7 @@ impl Version {
         }
         errors.extend(embedded::validate(&new.members, &self.schema, false, &Path::root()));
         errors.extend(self.judge_lists(new, old));
+        self.judge_rules(&mut errors, &tree, old_tree.as_ref());
         errors
     }
 
@@ -132,6 +133,9 @@ impl Version {
             errors.extend(scale.validate_status(&new.members));
         }
         errors.extend(self.judge_lists(new, Some(old)));
+        if let (true, Ok(tree), Ok(old)) = (self.rules().is_some(), new.tree(), old.tree()) {
+            self.judge_rules(&mut errors, &tree, Some(&old));
+        }
         errors
     }
 

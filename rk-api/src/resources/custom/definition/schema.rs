@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::{defaults, field_path, spec::Leniency, structural, walk};
 use crate::{
-    field::{FieldError, Path},
+    cel::rules::Rules,
+    field::{ErrorList, FieldError, Path},
     resources::{
         check::{Errors, list, text},
         custom::{
@@ -408,6 +409,18 @@ fn rules(errors: &mut Errors, schema: &JSONSchemaProps, path: &Path) {
         if field_path::resolve(field, schema, true).is_err() {
             errors.invalid(&at, field, "must be a valid path");
         }
+    }
+}
+
+/// What is wrong with the expressions of rules.
+pub(super) fn expressions(schema: &JSONSchemaProps, path: &Path, forgive_cost: bool) -> ErrorList {
+    let mut has_rules = false;
+    walk(schema, &mut |schema| {
+        has_rules |= !list(&schema.x_kubernetes_validations).is_empty();
+    });
+    match has_rules {
+        true => Rules::compile(&json!(schema), path, forgive_cost).1,
+        false => ErrorList::new(),
     }
 }
 

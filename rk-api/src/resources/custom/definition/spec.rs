@@ -45,6 +45,8 @@ pub(super) struct Leniency {
     pub odd_certificates: bool,
     /// Versions that may have too many selectable fields.
     pub selectable: HashSet<String>,
+    /// Versions whose schemas did not change: their rules may cost what they did.
+    pub same_schemas: HashSet<String>,
 }
 
 impl Leniency {
@@ -59,6 +61,7 @@ impl Leniency {
             odd_reviews: false,
             odd_certificates: true,
             selectable: HashSet::new(),
+            same_schemas: HashSet::new(),
         }
     }
 
@@ -92,6 +95,16 @@ impl Leniency {
                 .versions
                 .iter()
                 .filter(unchanged)
+                .map(|version| version.name.clone())
+                .collect(),
+            same_schemas: new
+                .spec
+                .versions
+                .iter()
+                .filter(|version| {
+                    let before = old.spec.versions.iter().find(|old| old.name == version.name);
+                    before.is_some_and(|old| old.schema == version.schema)
+                })
                 .map(|version| version.name.clone())
                 .collect(),
         }
@@ -324,7 +337,13 @@ impl Judge<'_> {
         if let Some(schema) = schema_of(version) {
             let structural = self.must_be_structural;
             let at = path.child("openAPIV3Schema");
+            let before = errors.0.len();
             schema::validate(errors, schema, has_status, structural, self.leniency, &at);
+            // Rules can only be understood in a schema that is.
+            if structural && errors.0.len() == before {
+                let forgiven = self.leniency.same_schemas.contains(&version.name);
+                errors.extend(schema::expressions(schema, &at, forgiven));
+            }
         }
     }
 
