@@ -88,7 +88,7 @@ use self::{
     },
     authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
-    custom_resources::CustomResources,
+    custom_resources::{Converter, CustomResources},
     flow_control::{FlowControl, InFlight},
     handlers::Handler,
     kinds::Kinds,
@@ -489,6 +489,7 @@ impl Builder {
             event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
+            converter: Arc::new(Converter::new(outbound.clone())),
         };
         let custom_resources = CustomResources::of(&reader);
         let (readonly, mutating) = self.max_in_flight;
