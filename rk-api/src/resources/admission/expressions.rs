@@ -168,26 +168,32 @@ pub(crate) static REQUEST: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let text = || Schema::string(None);
     let kind = || texts("kubernetes.GroupVersionKind", &["group", "version", "kind"]);
     let resource = || texts("kubernetes.GroupVersionResource", &["group", "version", "resource"]);
-    let user = Schema::object("kubernetes.UserInfo", [
-        ("username", text()),
-        ("uid", text()),
-        ("groups", strings()),
-        ("extra", Schema::map(strings(), None)),
-    ]);
-    Arc::new(Schema::object("kubernetes.AdmissionRequest", [
-        ("kind", kind()),
-        ("resource", resource()),
-        ("subResource", text()),
-        ("requestKind", kind()),
-        ("requestResource", resource()),
-        ("requestSubResource", text()),
-        ("name", text()),
-        ("namespace", text()),
-        ("operation", text()),
-        ("userInfo", user),
-        ("dryRun", Schema::bool()),
-        ("options", Schema::dynamic()),
-    ]))
+    let user = Schema::object(
+        "kubernetes.UserInfo",
+        [
+            ("username", text()),
+            ("uid", text()),
+            ("groups", strings()),
+            ("extra", Schema::map(strings(), None)),
+        ],
+    );
+    Arc::new(Schema::object(
+        "kubernetes.AdmissionRequest",
+        [
+            ("kind", kind()),
+            ("resource", resource()),
+            ("subResource", text()),
+            ("requestKind", kind()),
+            ("requestResource", resource()),
+            ("requestSubResource", text()),
+            ("name", text()),
+            ("namespace", text()),
+            ("operation", text()),
+            ("userInfo", user),
+            ("dryRun", Schema::bool()),
+            ("options", Schema::dynamic()),
+        ],
+    ))
 });
 
 /// What `namespaceObject` is: a Namespace without what is nobody's business; null for cluster
@@ -195,32 +201,38 @@ pub(crate) static REQUEST: LazyLock<Arc<Schema>> = LazyLock::new(|| {
 pub(crate) static NAMESPACE: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let text = || Schema::string(None);
     let labels = || Schema::map(Schema::string(None), None);
-    let metadata = Schema::object("kubernetes.NamespaceMetadata", [
-        ("name", text()),
-        ("generateName", text()),
-        ("namespace", text()),
-        ("labels", labels()),
-        ("annotations", labels()),
-        ("UID", text()),
-        ("creationTimestamp", Schema::date_time()),
-        ("deletionGracePeriodSeconds", Schema::int()),
-        ("deletionTimestamp", Schema::date_time()),
-        ("generation", Schema::int()),
-        ("resourceVersion", text()),
-        ("finalizers", strings()),
-    ]);
+    let metadata = Schema::object(
+        "kubernetes.NamespaceMetadata",
+        [
+            ("name", text()),
+            ("generateName", text()),
+            ("namespace", text()),
+            ("labels", labels()),
+            ("annotations", labels()),
+            ("UID", text()),
+            ("creationTimestamp", Schema::date_time()),
+            ("deletionGracePeriodSeconds", Schema::int()),
+            ("deletionTimestamp", Schema::date_time()),
+            ("generation", Schema::int()),
+            ("resourceVersion", text()),
+            ("finalizers", strings()),
+        ],
+    );
     let spec = Schema::object("kubernetes.NamespaceSpec", [("finalizers", strings())]);
-    let condition = Schema::object("kubernetes.NamespaceCondition", [
-        ("status", text()),
-        ("type", text()),
-        ("lastTransitionTime", Schema::date_time()),
-        ("message", text()),
-        ("reason", text()),
-    ]);
-    let status = Schema::object("kubernetes.NamespaceStatus", [
-        ("conditions", Schema::list(condition, None)),
-        ("phase", text()),
-    ]);
+    let condition = Schema::object(
+        "kubernetes.NamespaceCondition",
+        [
+            ("status", text()),
+            ("type", text()),
+            ("lastTransitionTime", Schema::date_time()),
+            ("message", text()),
+            ("reason", text()),
+        ],
+    );
+    let status = Schema::object(
+        "kubernetes.NamespaceStatus",
+        [("conditions", Schema::list(condition, None)), ("phase", text())],
+    );
     let fields = [("metadata", metadata), ("spec", spec), ("status", status)];
     Arc::new(Schema::object("kubernetes.Namespace", fields).nullable())
 });

@@ -329,13 +329,7 @@ fn expression(errors: &mut Errors, expression: &str, path: &Path) {
     }
 }
 
-fn validation(
-    errors: &mut Errors,
-    rule: &Validation,
-    scope: &Scope,
-    given: Given,
-    path: &Path,
-) {
+fn validation(errors: &mut Errors, rule: &Validation, scope: &Scope, given: Given, path: &Path) {
     expression(errors, &rule.expression, path);
     if !rule.expression.trim().is_empty() {
         let (at, given) = (path.child("expression"), Given { authorizer: true, ..given });
