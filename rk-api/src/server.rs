@@ -79,7 +79,9 @@ use rk_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    admission::{Admission, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection},
+    admission::{
+        Admission, Lookup, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection,
+    },
     allocator::Services,
     audit::{Audit, AuditConfig, AuditConfigError},
     authn::{
@@ -469,7 +471,7 @@ impl Builder {
         let metrics = Arc::new(Metrics::default());
         let provisioner = Provisioner::default();
         let mut plugins = self.plugins.plugins(&Parts {
-            reader: reader.clone(),
+            lookup: Lookup { reader: reader.clone(), kinds: kinds.clone() },
             rbac,
             authorizer: authorizer.clone(),
             outbound: outbound.clone(),
