@@ -163,9 +163,21 @@ pub(crate) async fn builder(
         .priority_and_fairness(options.fairness)
         .max_in_flight(options.in_flight.0, options.in_flight.1)
         .require_service_accounts(!options.disabled_plugins.iter().any(|p| p == "ServiceAccount"))
+        .admission_plugins(&names(&options.enabled_plugins), &names(&options.disabled_plugins))
         .audit(audit(&options.audit)?);
-    if options.among_endpoints {
-        builder = builder.advertise(SocketAddr::new(advertised(options), port));
+    if let Some(file) = &options.plugin_config {
+        let beside = |path: &Path| {
+            let path = file.path.parent().unwrap_or(Path::new("")).join(path);
+            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let exemptions = crate::plugins::pod_security(&read(file)?, beside);
+        builder = builder.pod_security_exemptions(exemptions.map_err(|error| wrong(file, &error))?);
+    }
+    let own = advertised(options);
+    if options.among_endpoints && own.is_loopback() {
+        tracing::info!("{own} is of no use to others: the Service kubernetes has no endpoint here");
+    } else if options.among_endpoints {
+        builder = builder.advertise(SocketAddr::new(own, port));
     }
     builder = authentication(options, builder).await?;
     let mut modes = Vec::new();
@@ -195,6 +207,10 @@ pub(crate) async fn builder(
         builder = builder.node_connector(Arc::new(nodes));
     }
     Ok(builder)
+}
+
+fn names(list: &[String]) -> Vec<&str> {
+    list.iter().map(String::as_str).collect()
 }
 
 /// The kinds of the versions that are served.
