@@ -83,6 +83,7 @@ fn self_signed(directory: &Path, options: &Options) -> Result<Identity, String> 
         return Ok(Identity { certificate_pem: text(&certificate)?, key_pem: text(&key)? });
     }
     let mut names = vec![advertised(options).to_string(), "127.0.0.1".into(), "localhost".into()];
+    names.extend((!options.bind.is_unspecified()).then(|| options.bind.to_string()));
     names.extend(options.host_name.clone());
     for name in ["", ".default", ".default.svc", ".default.svc.cluster.local"] {
         names.push(format!("kubernetes{name}"));
@@ -165,6 +166,9 @@ pub(crate) async fn builder(
         .require_service_accounts(!options.disabled_plugins.iter().any(|p| p == "ServiceAccount"))
         .admission_plugins(&names(&options.enabled_plugins), &names(&options.disabled_plugins))
         .audit(audit(&options.audit)?);
+    if let Some(pair) = &options.aggregator {
+        read_pair(pair)?;
+    }
     if let Some(file) = &options.plugin_config {
         let beside = |path: &Path| {
             let path = file.path.parent().unwrap_or(Path::new("")).join(path);
