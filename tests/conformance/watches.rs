@@ -203,7 +203,7 @@ async fn all_watchers_see_the_same_events_in_the_same_order() {
     for mut stream in watchers {
         let mut order = Vec::new();
         // The last write may be one of another namespace: what comes until it is silent counts.
-        while let Ok(event) = tokio::time::timeout(Duration::from_secs(5), stream.try_next()).await
+        while let Ok(event) = tokio::time::timeout(Duration::from_secs(1), stream.try_next()).await
         {
             order.push(version(&event.expect("watched").expect("an event")));
         }
