@@ -263,6 +263,12 @@ impl Document {
     }
 
     /// A document of JSON.
+    /// A Swagger document as protobuf.
+    pub(crate) fn swagger_protobuf(document: &Value) -> Self {
+        Self::new(protobuf::encode(document))
+    }
+
+    /// A document as JSON.
     pub(crate) fn json(document: &Value) -> Self {
         Self::new(document.to_string().into_bytes())
     }
