@@ -262,13 +262,12 @@ impl Document {
         Self { hash: discovery::hash(&body), body: body.into() }
     }
 
-    /// A document of JSON.
     /// A Swagger document as protobuf.
     pub(crate) fn swagger_protobuf(document: &Value) -> Self {
         Self::new(protobuf::encode(document))
     }
 
-    /// A document as JSON.
+    /// A document of JSON.
     pub(crate) fn json(document: &Value) -> Self {
         Self::new(document.to_string().into_bytes())
     }

@@ -25,6 +25,7 @@ mod body;
 mod bootstrap;
 mod cache;
 mod context;
+mod custom_resources;
 mod decode;
 mod filter;
 mod flow_control;
@@ -47,6 +48,7 @@ mod object;
 #[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
 mod outbound;
 pub mod pki;
+mod pretty;
 mod protobuf;
 mod proxy;
 mod query;
@@ -80,7 +82,7 @@ use rk_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    admission::Admission,
+    admission::{Admission, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection},
     aggregation::Aggregator,
     allocator::Services,
     audit::{Audit, AuditConfig, AuditConfigError},
@@ -90,6 +92,7 @@ use self::{
     },
     authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
+    custom_resources::CustomResources,
     flow_control::{FlowControl, InFlight},
     handlers::Handler,
     kinds::Kinds,
@@ -142,6 +145,7 @@ type Stack = RequestInfoLayer<
 #[derive(Debug)]
 pub(crate) struct Inner {
     kinds: Arc<Kinds>,
+    custom_resources: CustomResources,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
@@ -201,6 +205,8 @@ pub struct Builder {
     admission: Vec<Arc<dyn Admission>>,
     privileged: bool,
     event_ttl: Duration,
+    plugins: Selection,
+    pod_security_exemptions: PodSecurityExemptions,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
     advertised: Option<SocketAddr>,
@@ -235,6 +241,9 @@ pub enum StartError {
     /// Requests cannot be recorded.
     #[error("cannot start audit")]
     Audit(#[from] AuditConfigError),
+    /// Admission plug-ins cannot be chosen so.
+    #[error(transparent)]
+    Plugins(#[from] PluginError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -319,6 +328,23 @@ impl Builder {
     #[must_use]
     pub fn admission(mut self, plugin: Arc<dyn Admission>) -> Self {
         self.admission.push(plugin);
+        self
+    }
+
+    /// Turns admission plug-ins on and off, by kube-apiserver's names, as
+    /// `--enable-admission-plugins` and `--disable-admission-plugins` do. What is named in neither
+    /// is as it is by default: on are those of kube-apiserver's defaults and NodeRestriction. Starting
+    /// fails when a name is unknown, or in both lists.
+    #[must_use]
+    pub fn admission_plugins(mut self, enabled: &[&str], disabled: &[&str]) -> Self {
+        self.plugins = Selection::new(enabled, disabled);
+        self
+    }
+
+    /// Whom the plug-in PodSecurity does not judge; nobody by default.
+    #[must_use]
+    pub fn pod_security_exemptions(mut self, exemptions: PodSecurityExemptions) -> Self {
+        self.pod_security_exemptions = exemptions;
         self
     }
 
@@ -466,11 +492,22 @@ impl Builder {
         };
         authorizers.extend(self.more_authorizers);
         let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Chain(authorizers));
-        let mut plugins =
-            admission::builtin(&reader, self.require_service_accounts, &rbac, &authorizer);
+        let metrics = Arc::new(Metrics::default());
+        let provisioner = Provisioner::default();
+        let mut plugins = self.plugins.plugins(&Parts {
+            reader: reader.clone(),
+            rbac,
+            authorizer: authorizer.clone(),
+            outbound: outbound.clone(),
+            metrics: metrics.admission.clone(),
+            provisioner: provisioner.clone(),
+            pod_security_exemptions: self.pod_security_exemptions,
+            require_service_accounts: self.require_service_accounts,
+        })?;
         plugins.extend(self.admission);
         if !self.privileged {
-            plugins.push(Arc::new(admission::Unprivileged));
+            // Before anything counts what is then refused.
+            plugins.insert(0, Arc::new(admission::Unprivileged));
         }
         let registry = Registry {
             services: Services::new(cache.clone(), &self.resources, ranges, self.node_ports),
@@ -479,7 +516,7 @@ impl Builder {
             admission: admission::Chain(plugins),
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
-        let metrics = Arc::new(Metrics::default());
+        let custom_resources = CustomResources::of(&reader);
         let (readonly, mutating) = self.max_in_flight;
         let flow_control = self.priority_and_fairness.then(|| {
             let seats = readonly.saturating_add(mutating).max(1);
@@ -504,6 +541,7 @@ impl Builder {
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
             kinds,
+            custom_resources,
             reader,
             registry,
             metrics,
@@ -521,6 +559,8 @@ impl Builder {
             advertised: self.advertised,
             shutdown,
         });
+        provisioner.set(&inner);
+        custom_resources::start(&inner).await?;
         let repairs = bootstrap::run(&inner).await?;
         let repair = bootstrap::repair(Arc::downgrade(&inner), repairs, inner.shutdown.clone());
         tokio::spawn(repair);
@@ -571,6 +611,8 @@ impl ApiServer {
             event_ttl: registry::EVENT_TTL,
             more_authorizers: Vec::new(),
             admission: Vec::new(),
+            plugins: Selection::default(),
+            pod_security_exemptions: PodSecurityExemptions::default(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
             advertised: None,

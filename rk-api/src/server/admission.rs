@@ -1,88 +1,66 @@
 //! Admission: what a cluster's policy changes about objects, or refuses, before they are stored.
 
+mod always;
+mod certificates;
 mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
 mod escalation;
+mod extended_resources;
+mod external_ips;
 mod first_look;
 mod limit_ranger;
+mod matching;
+mod metrics;
 mod namespace_lifecycle;
+mod namespaces;
 mod node_restriction;
+mod node_selectors;
+mod owner_references;
+mod plugins;
+mod pod_antiaffinity;
 mod pod_certificates;
 mod pod_security;
+mod pod_tolerations;
 mod priority;
+mod request;
 mod resource_quota;
+mod rounds;
 mod runtime_class;
 mod service_accounts;
+mod shown;
 mod signing_requests;
+mod storage_in_use;
 mod taint_nodes;
 mod tolerations;
 mod unprivileged;
-
-pub(super) use self::unprivileged::Unprivileged;
+mod webhooks;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use self::{
-    claim_resize::PersistentVolumeClaimResize, default_ingress_class::DefaultIngressClass,
-    default_storage_class::DefaultStorageClass, escalation::Escalation, limit_ranger::LimitRanger,
-    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction,
-    pod_certificates::PodCertificates, pod_security::PodSecurity, priority::Priority,
-    resource_quota::ResourceQuotas, runtime_class::RuntimeClasses,
-    service_accounts::ServiceAccounts, signing_requests::Requestor,
-    taint_nodes::TaintNodesByCondition, tolerations::DefaultTolerationSeconds,
+pub(super) use self::{
+    matching::CONFIGURATION_GROUP,
+    metrics::AdmissionMetrics,
+    namespaces::Provisioner,
+    plugins::{Parts, Selection},
+    rounds::Rounds,
+    unprivileged::Unprivileged,
 };
-use super::{
-    authz::{Authorizer, rbac::Rbac},
-    reader::Reader,
-    status::{ApiError, Result, Subject},
-    user::UserInfo,
+pub use self::{
+    plugins::PluginError,
+    pod_security::PodSecurityExemptions,
+    request::{AdmissionRequest, GroupVersionKind, Operation},
 };
-use crate::resources::{Object, Resource};
-
-/// What a request does to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// It makes a new one.
-    Create,
-    /// It changes one.
-    Update,
-    /// It deletes one.
-    Delete,
-    /// It opens a stream to one.
-    Connect,
-}
-
-/// A write that asks to be admitted.
-#[derive(Debug)]
-pub struct AdmissionRequest<'a> {
-    /// What it does.
-    pub operation: Operation,
-    /// To which kind.
-    pub resource: &'a Arc<Resource>,
-    /// The subresource; empty for the object itself.
-    pub subresource: &'a str,
-    /// The namespace; `None` for cluster scope.
-    pub namespace: Option<&'a str>,
-    /// The name; empty while it is to be generated.
-    pub name: &'a str,
-    /// The object as it is to be; `None` when it is deleted.
-    pub object: Option<&'a mut dyn Object>,
-    /// The object as it is; `None` when it is created.
-    pub old: Option<&'a dyn Object>,
-    /// Who asks.
-    pub user: &'a UserInfo,
-    /// Whether nothing is stored: side effects are forbidden.
-    pub dry_run: bool,
-}
+use super::status::Result;
 
 /// A plug-in of the server that sees every write.
 ///
 /// # Contract
 /// - All plug-ins first [`mutate`](Self::mutate), in order; then the object is validated; then all
 ///   [`validate`](Self::validate), in order. The first error ends the request.
+/// - When a webhook or a policy changed the object, all mutate once more.
 /// - An update is tried again when another writer came first, so both must be repeatable.
 /// - An error is an [`ApiError`], usually a 403 that says why.
 #[async_trait]
@@ -113,6 +91,15 @@ pub struct Chain(pub Vec<Arc<dyn Admission>>);
 impl Chain {
     /// Lets all plug-ins change the object.
     pub async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<()> {
+        self.mutate_once(request).await?;
+        if std::mem::take(&mut request.rounds.again) {
+            request.rounds.second = true;
+            self.mutate_once(request).await?;
+        }
+        Ok(())
+    }
+
+    async fn mutate_once(&self, request: &mut AdmissionRequest<'_>) -> Result<()> {
         for plugin in &self.0 {
             if plugin.handles(request) {
                 plugin.mutate(request).await?;
@@ -129,53 +116,5 @@ impl Chain {
             }
         }
         Ok(())
-    }
-}
-
-/// The built-in plug-ins, in kube-apiserver's order. What kube-apiserver checks before admission
-/// comes first.
-pub(super) fn builtin(
-    reader: &Reader,
-    require_service_accounts: bool,
-    rbac: &Rbac,
-    authorizer: &Arc<dyn Authorizer>,
-) -> Vec<Arc<dyn Admission>> {
-    vec![
-        Arc::new(Escalation { rbac: rbac.clone(), authorizer: authorizer.clone() }),
-        Arc::new(NamespaceLifecycle(reader.clone())),
-        Arc::new(LimitRanger::new(reader.clone())),
-        Arc::new(ServiceAccounts { reader: reader.clone(), required: require_service_accounts }),
-        Arc::new(NodeRestriction(reader.clone())),
-        Arc::new(TaintNodesByCondition),
-        Arc::new(PodSecurity(reader.clone())),
-        Arc::new(Priority::new(reader.clone())),
-        Arc::new(DefaultTolerationSeconds),
-        Arc::new(Requestor),
-        Arc::new(PodCertificates),
-        Arc::new(DefaultStorageClass(reader.clone())),
-        Arc::new(PersistentVolumeClaimResize(reader.clone())),
-        Arc::new(RuntimeClasses(reader.clone())),
-        Arc::new(DefaultIngressClass(reader.clone())),
-        // The last one: it counts what all others let in.
-        Arc::new(ResourceQuotas::new(reader.clone())),
-    ]
-}
-
-impl AdmissionRequest<'_> {
-    /// Whether it is about objects of this core resource themselves, and not about a subresource.
-    pub fn is_about(&self, plural: &str) -> bool {
-        self.resource.group.is_empty()
-            && self.resource.plural == plural
-            && self.subresource.is_empty()
-    }
-
-    /// A 403 that says why the object is refused.
-    pub fn forbidden(&self, why: &str) -> ApiError {
-        ApiError::forbidden(&Subject::plural(self.resource), self.name, why)
-    }
-
-    /// The new object, if it is of this type.
-    fn object_as<T: 'static>(&mut self) -> Option<&mut T> {
-        self.object.as_deref_mut()?.as_any_mut().downcast_mut()
     }
 }

@@ -99,7 +99,7 @@ pub(super) async fn repair(server: Weak<Inner>, mut repairs: Repairs, shutdown: 
     }
 }
 
-async fn ensure(
+pub(super) async fn ensure(
     server: &Inner,
     group: &str,
     version: &str,
@@ -122,6 +122,7 @@ async fn ensure(
         user: &user,
         dry_run: false,
         manager: "kube-apiserver",
+        context: None,
     };
     if server.registry.read(&target).await?.is_some() {
         return Ok(());
@@ -160,6 +161,7 @@ async fn range_is_ready(server: &Inner) -> Result<()> {
         user: &user,
         dry_run: false,
         manager: "kube-apiserver",
+        context: None,
     };
     let modified = server.registry.modify(&target, |object| {
         let Some(range) = object.as_any_mut().downcast_mut::<ServiceCIDR>() else { return Ok(()) };

@@ -20,6 +20,7 @@ pub(super) struct Subject(pub Arc<(RequestInfo, Query)>);
 pub(super) struct Identity(pub Arc<UserInfo>);
 
 /// A request as handlers see it.
+#[derive(Debug)]
 pub(super) struct Context {
     /// What it is about.
     pub subject: Arc<(RequestInfo, Query)>,

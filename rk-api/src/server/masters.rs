@@ -138,6 +138,7 @@ async fn write(server: &Inner, kind: (&str, &str, &str), object: Value) -> Resul
         user: &user,
         dry_run: false,
         manager: "kube-apiserver",
+        context: None,
     };
     let written = server.registry.update(&target, Part::Main, |before| {
         let mut new = wanted.boxed_clone();

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{cache::Cache, flow_control, info::RequestInfo};
+use super::{admission::AdmissionMetrics, cache::Cache, flow_control, info::RequestInfo};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -44,6 +44,8 @@ pub(super) struct Metrics {
     objects: Family<ResourceLabels, Gauge>,
     /// Those of priority and fairness.
     pub(super) flow_control: flow_control::Metrics,
+    /// What admission counts.
+    pub admission: AdmissionMetrics,
 }
 
 impl Default for Metrics {
@@ -71,7 +73,8 @@ impl Default for Metrics {
         );
         registry.register("apiserver_storage_objects", "Objects that are stored", objects.clone());
         let flow_control = flow_control::Metrics::register(&mut registry);
-        Self { registry, requests, latency, watches, objects, flow_control }
+        let admission = AdmissionMetrics::register(&mut registry);
+        Self { registry, requests, latency, watches, objects, flow_control, admission }
     }
 }
 

@@ -7,15 +7,16 @@ mod update;
 
 pub(super) use update::{Change, ManagedFields};
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use rk_store::{Expect, Revision, Store, StoreError, Versioned};
 
 use super::{
-    admission::Chain,
+    admission::{AdmissionRequest, CONFIGURATION_GROUP, Chain, Operation, Rounds},
     allocator::{Allocation, Services},
     cache::{Cache, Table},
+    context::Context,
     managed_fields::Tracker,
     object::{CachedObject, Stored},
     status::{ApiError, Result, Subject},
@@ -65,6 +66,8 @@ pub(super) struct Target<'a> {
     pub dry_run: bool,
     /// The name under which the writer manages fields.
     pub manager: &'a str,
+    /// The request that makes it; `None` for what the server itself writes.
+    pub context: Option<&'a Context>,
 }
 
 /// An object as the store has it.
@@ -95,6 +98,26 @@ impl Target<'_> {
     /// The object's key.
     pub(super) fn key(&self) -> String {
         self.resource.key(self.namespace, self.name)
+    }
+
+    /// The write as admission sees it.
+    pub(super) fn admission(&self, operation: Operation) -> AdmissionRequest<'_> {
+        AdmissionRequest {
+            operation,
+            resource: self.resource,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name: self.name,
+            object: None,
+            old: None,
+            user: self.user,
+            dry_run: self.dry_run,
+            managed: Cow::Borrowed(&[]),
+            old_managed: &[],
+            deletion: None,
+            context: self.context,
+            rounds: Rounds::default(),
+        }
     }
 
     /// How messages name it.
@@ -156,10 +179,23 @@ impl Registry {
         }
     }
 
-    /// A change of roles or bindings counts for the request that follows its answer: it waits until
-    /// the cache, which authorization follows, has it.
+    /// Asks admission about what is no object of the store: a binding, an eviction, a connection.
+    pub(super) async fn admit(
+        &self,
+        target: &Target<'_>,
+        operation: Operation,
+        object: &mut Box<dyn Object>,
+    ) -> Result<()> {
+        let mut request = AdmissionRequest { object: Some(object), ..target.admission(operation) };
+        self.admission.mutate(&mut request).await?;
+        self.admission.validate(&request).await
+    }
+
+    /// A change of roles, of bindings, or of what configures admission counts for the request that
+    /// follows its answer: it waits until the cache, which these follow, has it.
     async fn in_force(&self, target: &Target<'_>, revision: Revision) {
-        if target.resource.group == super::authz::rbac::GROUP {
+        let group = target.resource.group.as_ref();
+        if [super::authz::rbac::GROUP, CONFIGURATION_GROUP].contains(&group) {
             // The write has happened; a slow store only makes it count a little later.
             let _ = self.cache.wait_for(revision.0).await;
         }

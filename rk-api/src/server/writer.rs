@@ -90,7 +90,16 @@ impl Writer<'_> {
         subresource: &'b str,
     ) -> Target<'b> {
         let manager = self.manager;
-        Target { resource, subresource, namespace, name, user, dry_run: false, manager }
+        Target {
+            resource,
+            subresource,
+            namespace,
+            name,
+            user,
+            dry_run: false,
+            manager,
+            context: None,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ impl Admission for PersistentVolumeClaimResize {
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let new = request.object.as_deref().and_then(|object| object.as_any().downcast_ref());
+        let new = request.object().and_then(|object| object.as_any().downcast_ref());
         let old = request.old.and_then(|object| object.as_any().downcast_ref());
         let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
         if size(new) <= size(old) {

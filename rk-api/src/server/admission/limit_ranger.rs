@@ -69,7 +69,7 @@ impl Admission for LimitRanger {
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let Some(object) = request.object.as_deref() else { return Ok(()) };
+        let Some(object) = request.object() else { return Ok(()) };
         // What is on its way out may still lose its finalizers.
         if request.old.is_some_and(|old| old.meta().deletion_timestamp.is_some()) {
             return Ok(());

@@ -171,7 +171,7 @@ impl NodeRestriction {
 }
 
 fn new<'a, T: 'static>(request: &'a AdmissionRequest<'_>) -> Option<&'a T> {
-    request.object.as_deref()?.as_any().downcast_ref()
+    request.object()?.as_any().downcast_ref()
 }
 
 fn old<'a, T: 'static>(request: &'a AdmissionRequest<'_>) -> Option<&'a T> {
@@ -292,7 +292,7 @@ fn claim_status(node: &str, request: &AdmissionRequest<'_>) -> Result<(), String
 }
 
 fn own_node(node: &str, request: &AdmissionRequest<'_>) -> Result<(), String> {
-    let meant = match request.object.as_deref() {
+    let meant = match request.object() {
         Some(object) if request.name.is_empty() => {
             object.meta().name.as_deref().unwrap_or_default()
         }
@@ -375,7 +375,7 @@ fn lease(node: &str, request: &AdmissionRequest<'_>) -> Result<(), String> {
 }
 
 fn same_name(node: &str, request: &AdmissionRequest<'_>, what: &str) -> Result<(), String> {
-    let named = match (request.operation, request.object.as_deref()) {
+    let named = match (request.operation, request.object()) {
         (Operation::Create, Some(object)) => object.meta().name.as_deref().unwrap_or_default(),
         _ => request.name,
     };

@@ -1,32 +1,49 @@
 //! PodSecurity: how much a Pod of a namespace may do, by the Pod security standards
-//! (`privileged`, `baseline`, `restricted`) that the namespace's labels name.
+//! (`privileged`, `baseline`, `restricted`) that the namespace's labels name (KEP-2579).
 //!
-//! The newest standards count, whatever version a label names. What a namespace only wants to be
-//! warned of, or audited, is let through.
+//! What a namespace enforces is refused. What it only wants to be warned of, or audited, is let
+//! through with a warning or an audit annotation; so are the objects that Pods are made from.
 
 mod baseline;
+mod policy;
 mod restricted;
 mod subjects;
 
-use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec};
+use std::collections::BTreeMap;
 
+use async_trait::async_trait;
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
+    batch::v1::{CronJob, Job},
+    core::v1::{Namespace, Pod, PodSpec, PodTemplate, PodTemplateSpec, ReplicationController},
+};
+
+pub use self::policy::PodSecurityExemptions;
+use self::{
+    policy::{Level, Policy, Standard, Version},
+    subjects::Annotations,
+};
 use super::{Admission, AdmissionRequest, Operation};
 use crate::{
-    field::{FieldError, Path},
+    resources::Object,
     server::{
         reader::Reader,
         status::{ApiError, Result, Subject},
     },
 };
 
-const LABEL_PREFIX: &str = "pod-security.kubernetes.io/";
-const MODES: &[&str] = &["enforce", "audit", "warn"];
-const LEVELS: &[&str] = &["privileged", "baseline", "restricted"];
+/// The most Pods of a namespace that are looked at when it becomes stricter.
+const PODS_MAX: usize = 3000;
+
+/// What audit annotations begin with.
+const ANNOTATIONS: &str = "pod-security.kubernetes.io/";
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct PodSecurity(pub(super) Reader);
+pub(super) struct PodSecurity {
+    reader: Reader,
+    exemptions: PodSecurityExemptions,
+}
 
 /// What is wrong with a Pod: what it is about, and where.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,104 +55,265 @@ struct Violation {
 #[async_trait]
 impl Admission for PodSecurity {
     fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
-        let is_core = request.resource.group.is_empty();
-        let writes = matches!(request.operation, Operation::Create | Operation::Update);
-        let about = match request.resource.plural.as_ref() {
-            "pods" => matches!(request.subresource, "" | "ephemeralcontainers"),
-            "namespaces" => request.subresource.is_empty(),
-            _ => false,
+        let is_pod = request.resource.group.is_empty() && request.resource.plural == "pods";
+        let about = match request.subresource {
+            "" => true,
+            sub => is_pod && matches!(sub, "ephemeralcontainers" | "resize"),
         };
-        is_core && writes && about
+        about && request.is_write()
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let Some(object) = request.object.as_deref() else { return Ok(()) };
+        let Some(object) = request.object() else { return Ok(()) };
         if object.as_any().is::<Namespace>() {
-            return check_labels(request);
+            return self.namespace(request, object);
         }
-        let pod = object.as_any().downcast_ref::<Pod>();
-        let Some(spec) = pod.and_then(|pod| pod.spec.as_ref()) else { return Ok(()) };
-        let old = request.old.and_then(|old| old.as_any().downcast_ref::<Pod>());
-        if old.is_some_and(|old| !is_significant(spec, old.spec.as_ref())) {
-            return Ok(());
+        if let Some(pod) = object.as_any().downcast_ref::<Pod>() {
+            return self.pod(request, pod).await;
         }
+        match template(object) {
+            Some(template) => self.template(request, template).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl PodSecurity {
+    pub(super) fn new(reader: Reader, exemptions: PodSecurityExemptions) -> Self {
+        Self { reader, exemptions }
+    }
+
+    /// What the request's namespace asks for; `None` when that is nothing, or nothing of this
+    /// request.
+    async fn policy(&self, request: &AdmissionRequest<'_>) -> Result<Option<Policy>> {
         let name = request.namespace.unwrap_or_default();
-        let Some(namespace) = self.0.get::<Namespace>(None, name).await? else { return Ok(()) };
-        let labels = namespace.metadata.labels.unwrap_or_default();
-        let label = |suffix: &str| labels.get(&format!("{LABEL_PREFIX}enforce{suffix}"));
-        let level = label("").map_or("privileged", String::as_str);
-        let annotations = pod.and_then(|pod| pod.metadata.annotations.as_ref());
-        let wrong = violations(level, spec, annotations);
-        if wrong.is_empty() {
+        let has = |list: &[String], name: &str| list.iter().any(|found| found == name);
+        let exempt = match () {
+            () if has(&self.exemptions.namespaces, name) => Some("namespace"),
+            () if has(&self.exemptions.usernames, &request.user.name) => Some("user"),
+            () => None,
+        };
+        if let Some(exempt) = exempt {
+            request.annotate(&format!("{ANNOTATIONS}exempt"), exempt);
+            return Ok(None);
+        }
+        let Some(namespace) = self.reader.get::<Namespace>(None, name).await? else {
+            return Ok(None);
+        };
+        let (policy, _) = Policy::of(namespace.metadata.labels.as_ref());
+        Ok((!policy.is_privileged()).then_some(policy))
+    }
+
+    fn is_exempt_class(&self, request: &AdmissionRequest<'_>, spec: &PodSpec) -> bool {
+        let class = spec.runtime_class_name.as_ref();
+        let exempt = class.is_some_and(|class| self.exemptions.runtime_classes.contains(class));
+        if exempt {
+            request.annotate(&format!("{ANNOTATIONS}exempt"), "runtimeClass");
+        }
+        exempt
+    }
+
+    async fn pod(&self, request: &AdmissionRequest<'_>, pod: &Pod) -> Result<()> {
+        let Some(spec) = pod.spec.as_ref() else { return Ok(()) };
+        let old = request.old_as::<Pod>();
+        if old.is_some_and(|old| !is_significant(pod, old)) {
             return Ok(());
         }
-        let version = label("-version").map_or("latest", String::as_str);
-        let wrong: Vec<_> = wrong
-            .iter()
-            .map(|violation| match violation.detail.as_str() {
-                "" => violation.reason.to_owned(),
-                detail => format!("{} ({detail})", violation.reason),
-            })
-            .collect();
-        Err(request.forbidden(&format!(
-            "violates PodSecurity \"{level}:{version}\": {}",
-            wrong.join(", ")
-        )))
+        let Some(policy) = self.policy(request).await? else { return Ok(()) };
+        if self.is_exempt_class(request, spec) {
+            return Ok(());
+        }
+        let annotations = pod.metadata.annotations.as_ref();
+        request.annotate(&format!("{ANNOTATIONS}enforce-policy"), policy.enforce.to_string());
+        note(request, &policy, spec, annotations);
+        let wrong = violations(policy.enforce, spec, annotations);
+        if wrong.is_empty() {
+            warn(request, &policy, spec, annotations);
+            return Ok(());
+        }
+        let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, described(&wrong));
+        Err(request.forbidden(&why))
+    }
+
+    /// What Pods are made from is never refused: the Pods will be.
+    async fn template(
+        &self,
+        request: &AdmissionRequest<'_>,
+        template: &PodTemplateSpec,
+    ) -> Result<()> {
+        let Some(spec) = template.spec.as_ref() else { return Ok(()) };
+        let Some(policy) = self.policy(request).await? else { return Ok(()) };
+        if self.is_exempt_class(request, spec) {
+            return Ok(());
+        }
+        let annotations = template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
+        note(request, &policy, spec, annotations);
+        warn(request, &policy, spec, annotations);
+        Ok(())
+    }
+
+    /// A namespace names levels that there are, and is told which of its Pods a new one would not
+    /// let in.
+    fn namespace(&self, request: &AdmissionRequest<'_>, object: &dyn Object) -> Result<()> {
+        let (new, errors) = Policy::of(object.meta().labels.as_ref());
+        let (old, old_errors) = Policy::of(request.old.and_then(|old| old.meta().labels.as_ref()));
+        if !errors.is_empty() && (request.operation == Operation::Create || errors != old_errors) {
+            return Err(ApiError::invalid(&Subject::kind(request.resource), request.name, &errors));
+        }
+        let relaxed =
+            new.enforce.version == old.enforce.version && new.enforce.level <= old.enforce.level;
+        let exempt = self.exemptions.namespaces.iter().any(|name| name == request.name);
+        if request.operation == Operation::Create || relaxed || exempt {
+            return Ok(());
+        }
+        if new.enforce.level == Level::Privileged {
+            return Ok(());
+        }
+        let pods = self.reader.list::<Pod>(Some(request.name))?;
+        for warning in existing(request.name, new.enforce, &pods) {
+            request.warn(warning);
+        }
+        Ok(())
     }
 }
 
-/// A namespace names levels that there are.
-fn check_labels(request: &AdmissionRequest<'_>) -> Result<()> {
-    let of = |object: &dyn crate::resources::Object| object.meta().labels.clone();
-    let new = request.object.as_deref().and_then(of).unwrap_or_default();
-    let old = request.old.and_then(of).unwrap_or_default();
-    let mut errors = Vec::new();
-    for mode in MODES {
-        let key = format!("{LABEL_PREFIX}{mode}");
-        let Some(level) = new.get(&key).filter(|level| old.get(&key) != Some(*level)) else {
-            continue;
-        };
-        if !LEVELS.contains(&level.as_str()) {
-            let at = Path::new("metadata.labels").key(&key);
-            let wrong = format!("must be one of {}", LEVELS.join(", "));
-            errors.push(FieldError::invalid(&at, level.as_str(), wrong));
+/// What to say of the Pods that a namespace has and would not let in any more.
+fn existing(namespace: &str, standard: Standard, pods: &[Pod]) -> Vec<String> {
+    let mut found: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for pod in pods.iter().take(PODS_MAX) {
+        let Some(spec) = pod.spec.as_ref() else { continue };
+        let wrong = violations(standard, spec, pod.metadata.annotations.as_ref());
+        if !wrong.is_empty() {
+            let reasons: Vec<_> = wrong.iter().map(|violation| violation.reason).collect();
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            found.entry(reasons.join(", ")).or_default().push(name);
         }
     }
-    if errors.is_empty() {
-        return Ok(());
+    if found.is_empty() {
+        return Vec::new();
     }
-    Err(ApiError::invalid(&Subject::kind(request.resource), request.name, &errors))
+    let mut warnings: Vec<String> = found
+        .into_iter()
+        .map(|(reasons, names)| {
+            let first = names.first().copied().unwrap_or_default();
+            match names.len() - 1 {
+                0 => format!("{first}: {reasons}"),
+                1 => format!("{first} (and 1 other pod): {reasons}"),
+                others => format!("{first} (and {others} other pods): {reasons}"),
+            }
+        })
+        .collect();
+    warnings.sort();
+    let mut head = vec![format!(
+        "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \
+         \"{standard}\""
+    )];
+    if pods.len() > PODS_MAX {
+        head.push(format!(
+            "new PodSecurity enforce level only checked against the first {PODS_MAX} of {} existing \
+             pods",
+            pods.len()
+        ));
+    }
+    head.append(&mut warnings);
+    head
 }
 
-/// Whether an update can make a Pod do more than before: other containers or other images.
-fn is_significant(new: &PodSpec, old: Option<&PodSpec>) -> bool {
-    let images = |spec: &PodSpec| -> Vec<(String, Option<String>)> {
-        subjects::containers(spec)
-            .map(|container| (container.name.to_owned(), container.image.cloned()))
-            .collect()
-    };
-    old.is_none_or(|old| images(new) != images(old))
+/// The Pods that an object makes.
+fn template(object: &dyn Object) -> Option<&PodTemplateSpec> {
+    let any = object.as_any();
+    if let Some(deployment) = any.downcast_ref::<Deployment>() {
+        Some(&deployment.spec.template)
+    } else if let Some(set) = any.downcast_ref::<ReplicaSet>() {
+        set.spec.template.as_ref()
+    } else if let Some(set) = any.downcast_ref::<StatefulSet>() {
+        Some(&set.spec.template)
+    } else if let Some(set) = any.downcast_ref::<DaemonSet>() {
+        Some(&set.spec.template)
+    } else if let Some(job) = any.downcast_ref::<Job>() {
+        Some(&job.spec.as_ref()?.template)
+    } else if let Some(job) = any.downcast_ref::<CronJob>() {
+        Some(&job.spec.job_template.spec.as_ref()?.template)
+    } else if let Some(controller) = any.downcast_ref::<ReplicationController>() {
+        controller.spec.as_ref()?.template.as_ref()
+    } else {
+        any.downcast_ref::<PodTemplate>()?.template.as_ref()
+    }
 }
 
-/// What is wrong with a Pod at a level. A level that there is not is as strict as can be.
-fn violations(
-    level: &str,
+/// Notes in the audit event what a Pod would violate.
+fn note(
+    request: &AdmissionRequest<'_>,
+    policy: &Policy,
     spec: &PodSpec,
-    annotations: subjects::Annotations<'_>,
-) -> Vec<Violation> {
-    match level {
-        "privileged" => Vec::new(),
-        "baseline" => {
-            let mut wrong = baseline::always(spec, annotations);
-            wrong.extend(baseline::loosened(spec));
-            wrong
-        }
-        _ => {
-            let mut wrong = baseline::always(spec, annotations);
-            wrong.extend(restricted::all(spec));
-            wrong
-        }
+    annotations: Annotations<'_>,
+) {
+    let wrong = violations(policy.audit, spec, annotations);
+    if !wrong.is_empty() {
+        let text = format!("would violate PodSecurity \"{}\": {}", policy.audit, described(&wrong));
+        request.annotate(&format!("{ANNOTATIONS}audit-violations"), text);
     }
+}
+
+/// Warns of what a Pod would violate.
+fn warn(
+    request: &AdmissionRequest<'_>,
+    policy: &Policy,
+    spec: &PodSpec,
+    annotations: Annotations<'_>,
+) {
+    let wrong = violations(policy.warn, spec, annotations);
+    if !wrong.is_empty() {
+        request.warn(format!(
+            "would violate PodSecurity \"{}\": {}",
+            policy.warn,
+            described(&wrong)
+        ));
+    }
+}
+
+fn described(violations: &[Violation]) -> String {
+    let texts: Vec<_> = violations
+        .iter()
+        .map(|violation| match violation.detail.as_str() {
+            "" => violation.reason.to_owned(),
+            detail => format!("{} ({detail})", violation.reason),
+        })
+        .collect();
+    texts.join(", ")
+}
+
+/// Whether an update can make a Pod do more than before: other containers, other images, or other
+/// profiles in its annotations.
+fn is_significant(new: &Pod, old: &Pod) -> bool {
+    const PROFILES: [&str; 2] = [
+        "container.apparmor.security.beta.kubernetes.io/",
+        "container.seccomp.security.alpha.kubernetes.io/",
+    ];
+    let images = |pod: &Pod| -> Vec<(String, Option<String>)> {
+        let containers = pod.spec.iter().flat_map(subjects::containers);
+        containers.map(|container| (container.name.to_owned(), container.image.cloned())).collect()
+    };
+    let profiles = |pod: &Pod| -> Vec<(String, String)> {
+        let all = pod.metadata.annotations.iter().flatten();
+        let is_profile = |key: &str| PROFILES.iter().any(|prefix| key.starts_with(prefix));
+        all.filter(|(key, _)| is_profile(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    };
+    images(new) != images(old) || profiles(new) != profiles(old)
+}
+
+/// What is wrong with a Pod by a standard.
+fn violations(standard: Standard, spec: &PodSpec, annotations: Annotations<'_>) -> Vec<Violation> {
+    let version = standard.version;
+    let mut wrong = match standard.level {
+        Level::Privileged => return Vec::new(),
+        _ => baseline::always(spec, annotations, version),
+    };
+    match standard.level {
+        Level::Restricted => wrong.extend(restricted::all(spec, version)),
+        _ => wrong.extend(baseline::loosened(spec, version)),
+    }
+    wrong
 }
 
 #[cfg(test)]
@@ -145,9 +323,10 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(level: &str, spec: Value, wrong: &[&str]) {
+    fn check(level: Level, spec: Value, wrong: &[&str]) {
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
-        let found: Vec<_> = violations(level, &spec, None)
+        let standard = Standard { level, ..Standard::default() };
+        let found: Vec<_> = violations(standard, &spec, None)
             .into_iter()
             .map(|violation| format!("{} ({})", violation.reason, violation.detail))
             .collect();
@@ -157,14 +336,14 @@ mod tests {
     #[test]
     fn the_baseline_keeps_pods_off_the_host() {
         let plain = json!({ "containers": [{ "name": "c" }] });
-        check("baseline", plain.clone(), &[]);
+        check(Level::Baseline, plain.clone(), &[]);
         let mut host = plain.clone();
         host["hostNetwork"] = json!(true);
         host["hostPID"] = json!(true);
         host["volumes"] = json!([{ "name": "v", "hostPath": { "path": "/" } }]);
-        check("privileged", host.clone(), &[]);
+        check(Level::Privileged, host.clone(), &[]);
         check(
-            "baseline",
+            Level::Baseline,
             host,
             &[
                 "host namespaces (hostNetwork=true, hostPID=true)",
@@ -181,7 +360,7 @@ mod tests {
             },
         });
         check(
-            "baseline",
+            Level::Baseline,
             json!({ "containers": [container, { "name": "d", "securityContext": { "privileged": true } }] }),
             &[
                 "hostPort (container \"c\" uses hostPort 80)",
@@ -196,7 +375,7 @@ mod tests {
     #[test]
     fn a_restricted_pod_gives_up_what_it_does_not_need() {
         check(
-            "restricted",
+            Level::Restricted,
             json!({ "containers": [{ "name": "c" }] }),
             &[
                 "allowPrivilegeEscalation != false (container \"c\" must set \
@@ -219,26 +398,74 @@ mod tests {
         let context =
             json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } });
         let good = json!({ "containers": [container], "securityContext": context });
-        check("restricted", good.clone(), &[]);
+        check(Level::Restricted, good.clone(), &[]);
         let mut mounts = good.clone();
         mounts["volumes"] = json!([{ "name": "v", "nfs": { "server": "s", "path": "/" } }]);
         check(
-            "restricted",
+            Level::Restricted,
             mounts,
             &["restricted volume types (volume \"v\" uses restricted volume type \"nfs\")"],
         );
         let mut root = good;
         root["securityContext"]["runAsUser"] = json!(0);
-        check("restricted", root, &["runAsUser=0 (pod must not set runAsUser=0)"]);
+        check(Level::Restricted, root, &["runAsUser=0 (pod must not set runAsUser=0)"]);
     }
 
     #[test]
     fn only_other_images_are_judged_again() {
-        let spec = |image: &str| -> PodSpec {
+        let pod = |image: &str| -> Pod {
             let container = json!({ "name": "c", "image": image });
-            serde_json::from_value(json!({ "containers": [container] })).unwrap()
+            serde_json::from_value(json!({ "spec": { "containers": [container] } })).unwrap()
         };
-        assert!(!is_significant(&spec("a"), Some(&spec("a"))));
-        assert!(is_significant(&spec("b"), Some(&spec("a"))));
+        assert!(!is_significant(&pod("a"), &pod("a")));
+        assert!(is_significant(&pod("b"), &pod("a")));
+        let mut profiled = pod("a");
+        let key = "container.apparmor.security.beta.kubernetes.io/c".to_owned();
+        profiled.metadata.annotations = Some([(key, "unconfined".to_owned())].into());
+        assert!(is_significant(&profiled, &pod("a")));
+    }
+
+    #[test]
+    fn an_older_version_asks_for_less() {
+        let spec = json!({ "containers": [{ "name": "c" }] });
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        let labels = |version: &str| {
+            let prefix = "pod-security.kubernetes.io/enforce";
+            let level = (prefix.to_owned(), "restricted".to_owned());
+            let version = (format!("{prefix}-version"), version.to_owned());
+            Policy::of(Some(&[level, version].into())).0.enforce
+        };
+        let reasons = |version: &str| -> Vec<&str> {
+            violations(labels(version), &spec, None).iter().map(|it| it.reason).collect()
+        };
+        assert_eq!(reasons("v1.7"), ["runAsNonRoot != true"]);
+        assert_eq!(
+            reasons("v1.19"),
+            ["allowPrivilegeEscalation != false", "runAsNonRoot != true", "seccompProfile"]
+        );
+        assert_eq!(reasons("latest").len(), 4);
+    }
+
+    #[test]
+    fn pods_that_a_stricter_level_would_refuse_are_counted_by_what_is_wrong() {
+        let pod = |name: &str, host: bool| -> Pod {
+            let container = json!({ "name": "c" });
+            serde_json::from_value(json!({
+                "metadata": { "name": name },
+                "spec": { "hostNetwork": host, "containers": [container] },
+            }))
+            .unwrap()
+        };
+        let baseline = Standard { level: Level::Baseline, ..Standard::default() };
+        let pods = [pod("a", true), pod("b", false), pod("c", true)];
+        assert_eq!(
+            existing("ns", baseline, &pods),
+            [
+                "existing pods in namespace \"ns\" violate the new PodSecurity enforce level \
+                 \"baseline:latest\"",
+                "a (and 1 other pod): host namespaces",
+            ]
+        );
+        assert!(existing("ns", baseline, &pods[1..2]).is_empty());
     }
 }

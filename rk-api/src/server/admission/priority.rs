@@ -78,7 +78,7 @@ impl Admission for Priority {
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let object = request.object.as_deref();
+        let object = request.object();
         let class = object.and_then(|object| object.as_any().downcast_ref::<PriorityClass>());
         if !class.is_some_and(is_default) {
             return Ok(());

@@ -140,7 +140,7 @@ impl Admission for ResourceQuotas {
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let (Some(namespace), Some(object)) = (request.namespace, request.object.as_deref()) else {
+        let (Some(namespace), Some(object)) = (request.namespace, request.object()) else {
             return Ok(());
         };
         let Some(resource) = self.reader.resource::<ResourceQuota>().map(Arc::clone) else {

@@ -52,6 +52,7 @@ async fn one<T: Policy>(server: &Inner, wanted: T) -> Result<()> {
         user: &user,
         dry_run: false,
         manager: "kube-apiserver",
+        context: None,
     };
     match server.reader.get::<T>(namespace.as_deref(), &name).await? {
         None => match server.registry.create(&target, wanted.boxed()).await {

@@ -20,6 +20,7 @@ use crate::{
     meta::{conditions, selectors::LabelQuery},
     resources::{Object, Resource},
     server::{
+        admission::Operation,
         body::{self, ResponseBody},
         decode,
         query::{WriteOptions, dry_run},
@@ -37,7 +38,7 @@ impl<'a> Call<'a> {
     ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
         let options = WriteOptions::read(self.context.query(), "CreateOptions")?;
-        let binding: Binding = self.read_body(body, "Binding")?;
+        let mut binding: Binding = self.read_body(body, "Binding")?;
         let pods = self.kinds.resources.get("", "v1", "pods").unwrap_or(resource);
         let named = binding.metadata.name.clone().unwrap_or_default();
         let target = self.target(pods, options.dry_run);
@@ -50,6 +51,8 @@ impl<'a> Call<'a> {
             // kube-apiserver returns these without a reason.
             return Err(ApiError::plain(error.to_string()));
         }
+        let asked = Target { resource, name, ..target };
+        binding = self.admitted(&asked, Operation::Create, binding).await?;
         let target = Target { name, subresource: "binding", ..target };
         self.server.registry.modify(&target, |object| bind(object, &binding, &target)).await?;
         let status = status::success(Some(201), None);
@@ -64,7 +67,7 @@ impl<'a> Call<'a> {
     ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
         let query = WriteOptions::read(self.context.query(), "CreateOptions")?;
-        let eviction = self.read_eviction(body)?;
+        let mut eviction = self.read_eviction(body)?;
         let target = self.target(resource, query.dry_run);
         let named = eviction.metadata.name.as_deref().unwrap_or_default();
         if !named.is_empty() && named != target.name {
@@ -72,6 +75,8 @@ impl<'a> Call<'a> {
                 "name in URL does not match name in Eviction object",
             ));
         }
+        let asked = Target { subresource: "eviction", ..target };
+        eviction = self.admitted(&asked, Operation::Create, eviction).await?;
         let options = eviction.delete_options.unwrap_or_default();
         let mut errors = ErrorList::new();
         let dry = dry_run(options.dry_run.iter().flatten().map(String::as_str), &mut errors);
@@ -141,6 +146,19 @@ impl<'a> Call<'a> {
             eviction["apiVersion"] = "policy/v1".into();
         }
         serde_json::from_value(eviction).map_err(|error| unfit("Eviction", &error))
+    }
+
+    /// What is not stored, as admission lets it in.
+    pub(super) async fn admitted<T: Object + Clone>(
+        self,
+        target: &Target<'_>,
+        operation: Operation,
+        object: T,
+    ) -> Result<T> {
+        let mut object: Box<dyn Object> = Box::new(object);
+        self.server.registry.admit(target, operation, &mut object).await?;
+        let admitted = object.as_any().downcast_ref::<T>().cloned();
+        admitted.ok_or_else(|| ApiError::internal("admission changed the kind of an object"))
     }
 
     /// A body of a type that is not stored.

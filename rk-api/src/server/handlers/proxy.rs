@@ -1,6 +1,6 @@
 //! The proxies to Pods, Services and nodes: `[https:]name[:port]`, then any path, any method.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{Extensions, HeaderValue, Method, Response, StatusCode, header};
 use k8s_openapi::api::{
@@ -48,11 +48,11 @@ impl<'a> Named<'a> {
     }
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     /// Passes the request on, whatever its method.
     pub(super) async fn proxy(
         self,
-        resource: &Resource,
+        resource: &'a Arc<Resource>,
         body: RequestBody,
         extensions: Extensions,
     ) -> Result<Response<ResponseBody>> {
@@ -64,6 +64,7 @@ impl Call<'_> {
         if path.is_empty() && [Method::GET, Method::HEAD].contains(&self.context.method) {
             return Ok(to_root(&self.context.uri));
         }
+        self.admit_connection(resource).await?;
         let kind = resource.singular.as_ref();
         let named = Named::parse(&info.name).ok_or_else(|| {
             ApiError::bad_request(format!("invalid {kind} request {:?}", info.name))

@@ -75,6 +75,7 @@ impl<'a> Call<'a> {
     ) -> Result<Response<ResponseBody>> {
         let info = self.context.info();
         let query = self.context.query();
+        self.admit_connection(resource).await?;
         let pod = self.pod(resource).await?;
         let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
         let mut parameters: Vec<(&str, &str)> = Vec::new();

@@ -21,6 +21,7 @@ use crate::{
     resources::{BuiltIn, Resource},
     rng,
     server::{
+        admission::Operation,
         authz::node::identity,
         body::{self, ResponseBody},
         query::WriteOptions,
@@ -51,6 +52,7 @@ impl<'a> Call<'a> {
         if let Some(node) = identity(&self.context.user) {
             self.of_own_pod(node, namespace, target.name, &request).await?;
         }
+        request = self.admitted(&target, Operation::Create, request).await?;
         let spec = request.spec.get_or_insert_default();
         let seconds = *spec.expiration_seconds.get_or_insert(DEFAULT_SECONDS);
         let errors = validate(seconds);

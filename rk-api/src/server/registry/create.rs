@@ -48,30 +48,28 @@ impl Registry {
                 self.tracker.created(target, object.as_ref(), sent.as_deref())
             }
         };
-        self.create_managed(target, object, &managed).await
+        self.create_managed(target, object, managed).await
     }
 
     async fn create_managed(
         &self,
         target: &Target<'_>,
         mut object: Box<dyn Object>,
-        managed: &[u8],
+        managed: Vec<u8>,
     ) -> Result<Arc<CachedObject>> {
         let given = object.meta().name.clone().unwrap_or_default();
+        let named = Target { name: &given, ..*target };
         let mut admission = AdmissionRequest {
-            operation: Operation::Create,
-            resource: target.resource,
-            subresource: target.subresource,
-            namespace: target.namespace,
-            name: &given,
-            object: Some(object.as_mut()),
-            old: None,
-            user: target.user,
-            dry_run: target.dry_run,
+            object: Some(&mut object),
+            managed: managed.into(),
+            ..named.admission(Operation::Create)
         };
         self.admission.mutate(&mut admission).await?;
+        let managed = &*admission.managed.into_owned();
         let prefix = object.meta().generate_name.clone().filter(|prefix| !prefix.is_empty());
-        match prefix.filter(|_| given.is_empty()) {
+        // Admission may have given it a name, too.
+        let is_named = object.meta().name.as_deref().is_some_and(|name| !name.is_empty());
+        match prefix.filter(|_| !is_named) {
             None => self.create_named(target, object, managed).await,
             Some(prefix) => {
                 let mut tries = 0;
@@ -106,7 +104,7 @@ impl Registry {
         target.resource.strategy.prepare_create(object.as_mut());
         // What is allocated is given back unless the object is stored in the end.
         let allocation = self.services.allocate(target, object.as_mut(), None).await?;
-        let stored = self.store_new(target, object.as_mut(), managed).await;
+        let stored = self.store_new(target, &mut object, managed).await;
         allocation.after(&stored).await;
         match stored {
             Ok(created) => Ok(created),
@@ -126,34 +124,33 @@ impl Registry {
     async fn store_new(
         &self,
         target: &Target<'_>,
-        object: &mut dyn Object,
+        object: &mut Box<dyn Object>,
         managed: &[u8],
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
-        self.validate_create(target, object).await?;
-        let stored = Stored::encode(object, managed)?;
-        self.put(target, object, stored, Expect::Absent).await
+        self.validate_create(target, object, managed).await?;
+        let stored = Stored::encode(object.as_mut(), managed)?;
+        self.put(target, object.as_ref(), stored, Expect::Absent).await
     }
 
-    async fn validate_create(&self, target: &Target<'_>, object: &mut dyn Object) -> Result<()> {
+    async fn validate_create(
+        &self,
+        target: &Target<'_>,
+        object: &mut Box<dyn Object>,
+        managed: &[u8],
+    ) -> Result<()> {
         let strategy = target.resource.strategy.as_ref();
         let namespaced = target.resource.namespaced;
         let path = Path::new("metadata");
         let mut errors = validate_metadata(object.meta(), namespaced, strategy, &path);
-        errors.extend(strategy.validate(object));
-        errors.extend(strategy.validate_create(object));
+        errors.extend(strategy.validate(object.as_ref()));
+        errors.extend(strategy.validate_create(object.as_ref()));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
         }
         let admission = AdmissionRequest {
-            operation: Operation::Create,
-            resource: target.resource,
-            subresource: target.subresource,
-            namespace: target.namespace,
-            name: target.name,
             object: Some(object),
-            old: None,
-            user: target.user,
-            dry_run: target.dry_run,
+            managed: managed.into(),
+            ..target.admission(Operation::Create)
         };
         self.admission.validate(&admission).await
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::{
     api::core::v1::Namespace,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::{DeleteOptions, Time},
     jiff::SignedDuration,
 };
@@ -12,7 +13,7 @@ use rk_store::{Expect, StoreError};
 use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
 use crate::{
     clock,
-    resources::Object,
+    resources::{Object, custom},
     server::{
         admission::{AdmissionRequest, Operation},
         cache::Cache,
@@ -49,7 +50,7 @@ impl Registry {
         for _ in 0..UPDATE_TRIES {
             let Some(before) = found.take() else { return Err(target.not_found()) };
             check_preconditions(target, &before, options)?;
-            self.admit(target, &before).await?;
+            self.admit_deletion(target, &before, options).await?;
             let latest = match self.delete_version(target, &before, options).await {
                 Ok(deleted) => return Ok(deleted),
                 Err(WriteError::Api(error)) => return Err(error),
@@ -61,18 +62,20 @@ impl Registry {
         Err(ApiError::modified(&target.subject(), target.name))
     }
 
-    async fn admit(&self, target: &Target<'_>, before: &Current) -> Result<()> {
-        let admission = AdmissionRequest {
-            operation: Operation::Delete,
-            resource: target.resource,
-            subresource: target.subresource,
-            namespace: target.namespace,
-            name: target.name,
-            object: None,
+    async fn admit_deletion(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+        options: &DeleteOptions,
+    ) -> Result<()> {
+        let mut admission = AdmissionRequest {
             old: Some(before.object.as_ref()),
-            user: target.user,
-            dry_run: target.dry_run,
+            old_managed: &before.managed,
+            deletion: Some(options),
+            ..target.admission(Operation::Delete)
         };
+        // There is nothing to change, but mutating webhooks are asked all the same.
+        self.admission.mutate(&mut admission).await?;
         self.admission.validate(&admission).await
     }
 
@@ -200,6 +203,12 @@ fn plan(target: &Target<'_>, object: &mut dyn Object, options: &DeleteOptions) -
             set_finalizers(target, object, options);
             return Plan::Mark;
         }
+    }
+    if let Some(definition) = object.as_any_mut().downcast_mut::<CustomResourceDefinition>()
+        && definition.metadata.deletion_timestamp.is_none()
+    {
+        custom::definition::mark_deleted(definition, clock::now_seconds());
+        return Plan::Mark;
     }
     let graceful = match mark_graceful(target, object, options) {
         Grace::Pending => return Plan::Wait,

@@ -13,12 +13,13 @@ use crate::{
     resources::{Object, Part},
     server::{
         admission::{AdmissionRequest, Operation},
+        handlers::scale::scale_of,
         object::{CachedObject, Stored},
         query::parse_version,
         status::{ApiError, Result, Subject},
     },
 };
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::{autoscaling::v1::Scale, core::v1::Namespace};
 
 /// What an object is to become.
 #[derive(Debug)]
@@ -157,22 +158,11 @@ impl Registry {
         let old = before.object.as_ref();
         check_version(target, new.as_ref(), before)?;
         keep_system_fields(new.as_mut(), old);
-        let mut admission = AdmissionRequest {
-            operation: Operation::Update,
-            resource: target.resource,
-            subresource: target.subresource,
-            namespace: target.namespace,
-            name: target.name,
-            object: Some(new.as_mut()),
-            old: Some(old),
-            user: target.user,
-            dry_run: target.dry_run,
-        };
-        self.admission.mutate(&mut admission).await?;
+        let managed = self.mutate_update(target, before, &mut new, managed).await?;
         target.resource.strategy.prepare_update(new.as_mut(), old, part);
         let allocation = self.services.allocate(target, new.as_mut(), Some(old)).await?;
         let finished = is_finished(new.as_ref(), old);
-        let written = match self.validate_update(target, part, new.as_mut(), old).await {
+        let written = match self.validate_update(target, part, before, &mut new, &managed).await {
             Ok(()) => self.write_changed(target, before, new, &managed).await,
             Err(error) => Err(error.into()),
         };
@@ -185,13 +175,76 @@ impl Registry {
         written
     }
 
+    /// Lets admission change the new object; returns its managed fields as they are then.
+    async fn mutate_update(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+        new: &mut Box<dyn Object>,
+        managed: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        if target.subresource == "scale" {
+            self.mutate_scale(target, before, new.as_mut()).await?;
+            return Ok(managed);
+        }
+        let mut admission = AdmissionRequest {
+            object: Some(new),
+            old: Some(before.object.as_ref()),
+            managed: managed.into(),
+            old_managed: &before.managed,
+            ..target.admission(Operation::Update)
+        };
+        self.admission.mutate(&mut admission).await?;
+        Ok(admission.managed.into_owned())
+    }
+
+    /// Admission of a scale sees scales, and can only change the replicas.
+    async fn mutate_scale(
+        &self,
+        target: &Target<'_>,
+        before: &Current,
+        new: &mut dyn Object,
+    ) -> Result<()> {
+        let resource = target.resource;
+        let old = scale_of(resource, before.object.as_ref())?;
+        let mut scale: Box<dyn Object> = Box::new(scale_of(resource, new)?);
+        let mut admission = AdmissionRequest {
+            object: Some(&mut scale),
+            old: Some(&old),
+            ..target.admission(Operation::Update)
+        };
+        self.admission.mutate(&mut admission).await?;
+        let scale = scale.as_any().downcast_ref::<Scale>();
+        let replicas = scale.and_then(|scale| scale.spec.as_ref()?.replicas).unwrap_or(0);
+        resource.strategy.set_replicas(new, replicas);
+        Ok(())
+    }
+
+    async fn validate_scale(
+        &self,
+        target: &Target<'_>,
+        new: &dyn Object,
+        old: &dyn Object,
+    ) -> Result<()> {
+        let old = scale_of(target.resource, old)?;
+        let mut scale: Box<dyn Object> = Box::new(scale_of(target.resource, new)?);
+        let admission = AdmissionRequest {
+            object: Some(&mut scale),
+            old: Some(&old),
+            ..target.admission(Operation::Update)
+        };
+        self.admission.validate(&admission).await
+    }
+
     async fn validate_update(
         &self,
         target: &Target<'_>,
         part: Part,
-        new: &mut dyn Object,
-        old: &dyn Object,
+        before: &Current,
+        new: &mut Box<dyn Object>,
+        managed: &[u8],
     ) -> Result<()> {
+        let old = before.object.as_ref();
         let strategy = target.resource.strategy.as_ref();
         let path = Path::new("metadata");
         let mut errors = validate_metadata(new.meta(), target.resource.namespaced, strategy, &path);
@@ -199,21 +252,20 @@ impl Registry {
         let of_metadata = validate_metadata_update(new.meta(), old.meta(), &path);
         errors.extend(of_metadata.clone());
         errors.extend(of_metadata);
-        errors.extend(strategy.validate(new));
-        errors.extend(strategy.validate_update(new, old, part));
+        errors.extend(strategy.validate(new.as_ref()));
+        errors.extend(strategy.validate_update(new.as_ref(), old, part));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
         }
+        if target.subresource == "scale" {
+            return self.validate_scale(target, new.as_ref(), old).await;
+        }
         let admission = AdmissionRequest {
-            operation: Operation::Update,
-            resource: target.resource,
-            subresource: target.subresource,
-            namespace: target.namespace,
-            name: target.name,
             object: Some(new),
             old: Some(old),
-            user: target.user,
-            dry_run: target.dry_run,
+            managed: managed.into(),
+            old_managed: &before.managed,
+            ..target.admission(Operation::Update)
         };
         self.admission.validate(&admission).await
     }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{PodSpec, SELinuxOptions, WindowsSecurityContextOptions};
 
 use super::{
-    Violation,
+    Version, Violation,
     subjects::{Annotations, containers, insert, named, plural, quoted, setters},
 };
 
@@ -24,20 +24,20 @@ const CAPABILITIES: &[&str] = &[
     "SYS_CHROOT",
 ];
 
-/// Kernel settings that concern no other Pod.
-const SYSCTLS: &[&str] = &[
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.tcp_wmem",
+/// Kernel settings that concern no other Pod, and the minor version that took them in.
+const SYSCTLS: &[(&str, u32)] = &[
+    ("kernel.shm_rmid_forced", 0),
+    ("net.ipv4.ip_local_port_range", 0),
+    ("net.ipv4.ip_local_reserved_ports", 27),
+    ("net.ipv4.ip_unprivileged_port_start", 0),
+    ("net.ipv4.ping_group_range", 0),
+    ("net.ipv4.tcp_fin_timeout", 29),
+    ("net.ipv4.tcp_keepalive_intvl", 29),
+    ("net.ipv4.tcp_keepalive_probes", 29),
+    ("net.ipv4.tcp_keepalive_time", 29),
+    ("net.ipv4.tcp_rmem", 32),
+    ("net.ipv4.tcp_syncookies", 0),
+    ("net.ipv4.tcp_wmem", 32),
 ];
 
 const SE_LINUX_TYPES: &[&str] =
@@ -45,17 +45,21 @@ const SE_LINUX_TYPES: &[&str] =
 const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// What the restricted standard asks for too.
-pub(super) fn always(spec: &PodSpec, annotations: Annotations<'_>) -> Vec<Violation> {
+pub(super) fn always(
+    spec: &PodSpec,
+    annotations: Annotations<'_>,
+    version: Version,
+) -> Vec<Violation> {
     [
         app_armor(spec, annotations),
         host_namespaces(spec),
         host_path_volumes(spec),
         host_ports(spec),
-        host_probes(spec),
+        if version.has(34) { host_probes(spec) } else { None },
         privileged(spec),
         proc_mount(spec),
-        se_linux(spec),
-        sysctls(spec),
+        se_linux(spec, version),
+        sysctls(spec, version),
         windows_host_process(spec),
     ]
     .into_iter()
@@ -64,8 +68,11 @@ pub(super) fn always(spec: &PodSpec, annotations: Annotations<'_>) -> Vec<Violat
 }
 
 /// What the restricted standard has stricter rules for.
-pub(super) fn loosened(spec: &PodSpec) -> Vec<Violation> {
-    [capabilities(spec), seccomp(spec)].into_iter().flatten().collect()
+pub(super) fn loosened(spec: &PodSpec, version: Version) -> Vec<Violation> {
+    [capabilities(spec), if version.has(19) { seccomp(spec) } else { None }]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn violation(is_found: bool, reason: &'static str, detail: String) -> Option<Violation> {
@@ -210,14 +217,15 @@ fn proc_mount(spec: &PodSpec) -> Option<Violation> {
     violation(!names.is_empty(), "procMount", detail)
 }
 
-fn se_linux(spec: &PodSpec) -> Option<Violation> {
+fn se_linux(spec: &PodSpec, version: Version) -> Option<Violation> {
     let mut types: Vec<String> = Vec::new();
     let (mut sets_user, mut sets_role) = (false, false);
     let mut judge = |options: Option<&SELinuxOptions>| {
         let Some(options) = options else { return false };
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let type_ = text(&options.type_);
-        let is_odd = !SE_LINUX_TYPES.contains(&type_.as_str());
+        let is_known = SE_LINUX_TYPES.contains(&type_.as_str());
+        let is_odd = !is_known || type_ == "container_engine_t" && !version.has(31);
         let (user, role) = (!text(&options.user).is_empty(), !text(&options.role).is_empty());
         if is_odd {
             insert(&mut types, type_);
@@ -278,10 +286,12 @@ fn seccomp(spec: &PodSpec) -> Option<Violation> {
     violation(pod || !names.is_empty(), "seccompProfile", detail)
 }
 
-fn sysctls(spec: &PodSpec) -> Option<Violation> {
+fn sysctls(spec: &PodSpec, version: Version) -> Option<Violation> {
     let context = spec.security_context.as_ref();
     let set = context.into_iter().flat_map(|context| context.sysctls.iter().flatten());
-    let bad = set.map(|sysctl| sysctl.name.as_str()).filter(|name| !SYSCTLS.contains(name));
+    let is_safe =
+        |name: &str| SYSCTLS.iter().any(|(safe, since)| *safe == name && version.has(*since));
+    let bad = set.map(|sysctl| sysctl.name.as_str()).filter(|name| !is_safe(name));
     let bad: Vec<_> = bad.collect();
     violation(!bad.is_empty(), "forbidden sysctls", bad.join(", "))
 }

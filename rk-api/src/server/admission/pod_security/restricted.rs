@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PodSpec, Volume};
 use serde_json::{Value, json};
 
 use super::{
-    Violation,
+    Version, Violation,
     baseline::bad_seccomp,
     subjects::{containers, insert, named, plural, quoted, setters},
 };
@@ -23,19 +23,20 @@ const VOLUMES: &[&str] = &[
 ];
 
 /// What the standard asks for besides the baseline.
-pub(super) fn all(spec: &PodSpec) -> Vec<Violation> {
+pub(super) fn all(spec: &PodSpec, version: Version) -> Vec<Violation> {
     // These are settings of Linux.
-    let is_windows = spec.os.as_ref().is_some_and(|os| os.name == "windows");
-    let on_linux = |check: fn(&PodSpec) -> Option<Violation>| {
-        if is_windows { None } else { check(spec) }
-    };
+    let named_windows = spec.os.as_ref().is_some_and(|os| os.name == "windows");
+    let is_windows = named_windows && version.has(25);
+    type Check = fn(&PodSpec) -> Option<Violation>;
+    let since = |minor: u32, check: Check| if version.has(minor) { check(spec) } else { None };
+    let on_linux = |minor: u32, check: Check| if is_windows { None } else { since(minor, check) };
     [
-        on_linux(privilege_escalation),
-        on_linux(capabilities),
+        on_linux(8, privilege_escalation),
+        on_linux(22, capabilities),
         volumes(spec),
         run_as_non_root(spec),
-        run_as_user(spec),
-        on_linux(seccomp),
+        since(23, run_as_user),
+        on_linux(19, seccomp),
     ]
     .into_iter()
     .flatten()

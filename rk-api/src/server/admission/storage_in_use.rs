@@ -1,0 +1,40 @@
+//! StorageObjectInUseProtection: volumes and claims wait for their users before they go.
+
+use async_trait::async_trait;
+
+use super::{Admission, AdmissionRequest, Operation};
+use crate::server::status::Result;
+
+/// See the module's documentation. The finalizers are taken away by controllers: without these,
+/// nothing that has one can be deleted.
+#[derive(Debug)]
+pub(super) struct StorageObjectInUseProtection;
+
+/// The finalizer of a kind of object.
+fn finalizer(request: &AdmissionRequest<'_>) -> Option<&'static str> {
+    if request.is_about("persistentvolumeclaims") {
+        Some("kubernetes.io/pvc-protection")
+    } else if request.is_about("persistentvolumes") {
+        Some("kubernetes.io/pv-protection")
+    } else {
+        None
+    }
+}
+
+#[async_trait]
+impl Admission for StorageObjectInUseProtection {
+    fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
+        request.operation == Operation::Create && finalizer(request).is_some()
+    }
+
+    async fn mutate(&self, request: &mut AdmissionRequest<'_>) -> Result<()> {
+        let Some(finalizer) = finalizer(request) else { return Ok(()) };
+        if let Some(object) = request.object.as_deref_mut() {
+            let finalizers = object.meta_mut().finalizers.get_or_insert_default();
+            if !finalizers.iter().any(|found| found == finalizer) {
+                finalizers.push(finalizer.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
