@@ -27,9 +27,9 @@ ip:iproute2
 script:bsdutils util-linux
 openssl:openssl
 curl:curl
-/usr/lib/python3/dist-packages/kubernetes/__init__.py:python3-kubernetes
 etcd:etcd-server
 etcdctl:etcd-client
+/usr/lib/python3/dist-packages/kubernetes/__init__.py:python3-kubernetes
 '
 
 present() { case "$1" in *.py) [ -e "$1" ] ;; /*) [ -x "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }

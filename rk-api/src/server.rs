@@ -24,6 +24,7 @@ mod body;
 mod bootstrap;
 mod cache;
 mod context;
+mod custom_resources;
 mod decode;
 mod filter;
 mod flow_control;
@@ -48,6 +49,7 @@ mod outbound;
 pub mod pki;
 mod pretty;
 mod protobuf;
+mod proxy;
 mod query;
 mod reader;
 mod registry;
@@ -86,6 +88,7 @@ use self::{
     },
     authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
+    custom_resources::CustomResources,
     flow_control::{FlowControl, InFlight},
     handlers::Handler,
     kinds::Kinds,
@@ -137,6 +140,7 @@ type Stack = RequestInfoLayer<
 #[derive(Debug)]
 pub(crate) struct Inner {
     kinds: Arc<Kinds>,
+    custom_resources: CustomResources,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
@@ -486,6 +490,7 @@ impl Builder {
             admission: admission::Chain(plugins),
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
         };
+        let custom_resources = CustomResources::of(&reader);
         let (readonly, mutating) = self.max_in_flight;
         let flow_control = self.priority_and_fairness.then(|| {
             let seats = readonly.saturating_add(mutating).max(1);
@@ -507,6 +512,7 @@ impl Builder {
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
             kinds,
+            custom_resources,
             reader,
             registry,
             metrics,
@@ -523,6 +529,7 @@ impl Builder {
             shutdown,
         });
         provisioner.set(&inner);
+        custom_resources::start(&inner).await?;
         let repairs = bootstrap::run(&inner).await?;
         let repair = bootstrap::repair(Arc::downgrade(&inner), repairs, inner.shutdown.clone());
         tokio::spawn(repair);

@@ -17,7 +17,7 @@ use crate::{
     resources::Resource,
     server::{
         filter::Filter,
-        object::{CachedObject, Facts, Stored},
+        object::{CachedObject, Facts, Stored, Views},
         status::{ApiError, Result},
     },
 };
@@ -137,7 +137,7 @@ impl Table {
         facts: Facts,
     ) -> CachedObject {
         let prefix_length = self.resource.key_prefix.len() as u32;
-        CachedObject { key, stored, revision, facts, prefix_length }
+        CachedObject { key, stored, revision, facts, prefix_length, views: Views::default() }
     }
 
     /// The object at `key`.

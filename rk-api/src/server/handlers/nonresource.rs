@@ -236,6 +236,11 @@ fn go_architecture() -> &'static str {
     }
 }
 
+/// What Go's servers answer where there is nothing.
+pub(super) fn page_not_found() -> Response<ResponseBody> {
+    text(404, "404 page not found\n".to_owned())
+}
+
 /// A plain text answer.
 fn text(status: u16, text: String) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::full(text));

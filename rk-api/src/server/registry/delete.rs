@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::{
     api::core::v1::Namespace,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::{DeleteOptions, Time},
     jiff::SignedDuration,
 };
@@ -12,7 +13,7 @@ use rk_store::{Expect, StoreError};
 use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
 use crate::{
     clock,
-    resources::Object,
+    resources::{Object, custom},
     server::{
         admission::{AdmissionRequest, Operation},
         cache::Cache,
@@ -202,6 +203,12 @@ fn plan(target: &Target<'_>, object: &mut dyn Object, options: &DeleteOptions) -
             set_finalizers(target, object, options);
             return Plan::Mark;
         }
+    }
+    if let Some(definition) = object.as_any_mut().downcast_mut::<CustomResourceDefinition>()
+        && definition.metadata.deletion_timestamp.is_none()
+    {
+        custom::definition::mark_deleted(definition, clock::now_seconds());
+        return Plan::Mark;
     }
     let graceful = match mark_graceful(target, object, options) {
         Grace::Pending => return Plan::Wait,
