@@ -55,16 +55,16 @@ kinds! {
     api::discovery::v1: EndpointSlice;
     api::events::v1: Event;
     api::flowcontrol::v1: FlowSchema PriorityLevelConfiguration;
-    api::networking::v1: IpAddress Ingress IngressClass NetworkPolicy ServiceCidr;
+    api::networking::v1: IPAddress Ingress IngressClass NetworkPolicy ServiceCIDR;
     api::node::v1: RuntimeClass;
     api::policy::v1: PodDisruptionBudget;
     api::rbac::v1: ClusterRole ClusterRoleBinding Role RoleBinding;
     api::resource::v1: DeviceClass ResourceClaim ResourceClaimTemplate ResourceSlice;
     api::scheduling::v1: PriorityClass;
     api::storage::v1:
-        CsiDriver CsiNode CsiStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass;
+        CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass;
     apiextensions_apiserver::pkg::apis::apiextensions::v1: CustomResourceDefinition;
-    kube_aggregator::pkg::apis::apiregistration::v1: ApiService;
+    kube_aggregator::pkg::apis::apiregistration::v1: APIService;
 }
 
 /// A whole body, its object decoded and encoded by others.
