@@ -29,9 +29,10 @@ openssl:openssl
 curl:curl
 etcd:etcd-server
 etcdctl:etcd-client
+/usr/lib/python3/dist-packages/kubernetes/__init__.py:python3-kubernetes
 '
 
-present() { case "$1" in /*) [ -x "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
+present() { case "$1" in *.py) [ -e "$1" ] ;; /*) [ -x "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
 
 install_missing() {
   local updated=false line thing package
@@ -86,9 +87,11 @@ step 'summary'
 awk '
   /^test result:/ { passed += $4; failed += $6; skipped += $8 }
   /^scenarios: /  { scenarios = $0 }
+  /^conformance: / { conformance = $0 }
   /^SKIP /        { print }
   END {
     if (scenarios) print scenarios
+    if (conformance) print conformance
     printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
   }
 ' "$output"

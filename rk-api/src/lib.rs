@@ -2,6 +2,7 @@
 //! itself, and what clients build on.
 
 pub mod apply;
+pub mod cel;
 pub mod client;
 pub mod clock;
 pub mod discovery;

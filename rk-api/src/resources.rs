@@ -310,7 +310,7 @@ pub enum Part {
     Resize,
     /// A Namespace's `finalize` subresource: `spec.finalizers` alone.
     Finalize,
-    /// A CertificateSigningRequest's `approval` subresource: its approval conditions alone.
+    /// A CertificateSigningRequest's `approval` subresource: its conditions alone.
     Approval,
 }
 

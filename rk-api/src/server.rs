@@ -47,7 +47,9 @@ mod object;
 #[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
 mod outbound;
 pub mod pki;
+mod pretty;
 mod protobuf;
+mod proxy;
 mod query;
 mod reader;
 mod registry;

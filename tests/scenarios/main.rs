@@ -12,6 +12,7 @@
 mod api;
 mod apply;
 mod cluster;
+mod conformance;
 mod controllers;
 mod encodings;
 mod harness;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         api::all(),
         apply::all(),
         cluster::all(),
+        conformance::all(),
         controllers::all(),
         encodings::all(),
         kubectl::all(),

@@ -156,6 +156,21 @@ impl Quantity {
         i64::try_from(wide).unwrap_or(if wide < 0 { i64::MIN } else { i64::MAX })
     }
 
+    /// The amount as an integer, if it is a whole number that fits.
+    pub fn integer(&self) -> Option<i64> {
+        let factor = pow10(self.scale)?;
+        self.value.checked_mul(factor).and_then(|value| i64::try_from(value).ok())
+    }
+
+    /// The amount as a floating-point number, rounded if need be.
+    pub fn approximate(&self) -> f64 {
+        if self.scale < 0 {
+            self.value as f64 / 10_f64.powi(-self.scale)
+        } else {
+            self.value as f64 * 10_f64.powi(self.scale)
+        }
+    }
+
     /// -1, 0 or 1.
     pub fn signum(&self) -> i32 {
         self.value.signum() as i32

@@ -37,8 +37,8 @@ pub use self::{
 pub(super) use self::{
     config::Audit,
     recorder::{
-        Recorder, annotate, hold, impersonated, is_recorded, request_object, request_patch,
-        response, scope,
+        Recorder, annotate, annotate_detail, hold, impersonated, is_recorded, request_object,
+        request_patch, response, scope,
     },
 };
 

@@ -1,8 +1,8 @@
 //! What the layers learn about a request and hand on to the handler.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Uri};
 use parking_lot::Mutex;
 
 use super::{
@@ -28,12 +28,12 @@ pub(super) struct Context {
     pub user: Arc<UserInfo>,
     /// The method.
     pub method: Method,
+    /// The path and query, as they were sent.
+    pub uri: Uri,
     /// The headers.
     pub headers: HeaderMap,
     /// What is to be told to the client besides the answer.
     pub warnings: Warnings,
-    /// What is to be noted in the request's audit event.
-    pub annotations: Annotations,
 }
 
 impl Context {
@@ -51,9 +51,9 @@ impl Context {
             subject: subject.clone(),
             user: user.clone(),
             method: parts.method,
+            uri: parts.uri,
             headers: parts.headers,
             warnings: Warnings::default(),
-            annotations: parts.extensions.get().cloned().unwrap_or_default(),
         };
         Ok((context, body, parts.extensions))
     }
@@ -78,48 +78,6 @@ impl Context {
     /// The query.
     pub(super) fn query(&self) -> &Query {
         &self.subject.1
-    }
-}
-
-/// Notes for a request's audit event. Cloning shares them: a layer that audits puts its own among
-/// the request's extensions, and reads it when the request has been answered.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Annotations(Arc<Mutex<BTreeMap<String, Annotation>>>);
-
-/// One note.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Annotation {
-    /// What it says.
-    pub value: String,
-    /// Whether it tells what was in the request, so that only events of the level Request, or of a
-    /// higher one, may have it.
-    pub detailed: bool,
-}
-
-impl Annotations {
-    /// Notes something. The first note under a key stays.
-    pub(super) fn add(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.note(key.into(), Annotation { value: value.into(), detailed: false });
-    }
-
-    /// Notes something that tells what was in the request.
-    pub(super) fn add_detailed(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.note(key.into(), Annotation { value: value.into(), detailed: true });
-    }
-
-    fn note(&self, key: String, annotation: Annotation) {
-        let mut all = self.0.lock();
-        if let Some(found) = all.get(&key).filter(|found| **found != annotation) {
-            tracing::warn!(key, kept = found.value, "an audit annotation is there already");
-            return;
-        }
-        all.insert(key, annotation);
-    }
-
-    /// All notes so far.
-    #[allow(dead_code, reason = "for the layer that audits")]
-    pub(super) fn all(&self) -> BTreeMap<String, Annotation> {
-        self.0.lock().clone()
     }
 }
 

@@ -7,6 +7,7 @@ mod list;
 mod nonresource;
 mod patch;
 mod pods;
+mod proxy;
 mod reviews;
 pub(super) mod scale;
 mod streams;
@@ -117,6 +118,9 @@ impl<'a> Call<'a> {
             return Ok(nonresource::page_not_found());
         }
         let resource = self.resource()?;
+        if info.subresource == "proxy" && self.subresource(resource)?.is_some() {
+            return self.proxy(resource, body, extensions).await;
+        }
         if self.context.method == Method::HEAD {
             return Err(ApiError::method_not_allowed());
         }
@@ -181,7 +185,6 @@ impl<'a> Call<'a> {
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
             ("log", _) => self.log(resource).await,
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
-            ("proxy", _) if resource.kind == "Node" => self.node_proxy(resource, body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }

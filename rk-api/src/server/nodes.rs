@@ -18,7 +18,10 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::pki::{Identity, PkiError};
+use super::{
+    outbound::{Trust, tls_config},
+    pki::{Identity, PkiError},
+};
 use crate::io::Io;
 
 /// Opens connections to the API of a node's agent.
@@ -78,6 +81,22 @@ impl TlsNodes {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .map_err(|error| tls(&error))?;
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            preferred: PREFERRED.map(ToOwned::to_owned).into(),
+        })
+    }
+
+    /// Shows `identity` to agents and takes any, whatever certificate it has, as kube-apiserver does
+    /// without `--kubelet-certificate-authority`.
+    ///
+    /// # Errors
+    /// When the identity is not usable.
+    pub fn trusting_anybody(identity: &Identity) -> Result<Self, PkiError> {
+        let config = tls_config(&Trust::Anybody, Some(identity)).map_err(PkiError::Tls)?;
+        let mut config = ClientConfig::clone(&config);
+        // Agents are spoken to in HTTP/1.1, which alone has upgrades.
+        config.alpn_protocols.clear();
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             preferred: PREFERRED.map(ToOwned::to_owned).into(),

@@ -35,7 +35,7 @@ impl Admission for PodCertificates {
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
-        let object = request.object.as_deref().map(|object| object.as_any());
+        let object = request.object().map(|object| object.as_any());
         let Some(object) = object.and_then(|any| any.downcast_ref::<PodCertificateRequest>())
         else {
             return Ok(());

@@ -94,7 +94,7 @@ impl PodSecurity {
             () => None,
         };
         if let Some(exempt) = exempt {
-            request.annotate(format!("{ANNOTATIONS}exempt"), exempt);
+            request.annotate(&format!("{ANNOTATIONS}exempt"), exempt);
             return Ok(None);
         }
         let Some(namespace) = self.reader.get::<Namespace>(None, name).await? else {
@@ -108,7 +108,7 @@ impl PodSecurity {
         let class = spec.runtime_class_name.as_ref();
         let exempt = class.is_some_and(|class| self.exemptions.runtime_classes.contains(class));
         if exempt {
-            request.annotate(format!("{ANNOTATIONS}exempt"), "runtimeClass");
+            request.annotate(&format!("{ANNOTATIONS}exempt"), "runtimeClass");
         }
         exempt
     }
@@ -124,7 +124,7 @@ impl PodSecurity {
             return Ok(());
         }
         let annotations = pod.metadata.annotations.as_ref();
-        request.annotate(format!("{ANNOTATIONS}enforce-policy"), policy.enforce.to_string());
+        request.annotate(&format!("{ANNOTATIONS}enforce-policy"), policy.enforce.to_string());
         note(request, &policy, spec, annotations);
         let wrong = violations(policy.enforce, spec, annotations);
         if wrong.is_empty() {
@@ -251,7 +251,7 @@ fn note(
     let wrong = violations(policy.audit, spec, annotations);
     if !wrong.is_empty() {
         let text = format!("would violate PodSecurity \"{}\": {}", policy.audit, described(&wrong));
-        request.annotate(format!("{ANNOTATIONS}audit-violations"), text);
+        request.annotate(&format!("{ANNOTATIONS}audit-violations"), text);
     }
 }
 

@@ -9,6 +9,7 @@ use super::rounds::Rounds;
 use crate::{
     resources::{Object, Resource},
     server::{
+        audit,
         context::Context,
         status::{ApiError, Subject},
         user::UserInfo,
@@ -147,10 +148,8 @@ impl<'a> AdmissionRequest<'a> {
     }
 
     /// Notes something in the request's audit event.
-    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        if let Some(context) = self.context {
-            context.annotations.add(key, value);
-        }
+    pub fn annotate(&self, key: &str, value: impl Into<String>) {
+        audit::annotate(key, value);
     }
 
     /// The new object, if it is of this type.

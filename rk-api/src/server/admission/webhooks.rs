@@ -32,6 +32,7 @@ use super::{
 use crate::{
     patch::{self, PatchKind},
     server::{
+        audit,
         outbound::Outbound,
         reader::Reader,
         status::{ApiError, Result},
@@ -96,13 +97,13 @@ impl Admission for MutatingWebhooks {
                 Outcome::Allowed(verdict) => {
                     let changed = apply(hook, request, &seen, &verdict, &mut views)?;
                     if changed {
-                        note_patch(request, hook, &place, &verdict);
+                        note_patch(hook, &place, &verdict);
                     }
                     changed
                 }
                 Outcome::FailedOpen => {
                     let key = format!("failed-open.mutation.webhook.admission.k8s.io/{place}");
-                    request.annotate(key, &*hook.name);
+                    request.annotate(&key, &*hook.name);
                     false
                 }
                 Outcome::Refused(error) => return Err(error),
@@ -143,7 +144,7 @@ impl Admission for ValidatingWebhooks {
             if matches!(outcome, Outcome::FailedOpen) {
                 let place = format!("round_0_index_{index}");
                 let key = format!("failed-open.validating.webhook.admission.k8s.io/{place}");
-                request.annotate(key, &*hook.name);
+                request.annotate(&key, &*hook.name);
             }
             outcome
         });
@@ -158,7 +159,7 @@ impl Admission for ValidatingWebhooks {
 
 /// What a webhook's answer, or its absence, means for the request.
 enum Outcome {
-    Allowed(Verdict),
+    Allowed(Box<Verdict>),
     /// It did not answer, which does not matter (`failurePolicy: Ignore`).
     FailedOpen,
     Refused(ApiError),
@@ -197,7 +198,7 @@ impl Dispatcher {
         let began = Instant::now();
         let answer = call::call(&self.outbound, hook, request, seen, self.kind == "admit").await;
         let (outcome, code, rejected) = match answer {
-            Ok(verdict) if verdict.allowed => (Outcome::Allowed(verdict), 200, None),
+            Ok(verdict) if verdict.allowed => (Outcome::Allowed(Box::new(verdict)), 200, None),
             Ok(verdict) => {
                 let error = verdict.refusal(&hook.name);
                 let code = error.code;
@@ -264,11 +265,10 @@ fn note_mutation(request: &AdmissionRequest<'_>, hook: &Hook, place: &str, mutat
         "webhook": hook.name,
         "mutated": mutated,
     });
-    request.annotate(format!("mutation.webhook.admission.k8s.io/{place}"), note.to_string());
+    request.annotate(&format!("mutation.webhook.admission.k8s.io/{place}"), note.to_string());
 }
 
-fn note_patch(request: &AdmissionRequest<'_>, hook: &Hook, place: &str, verdict: &Verdict) {
-    let Some(context) = request.context else { return };
+fn note_patch(hook: &Hook, place: &str, verdict: &Verdict) {
     let patch = verdict.patch.as_deref().and_then(|patch| serde_json::from_slice(patch).ok());
     let note = json!({
         "configuration": hook.configuration,
@@ -277,5 +277,5 @@ fn note_patch(request: &AdmissionRequest<'_>, hook: &Hook, place: &str, verdict:
         "patchType": "JSONPatch",
     });
     let key = format!("patch.webhook.admission.k8s.io/{place}");
-    context.annotations.add_detailed(key, note.to_string());
+    audit::annotate_detail(&key, note.to_string());
 }

@@ -281,13 +281,17 @@ impl Inner {
     ) -> Result<T, StoreError> {
         let mut tries = 1;
         loop {
-            let before = match known.take() {
-                Some(known) => known,
-                None => self.read().await?,
+            let (before, is_latest) = match known.take() {
+                Some(known) => (known, false),
+                None => (self.read().await?, true),
             };
             let mut bitmap = before.bitmap.clone();
             let outcome = change(&mut bitmap);
             if bitmap == before.bitmap && before.revision.is_some() {
+                // What is refused for want of ports may be free by now. A write would have shown it.
+                if !is_latest {
+                    continue;
+                }
                 *known = Some(before);
                 return Ok(outcome);
             }

@@ -51,6 +51,16 @@ pub(in crate::server) fn annotate(key: &str, value: impl Into<String>) {
     let _ = CURRENT.try_with(|recorder| recorder.annotate(key, value.into()));
 }
 
+/// Says something about the request that tells what was in it: only events of the level Request, or
+/// of a higher one, have it.
+pub(in crate::server) fn annotate_detail(key: &str, value: impl Into<String>) {
+    let _ = CURRENT.try_with(|recorder| {
+        if recorder.verdict.level >= Level::Request {
+            recorder.annotate(key, value.into());
+        }
+    });
+}
+
 /// Says as whom the user acts.
 pub(in crate::server) fn impersonated(user: &UserInfo) {
     let _ = CURRENT.try_with(|recorder| {

@@ -61,7 +61,7 @@ pub(super) async fn call(
         Unusable::Patch(why) => failed(why, 503),
     })?;
     for (key, value) in &verdict.annotations {
-        request.annotate(format!("{}/{key}", hook.name), value.as_str());
+        request.annotate(&format!("{}/{key}", hook.name), value.as_str());
     }
     for warning in &verdict.warnings {
         request.warn(warning.as_str());
