@@ -343,7 +343,10 @@ async fn a_webhook_converts_what_is_written_read_listed_and_watched() {
         .unwrap();
     assert_eq!(created.data["spec"], json!({ "dimensions": { "size": 3 } }));
     let event = tokio::time::timeout(Duration::from_secs(10), events.try_next()).await;
-    let Some(WatchEvent::Added(seen)) = event.unwrap().unwrap() else { panic!("nothing came") };
+    let seen = match event.unwrap().unwrap() {
+        Some(WatchEvent::Added(seen)) => seen,
+        other => panic!("{other:?}"),
+    };
     assert_eq!(seen.data["spec"], json!({ "dimensions": { "size": 3 } }));
     assert_eq!(v1.get("x").await.unwrap().data["spec"], json!({ "size": 3 }));
 
@@ -422,7 +425,8 @@ async fn a_name_that_is_taken_is_accepted_once_it_is_free() {
     let server = server().await;
     let client = server.client();
     let spec = json!({ "type": "object" });
-    let of = |plural: &str| definition(plural, "Gadget", json!([version("v1", true, spec.clone())]));
+    let of =
+        |plural: &str| definition(plural, "Gadget", json!([version("v1", true, spec.clone())]));
     define(&client, of("gadgets")).await;
 
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
