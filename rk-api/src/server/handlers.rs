@@ -24,10 +24,10 @@ use std::{
 use http::{HeaderValue, Method, Response, header};
 
 use super::{
-    Inner,
+    Inner, aggregation,
     body::{self, RequestBody, ResponseBody},
     cache::Table,
-    context::Context,
+    context::{Context, Subject},
     custom_resources,
     kinds::Snapshot,
     layers::{LayerFuture, Req},
@@ -55,6 +55,11 @@ impl tower::Service<Req> for Handler {
     fn call(&mut self, request: Req) -> Self::Future {
         let server = self.0.clone();
         Box::pin(async move {
+            let subject = request.extensions().get::<Subject>();
+            let routed = subject.and_then(|Subject(subject)| server.aggregator.route(&subject.0));
+            if let Some(backend) = routed {
+                return Ok(aggregation::serve(&server, &backend, request).await);
+            }
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
                 Ok((mut context, body, extensions)) => {
