@@ -431,6 +431,9 @@ impl Builder {
         provisioner.set(&inner);
         bootstrap::run(&inner).await?;
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
+        let checking =
+            admission::type_checking::keep(Arc::downgrade(&inner), inner.shutdown.clone());
+        tokio::spawn(checking);
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
         Ok(ApiServer { stack: stack(&inner, self.anonymous), inner, _guard: guard })
     }
