@@ -27,9 +27,12 @@ ip:iproute2
 script:bsdutils util-linux
 openssl:openssl
 curl:curl
+etcd:etcd-server
+etcdctl:etcd-client
+/usr/lib/python3/dist-packages/kubernetes/__init__.py:python3-kubernetes
 '
 
-present() { case "$1" in /*) [ -x "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
+present() { case "$1" in *.py) [ -e "$1" ] ;; /*) [ -x "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
 
 install_missing() {
   local updated=false line thing package
@@ -58,21 +61,37 @@ fi
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
+features=()
+if ! $fast; then
+  step 'the compiler that the feature etcd needs'
+  if PROTOC=$(tests/protoc.sh); then
+    export PROTOC
+    features=(--features rk/etcd,rk-store/etcd)
+  elif [ "${RK_REQUIRE:-}" = all ]; then
+    echo 'the tests of etcd cannot be built' >&2
+    exit 1
+  else
+    echo 'SKIP the tests of etcd: there is no protoc, and protox could not be installed'
+  fi
+fi
+
 step 'unit tests, conformance kits, doc examples'
 if $fast; then
   cargo test --workspace --locked --lib --bins
   cargo test --workspace --locked --doc
   exit
 fi
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$output"
+cargo test --workspace --locked --no-fail-fast "${features[@]}" 2>&1 | tee "$output"
 
 step 'summary'
 awk '
   /^test result:/ { passed += $4; failed += $6; skipped += $8 }
   /^scenarios: /  { scenarios = $0 }
+  /^conformance: / { conformance = $0 }
   /^SKIP /        { print }
   END {
     if (scenarios) print scenarios
+    if (conformance) print conformance
     printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
   }
 ' "$output"

@@ -191,11 +191,17 @@ fn classic_subresource(row: &Resource, subresource: &Subresource) -> Value {
 /// hash of the stored group, version and kind.
 fn storage_version_hash(resources: &Resources, row: &Resource) -> String {
     // Several rows may show the same objects; the first of them is what is stored.
+    if let Some(custom) = row.strategy.custom() {
+        return hash_of(&format!("{}/{}", custom.stored_as, row.kind));
+    }
     let stored = resources
         .iter()
         .find(|other| other.key_prefix == row.key_prefix && other.kind == row.kind)
         .map_or(row, AsRef::as_ref);
-    let name = format!("{}/{}/{}", stored.group, stored.version, stored.kind);
+    hash_of(&format!("{}/{}/{}", stored.group, stored.version, stored.kind))
+}
+
+fn hash_of(name: &str) -> String {
     BASE64_STANDARD.encode(&Sha256::digest(name)[..8])
 }
 

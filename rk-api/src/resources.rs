@@ -18,6 +18,7 @@ mod cron_job;
 mod csi_driver;
 mod csi_node;
 mod csi_storage_capacity;
+pub(crate) mod custom;
 mod daemon_set;
 mod decode;
 mod deployment;
@@ -144,13 +145,14 @@ impl Resource {
     /// it is.
     pub fn refused_field(&self, field: &str) -> Option<String> {
         let known = self.strategy.field_names();
-        if field == "metadata.name" || known.contains(&field) {
+        if field == "metadata.name" || self.strategy.selects_by(field) {
             return None;
         }
         if field == "metadata.namespace" && (self.namespaced || known.is_empty()) {
             return None;
         }
         Some(match (self.group.as_ref(), self.kind.as_ref()) {
+            _ if self.strategy.custom().is_some() => format!("field label not supported: {field}"),
             _ if known.is_empty() => format!(
                 "\"{field}\" is not a known field selector: only \"metadata.name\", \
                  \"metadata.namespace\""
@@ -160,6 +162,14 @@ impl Resource {
             }
             _ => format!("field label not supported: {field}"),
         })
+    }
+
+    /// The kind of lists of these objects.
+    pub fn list_kind(&self) -> Cow<'_, str> {
+        match self.strategy.custom() {
+            Some(custom) => Cow::Borrowed(&custom.list_kind),
+            None => Cow::Owned(format!("{}List", self.kind)),
+        }
     }
 
     /// The key of an object of this kind.
@@ -300,7 +310,7 @@ pub enum Part {
     Resize,
     /// A Namespace's `finalize` subresource: `spec.finalizers` alone.
     Finalize,
-    /// A CertificateSigningRequest's `approval` subresource: its approval conditions alone.
+    /// A CertificateSigningRequest's `approval` subresource: its conditions alone.
     Approval,
 }
 
@@ -429,6 +439,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn is_shown_as_stored(&self) -> bool {
         true
     }
+    /// What a custom kind is made of; `None` for a built-in one.
+    #[doc(hidden)]
+    fn custom(&self) -> Option<&custom::Version> {
+        None
+    }
     /// How the fields of this kind merge in server-side apply, for a kind that is not in
     /// [`crate::apply::builtin`].
     fn apply_schema(&self) -> Option<&(Schema, TypeRef)> {
@@ -462,6 +477,14 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn fields(&self, object: &dyn Object) -> Fields;
     /// See [`Kind::FIELDS`].
     fn field_names(&self) -> &'static [&'static str];
+    /// Selectable fields whose names are not known beforehand, and their values.
+    fn more_fields(&self, _object: &dyn Object) -> Box<[(Arc<str>, String)]> {
+        Box::default()
+    }
+    /// Whether objects can be selected by this field, besides those of their metadata.
+    fn selects_by(&self, field: &str) -> bool {
+        self.field_names().contains(&field)
+    }
     /// See [`Kind::cells`].
     fn cells(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
     /// See [`Kind::warnings`].

@@ -5,18 +5,18 @@
 //!
 //! # Where to start
 //! - [`layers`](self): what every request passes, in order: request info, panic guard, metrics,
-//!   timeout, authentication, audit, impersonation, authorization, then the handler.
+//!   timeout, authentication, audit, impersonation, flow control, authorization, then the handler.
 //! - `handlers.rs`: from a request to its verb; one file for each verb.
 //! - `registry.rs`: what happens to an object that is created, changed or deleted.
 //! - `cache.rs`: the watch cache, from which everything is read.
 //! - `object.rs`: the bytes that are stored and sent.
 //!
 //! # Invariants
-//! - No state but the store's: any number of servers can run on one store,
-//!   except that they do not yet share their allocation of Service addresses (`allocator.rs`).
+//! - No state but the store's: any number of servers can run on one store.
 //! - An object is encoded once, when it is written; everybody who reads it shares these bytes.
 
 pub mod admission;
+mod aggregation;
 mod allocator;
 pub mod audit;
 pub mod authn;
@@ -25,8 +25,10 @@ mod body;
 mod bootstrap;
 mod cache;
 mod context;
+mod custom_resources;
 mod decode;
 mod filter;
+mod flow_control;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handlers;
@@ -38,6 +40,7 @@ mod kinds;
 mod labels;
 mod layers;
 mod managed_fields;
+mod masters;
 mod metrics;
 mod negotiate;
 mod nodes;
@@ -45,7 +48,9 @@ mod object;
 #[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
 mod outbound;
 pub mod pki;
+mod pretty;
 mod protobuf;
+mod proxy;
 mod query;
 mod reader;
 mod registry;
@@ -56,12 +61,16 @@ mod token;
 mod user;
 mod watch;
 mod webhook;
+mod writer;
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
+    net::SocketAddr,
     ops::RangeInclusive,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -76,20 +85,29 @@ use self::{
     admission::{
         Admission, Lookup, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection,
     },
+    aggregation::Aggregator,
     allocator::Services,
     audit::{Audit, AuditConfig, AuditConfigError},
     authn::{
         Authenticator, BootstrapTokens, ClientCertificates, RequestHeaders, ServiceAccountTokens,
         Union,
     },
-    authz::{Authorizer, node::NodeAuthorizer, rbac::Rbac},
+    authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
+    custom_resources::{Converter, CustomResources},
+    flow_control::{FlowControl, InFlight},
     handlers::Handler,
     kinds::Kinds,
     layers::{
-        audit::AuditLayer, authentication::AuthenticationLayer, authorization::AuthorizationLayer,
-        impersonation::ImpersonationLayer, metrics::MetricsLayer, panic_guard::PanicGuardLayer,
-        request_info::RequestInfoLayer, timeout::TimeoutLayer,
+        audit::AuditLayer,
+        authentication::AuthenticationLayer,
+        authorization::AuthorizationLayer,
+        flow_control::{FlowControlLayer, Gate},
+        impersonation::ImpersonationLayer,
+        metrics::MetricsLayer,
+        panic_guard::PanicGuardLayer,
+        request_info::RequestInfoLayer,
+        timeout::TimeoutLayer,
     },
     managed_fields::Tracker,
     metrics::Metrics,
@@ -99,12 +117,13 @@ use self::{
     registry::Registry,
 };
 pub use self::{
+    aggregation::ExtensionAuthentication,
     allocator::Cidr,
     body::{BoxError, ResponseBody},
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
     outbound::{Dialer, TcpDialer},
-    pki::{Pki, ServerTls},
+    pki::{Identity, Pki, ServerTls, TlsVersion},
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
     user::UserInfo,
@@ -116,7 +135,9 @@ type Stack = RequestInfoLayer<
     PanicGuardLayer<
         MetricsLayer<
             TimeoutLayer<
-                AuthenticationLayer<AuditLayer<ImpersonationLayer<AuthorizationLayer<Handler>>>>,
+                AuthenticationLayer<
+                    AuditLayer<ImpersonationLayer<FlowControlLayer<AuthorizationLayer<Handler>>>>,
+                >,
             >,
         >,
     >,
@@ -126,6 +147,7 @@ type Stack = RequestInfoLayer<
 #[derive(Debug)]
 pub(crate) struct Inner {
     kinds: Arc<Kinds>,
+    custom_resources: CustomResources,
     reader: Reader,
     registry: Registry,
     metrics: Arc<Metrics>,
@@ -137,8 +159,14 @@ pub(crate) struct Inner {
     service_accounts: ServiceAccountTokens,
     authorizer: Arc<dyn Authorizer>,
     audit: Option<Arc<Audit>>,
+    flow_control: Option<Arc<FlowControl>>,
+    aggregator: Aggregator,
+    /// What other servers are told of how this one authenticates.
+    published_authentication: BTreeMap<String, String>,
     /// Whether the default roles are there.
     roles_ready: tokio::sync::watch::Sender<bool>,
+    /// Where others reach this server.
+    advertised: Option<SocketAddr>,
     shutdown: CancellationToken,
 }
 
@@ -174,12 +202,16 @@ pub struct Builder {
     bootstrap_tokens: bool,
     request_headers: Option<RequestHeaders>,
     authorizer: Option<Arc<dyn Authorizer>>,
+    authorization_modes: Vec<AuthorizationMode>,
     more_authorizers: Vec<Arc<dyn Authorizer>>,
     admission: Vec<Arc<dyn Admission>>,
+    privileged: bool,
+    event_ttl: Duration,
     plugins: Selection,
     pod_security_exemptions: PodSecurityExemptions,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
+    advertised: Option<SocketAddr>,
     require_service_accounts: bool,
     managed_fields: bool,
     token_key: Option<TokenKey>,
@@ -187,6 +219,10 @@ pub struct Builder {
     dialer: Arc<dyn Dialer>,
     route_to_endpoints: bool,
     audit: AuditConfig,
+    priority_and_fairness: bool,
+    max_in_flight: (u32, u32),
+    proxy_client: Option<Identity>,
+    extension_authentication: ExtensionAuthentication,
 }
 
 /// Why a server did not start.
@@ -197,17 +233,19 @@ pub enum StartError {
     #[error("the store failed")]
     Store(#[from] StoreError),
     /// The range of Service addresses is not usable.
-    #[error("{0} is no range of IPv4 addresses from /8 to /30")]
+    #[error(
+        "{0} is no range of addresses (IPv4 from /8 to /30, IPv6 from /64 to /126), nor one of each family"
+    )]
     ServiceCidr(String),
     /// There is no key for service-account tokens.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
-    /// Admission plug-ins cannot be chosen so.
-    #[error(transparent)]
-    Plugins(#[from] PluginError),
     /// Requests cannot be recorded.
     #[error("cannot start audit")]
     Audit(#[from] AuditConfigError),
+    /// Admission plug-ins cannot be chosen so.
+    #[error(transparent)]
+    Plugins(#[from] PluginError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -260,6 +298,27 @@ impl Builder {
         self
     }
 
+    /// Asks these in this order; the Node authorizer and then RBAC by default.
+    #[must_use]
+    pub fn authorization_modes(mut self, modes: Vec<AuthorizationMode>) -> Self {
+        self.authorization_modes = modes;
+        self
+    }
+
+    /// Whether containers may be privileged (`--allow-privileged`); they may by default.
+    #[must_use]
+    pub fn allow_privileged(mut self, allowed: bool) -> Self {
+        self.privileged = allowed;
+        self
+    }
+
+    /// How long Events are kept; an hour by default.
+    #[must_use]
+    pub fn event_ttl(mut self, ttl: Duration) -> Self {
+        self.event_ttl = ttl;
+        self
+    }
+
     /// Asks this authorizer too, when those before it have no opinion.
     #[must_use]
     pub fn also_authorize(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
@@ -291,7 +350,9 @@ impl Builder {
         self
     }
 
-    /// The range of Service addresses; `10.96.0.0/16` by default.
+    /// The range of Service addresses; `10.96.0.0/16` by default. Two ranges, with a comma between
+    /// them, make a cluster with both families of addresses; the first is the one that Services
+    /// get which do not say.
     #[must_use]
     pub fn service_cidr(mut self, cidr: &str) -> Self {
         cidr.clone_into(&mut self.service_cidr);
@@ -302,6 +363,14 @@ impl Builder {
     #[must_use]
     pub fn node_port_range(mut self, ports: RangeInclusive<u16>) -> Self {
         self.node_ports = ports;
+        self
+    }
+
+    /// Where others reach this server: it is among the endpoints of the Service `kubernetes` for as
+    /// long as it lives, next to all other servers on the same store. Not so by default.
+    #[must_use]
+    pub fn advertise(mut self, address: SocketAddr) -> Self {
+        self.advertised = Some(address);
         self
     }
 
@@ -354,6 +423,22 @@ impl Builder {
         self
     }
 
+    /// The certificate that this server shows to the servers behind it, which believe it who asks
+    /// (`--proxy-client-cert-file`, `--proxy-client-key-file`); none by default.
+    #[must_use]
+    pub fn proxy_client(mut self, identity: Identity) -> Self {
+        self.proxy_client = Some(identity);
+        self
+    }
+
+    /// What the servers behind this one are told of how it authenticates, in the ConfigMap
+    /// `extension-apiserver-authentication` of kube-system; nothing by default.
+    #[must_use]
+    pub fn extension_authentication(mut self, authorities: ExtensionAuthentication) -> Self {
+        self.extension_authentication = authorities;
+        self
+    }
+
     /// Records requests; not so by default. See [`audit`].
     #[must_use]
     pub fn audit(mut self, config: AuditConfig) -> Self {
@@ -361,9 +446,28 @@ impl Builder {
         self
     }
 
+    /// Whether requests are served by priority and fairly between users and namespaces, as
+    /// FlowSchemas and PriorityLevelConfigurations say; on by default. Without it
+    /// [`Self::max_in_flight`] limits those that read and those that change something, each on its
+    /// own, and refuses what is more.
+    #[must_use]
+    pub fn priority_and_fairness(mut self, enabled: bool) -> Self {
+        self.priority_and_fairness = enabled;
+        self
+    }
+
+    /// How many requests are served at the same time: of those that read 400 by default, of those that
+    /// change something 200. With priority and fairness all levels share the sum. Without it 0 is any
+    /// number.
+    #[must_use]
+    pub fn max_in_flight(mut self, readonly: u32, mutating: u32) -> Self {
+        self.max_in_flight = (readonly, mutating);
+        self
+    }
+
     /// Loads what the store holds and creates what every cluster has.
     pub async fn start(self) -> Result<ApiServer, StartError> {
-        let cidr = Cidr::parse(&self.service_cidr)
+        let ranges = allocator::ranges(&self.service_cidr)
             .ok_or_else(|| StartError::ServiceCidr(self.service_cidr.clone()))?;
         let audit = self.audit.start().await?;
         let shutdown = CancellationToken::new();
@@ -377,7 +481,16 @@ impl Builder {
         let rbac = Rbac::of(&reader);
         let mut authorizers: Vec<Arc<dyn Authorizer>> = match self.authorizer {
             Some(own) => vec![own],
-            None => vec![Arc::new(NodeAuthorizer::of(&reader)), Arc::new(rbac.clone())],
+            None => {
+                let modes = self.authorization_modes.into_iter();
+                modes
+                    .map(|mode| match mode {
+                        AuthorizationMode::Node => Arc::new(NodeAuthorizer::of(&reader)) as _,
+                        AuthorizationMode::Rbac => Arc::new(rbac.clone()) as _,
+                        AuthorizationMode::Other(other) => other,
+                    })
+                    .collect()
+            }
         };
         authorizers.extend(self.more_authorizers);
         let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Chain(authorizers));
@@ -394,14 +507,30 @@ impl Builder {
             require_service_accounts: self.require_service_accounts,
         })?;
         plugins.extend(self.admission);
+        if !self.privileged {
+            // Before anything counts what is then refused.
+            plugins.insert(0, Arc::new(admission::Unprivileged));
+        }
         let registry = Registry {
+            services: Services::new(cache.clone(), &self.resources, ranges, self.node_ports),
             cache,
+            event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
-            services: Services::new(cidr, self.node_ports),
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
+            converter: Arc::new(Converter::new(outbound.clone())),
         };
+        let custom_resources = CustomResources::of(&reader);
+        let (readonly, mutating) = self.max_in_flight;
+        let flow_control = self.priority_and_fairness.then(|| {
+            let seats = readonly.saturating_add(mutating).max(1);
+            let metrics = metrics.flow_control.clone();
+            Arc::new(FlowControl::new(seats, registry.cache.clone(), kinds.clone(), metrics))
+        });
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
+        let aggregator = Aggregator::new(self.proxy_client);
+        let published_authentication =
+            aggregation::published(&self.extension_authentication, self.request_headers.as_ref());
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
         if let Some(headers) = self.request_headers {
             authenticators.push(Arc::new(headers));
@@ -415,6 +544,7 @@ impl Builder {
         let authenticator: Arc<dyn Authenticator> = Arc::new(Union(authenticators));
         let inner = Arc::new(Inner {
             kinds,
+            custom_resources,
             reader,
             registry,
             metrics,
@@ -425,25 +555,43 @@ impl Builder {
             service_accounts,
             authorizer,
             audit,
+            flow_control,
+            aggregator,
+            published_authentication,
             roles_ready: tokio::sync::watch::Sender::new(false),
+            advertised: self.advertised,
             shutdown,
         });
         provisioner.set(&inner);
-        bootstrap::run(&inner).await?;
+        custom_resources::start(&inner).await?;
+        let repairs = bootstrap::run(&inner).await?;
+        let repair = bootstrap::repair(Arc::downgrade(&inner), repairs, inner.shutdown.clone());
+        tokio::spawn(repair);
+        masters::start(&inner);
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
         let checking =
             admission::type_checking::keep(Arc::downgrade(&inner), inner.shutdown.clone());
         tokio::spawn(checking);
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
-        Ok(ApiServer { stack: stack(&inner, self.anonymous), inner, _guard: guard })
+        tokio::spawn(aggregation::run(Arc::downgrade(&inner), inner.shutdown.clone()));
+        let gate = match &inner.flow_control {
+            Some(flow_control) => {
+                let (server, shutdown) = (Arc::downgrade(&inner), inner.shutdown.clone());
+                tokio::spawn(flow_control::run(server, Arc::downgrade(flow_control), shutdown));
+                Gate::Fair(flow_control.clone())
+            }
+            None => Gate::InFlight(Arc::new(InFlight::new(readonly, mutating))),
+        };
+        Ok(ApiServer { stack: stack(&inner, self.anonymous, gate), inner, _guard: guard })
     }
 }
 
-fn stack(inner: &Arc<Inner>, anonymous: bool) -> Stack {
+fn stack(inner: &Arc<Inner>, anonymous: bool, gate: Gate) -> Stack {
     let authorizer = inner.authorizer.clone();
     let handler = Handler(inner.clone());
     let authorization = AuthorizationLayer { inner: handler, authorizer: authorizer.clone() };
-    let impersonation = ImpersonationLayer { inner: authorization, authorizer };
+    let flow_control = FlowControlLayer { inner: authorization, gate };
+    let impersonation = ImpersonationLayer { inner: flow_control, authorizer };
     let audit = AuditLayer { inner: impersonation, audit: inner.audit.clone() };
     let authenticator = inner.authenticator.clone();
     let authentication =
@@ -464,12 +612,16 @@ impl ApiServer {
             bootstrap_tokens: false,
             request_headers: None,
             authorizer: None,
+            authorization_modes: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+            privileged: true,
+            event_ttl: registry::EVENT_TTL,
             more_authorizers: Vec::new(),
             admission: Vec::new(),
             plugins: Selection::default(),
             pod_security_exemptions: PodSecurityExemptions::default(),
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
+            advertised: None,
             require_service_accounts: false,
             managed_fields: true,
             token_key: None,
@@ -477,6 +629,10 @@ impl ApiServer {
             dialer: Arc::new(TcpDialer),
             route_to_endpoints: false,
             audit: AuditConfig::default(),
+            priority_and_fairness: true,
+            max_in_flight: (400, 200),
+            proxy_client: None,
+            extension_authentication: ExtensionAuthentication::default(),
         }
     }
 
@@ -488,9 +644,14 @@ impl ApiServer {
         let _ = ready.wait_for(|ready| *ready).await;
     }
 
-    /// Ends all watches and stops following the store. Requests are still answered, from what the
-    /// cache holds then.
+    /// Takes the server from the endpoints of `kubernetes`, ends all watches and stops following the
+    /// store. Requests are still answered, from what the cache holds then.
     pub async fn shutdown(&self) {
+        if let Some(own) = self.inner.advertised.filter(|_| !self.inner.shutdown.is_cancelled())
+            && let Err(error) = masters::leave(&self.inner, own).await
+        {
+            tracing::warn!(%error, "this server stays among the endpoints for some seconds");
+        }
         self.inner.shutdown.cancel();
         self.inner.registry.cache.close_watches();
         if let Some(audit) = &self.inner.audit {

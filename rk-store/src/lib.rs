@@ -7,6 +7,7 @@
 //! # Where to start
 //! - [`store`]: the trait, and what it promises.
 //! - [`EmbeddedStore`]: the store in this process, in memory or durable in a directory.
+//! - `EtcdStore` (feature `etcd`): the store that is an etcd cluster.
 //! - [`conformance`]: the promises as tests, for a store of your own.
 //!
 //! # Example
@@ -44,11 +45,15 @@
 
 pub mod conformance;
 mod embedded;
+#[cfg(feature = "etcd")]
+mod etcd;
 pub mod store;
 
 #[doc(hidden)]
 pub use embedded::fuzzing;
 pub use embedded::{EmbeddedStore, OpenReport, Options, TornTail};
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls, Keyspace};
 pub use store::{
     Event, Expect, Range, RangeResponse, Revision, Store, StoreError, VALUE_BYTES_MAX, Versioned,
     WatchBatch, WatchStream,

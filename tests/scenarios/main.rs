@@ -13,11 +13,14 @@ mod admission;
 mod api;
 mod apply;
 mod cluster;
+mod conformance;
 mod controllers;
 mod encodings;
+mod etcd;
 mod harness;
 mod kubectl;
 mod lifecycle;
+mod masters;
 mod network;
 mod pods;
 mod probes;
@@ -47,10 +50,12 @@ fn main() -> ExitCode {
         api::all(),
         apply::all(),
         cluster::all(),
+        conformance::all(),
         controllers::all(),
         encodings::all(),
         kubectl::all(),
         lifecycle::all(),
+        masters::all(),
         network::all(),
         pods::all(),
         probes::all(),
@@ -133,6 +138,8 @@ fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Tria
         let kind = match scenario.needs {
             Needs::Sim => "sim",
             Needs::Real => "real",
+            Needs::Program => "program",
+            Needs::Etcd => "etcd",
         };
         Trial::test(scenario.name, move || match (ignored, clusters) {
             (Some(reason), _) => Err(Failed::from(format!("RK_REQUIRE=all, but {reason}"))),

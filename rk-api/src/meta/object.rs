@@ -25,9 +25,24 @@ pub fn validate_metadata(
     strategy: &dyn Strategy,
     path: &Path,
 ) -> ErrorList {
+    validate_metadata_of(
+        meta,
+        namespaced,
+        |name, prefix| strategy.validate_name(name, prefix),
+        path,
+    )
+}
+
+/// The same by what judges a name, or with `true` the prefix of one.
+pub fn validate_metadata_of(
+    meta: &ObjectMeta,
+    namespaced: bool,
+    name_check: impl Fn(&str, bool) -> Vec<String>,
+    path: &Path,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     let name_errors = |field: &str, name: &str, prefix: bool| -> ErrorList {
-        let wrong = strategy.validate_name(name, prefix);
+        let wrong = name_check(name, prefix);
         wrong.into_iter().map(|m| FieldError::invalid(&path.child(field), name, m)).collect()
     };
     if let Some(prefix) = meta.generate_name.as_deref().filter(|prefix| !prefix.is_empty()) {

@@ -44,8 +44,8 @@ pub(super) enum Body {
     Object(String),
     /// Options that may be left out.
     Options(&'static str),
-    /// A patch of any kind.
-    Patch,
+    /// A patch of one of these media types.
+    Patch(&'static [&'static str]),
 }
 
 /// What comes back.
@@ -152,7 +152,21 @@ const DELETE_COLLECTION: Verb = Verb {
     codes: &[200],
 };
 
+/// Those that custom kinds take: how their lists merge is not known to Go's types.
+const CUSTOM_PATCH_MEDIA_TYPES: &[&str] = &[
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+];
+
 impl Maker<'_> {
+    fn patch(self) -> Body {
+        Body::Patch(match self.row.strategy.custom() {
+            Some(_) => CUSTOM_PATCH_MEDIA_TYPES,
+            None => PATCH_MEDIA_TYPES,
+        })
+    }
+
     fn operations(self) -> Vec<Operation> {
         let row = self.row;
         let root = root(&row.group, &row.version);
@@ -198,7 +212,7 @@ impl Maker<'_> {
             "delete" | "deletecollection" => {
                 (Body::Options(DELETE_OPTIONS), Answer::Object(STATUS.into()))
             }
-            "patch" => (Body::Patch, Answer::Object(schema())),
+            "patch" => (self.patch(), Answer::Object(schema())),
             "get" => (Body::Nothing, Answer::Object(schema())),
             _ => (Body::Object(schema()), Answer::Object(schema())),
         };
@@ -250,7 +264,7 @@ impl Maker<'_> {
         let (body, answer) = match verb.name {
             _ if connects || subresource.name == "log" => (Body::Nothing, Answer::Text),
             "get" => (Body::Nothing, Answer::Object(schema())),
-            "patch" => (Body::Patch, Answer::Object(schema())),
+            "patch" => (self.patch(), Answer::Object(schema())),
             "delete" => (Body::Options(DELETE_OPTIONS), Answer::Object(STATUS.into())),
             _ => (Body::Object(schema()), Answer::Object(schema())),
         };

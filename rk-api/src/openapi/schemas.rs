@@ -6,7 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::operations::{self, Answer, Body, Operation};
 use crate::{
-    resources::Resources,
+    resources::{
+        Resource, Resources,
+        custom::{self, OBJECT_META},
+    },
     schema::{self, REFERENCE_PREFIX},
 };
 
@@ -46,7 +49,7 @@ pub(super) fn of_operations(
             Body::Nothing => {}
             Body::Object(name) => _ = names.insert(name.as_str()),
             Body::Options(name) => _ = names.insert(name),
-            Body::Patch => _ = names.insert(operations::PATCH),
+            Body::Patch(_) => _ = names.insert(operations::PATCH),
         }
         match &operation.answer {
             Answer::Text => {}
@@ -57,7 +60,14 @@ pub(super) fn of_operations(
     let items = lists.iter().filter_map(|name| name.strip_suffix("List"));
     names.extend(items.chain([LIST_META]));
 
+    let rows: Vec<_> = names.iter().filter_map(|name| custom(resources, name)).collect();
+    if !rows.is_empty() {
+        names.insert(OBJECT_META);
+    }
     let mut schemas = schema::definitions(names.iter().copied());
+    for (row, custom) in rows {
+        schemas.insert(row.schema.to_string(), custom.published(dialect == Dialect::V2));
+    }
     for name in names {
         // A kind whose type is not known: its objects can be anything.
         schemas.entry(name).or_insert_with(
@@ -73,6 +83,12 @@ pub(super) fn of_operations(
     }
     mark_kinds(&mut schemas, resources, operations);
     schemas
+}
+
+/// The custom kind that a schema describes.
+fn custom<'a>(resources: &'a Resources, name: &str) -> Option<(&'a Resource, &'a custom::Version)> {
+    let row = resources.iter().find(|row| row.schema == name)?;
+    Some((row, row.strategy.custom()?))
 }
 
 fn list_schema(item: &str) -> Value {
@@ -113,14 +129,12 @@ fn mark_kinds(schemas: &mut Map<String, Value>, resources: &Resources, operation
     };
     for row in resources.iter() {
         mark(&row.schema, &row.group, &row.version, &row.kind);
-        mark(
-            &format!("{}List", row.schema),
-            &row.group,
-            &row.version,
-            &format!("{}List", row.kind),
-        );
-        // Options are understood in every version.
-        mark(operations::DELETE_OPTIONS, &row.group, &row.version, "DeleteOptions");
+        mark(&format!("{}List", row.schema), &row.group, &row.version, &row.list_kind());
+        // Options are understood in every version. Those of custom kinds, which come and go, would
+        // change the documents of all others.
+        if row.strategy.custom().is_none() {
+            mark(operations::DELETE_OPTIONS, &row.group, &row.version, "DeleteOptions");
+        }
     }
     mark(operations::STATUS, "", "v1", "Status");
     mark(operations::RESOURCE_LIST, "", "v1", "APIResourceList");

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    operations::{Answer, Body, Operation, PATCH, PATCH_MEDIA_TYPES},
+    operations::{Answer, Body, Operation, PATCH},
     parameters::Parameter,
     schemas::{Dialect, reference},
 };
@@ -92,7 +92,7 @@ fn path_item(operation: &Operation) -> Value {
 
 fn describe(operation: &Operation) -> Value {
     let consumes: &[&str] = match operation.body {
-        Body::Patch => PATCH_MEDIA_TYPES,
+        Body::Patch(media_types) => media_types,
         _ => &["*/*"],
     };
     let produces: &[&str] = match operation.answer {
@@ -144,7 +144,7 @@ fn body(body: &Body) -> Option<Value> {
         Body::Nothing => return None,
         Body::Object(name) => (name, true),
         Body::Options(name) => (name, false),
-        Body::Patch => (PATCH, true),
+        Body::Patch(_) => (PATCH, true),
     };
     let mut document =
         json!({"name": "body", "in": "body", "schema": reference(Dialect::V2, name)});

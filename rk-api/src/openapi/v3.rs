@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    operations::{Answer, Body, Operation, PATCH, PATCH_MEDIA_TYPES},
+    operations::{Answer, Body, Operation, PATCH},
     parameters::Parameter,
     schemas::{Dialect, reference},
 };
@@ -82,7 +82,7 @@ fn body(body: &Body) -> Option<Value> {
         Body::Nothing => return None,
         Body::Object(name) => (name, &["*/*"], true),
         Body::Options(name) => (name, &["*/*"], false),
-        Body::Patch => (PATCH, PATCH_MEDIA_TYPES, true),
+        Body::Patch(media_types) => (PATCH, media_types, true),
     };
     let mut document = json!({"content": content(media_types, &reference(Dialect::V3, name))});
     if required {

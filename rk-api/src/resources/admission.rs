@@ -6,6 +6,8 @@ mod policy_binding;
 mod rules;
 mod webhook;
 
+pub(super) use webhook::{service, url};
+
 use super::{Column, Resource};
 
 /// The rows of `admissionregistration.k8s.io`.

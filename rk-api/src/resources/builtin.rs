@@ -169,6 +169,7 @@ fn builtin_rows() -> Vec<Resource> {
     rows.extend(devices::rows());
     rows.extend([
         api_service::row(),
+        custom::definition::row(),
         cluster_trust_bundle::row(),
         component_status::row(),
         csi_driver::row(),

@@ -83,9 +83,12 @@ impl Kind for CertificateSigningRequests {
             new.status = old.status.clone();
             return;
         }
-        let own = |type_: &str| APPROVAL.contains(&type_) == (part == Part::Approval);
-        let kept = conditions(old, |type_| !own(type_));
-        let set = conditions(new, own);
+        // An approval may set any condition; a status leaves those of the approval alone.
+        let kept = match part {
+            Part::Approval => Vec::new(),
+            _ => conditions(old, |type_| APPROVAL.contains(&type_)),
+        };
+        let set = conditions(new, |type_| part == Part::Approval || !APPROVAL.contains(&type_));
         if part == Part::Approval {
             new.status = old.status.clone();
         }
@@ -328,13 +331,24 @@ mod tests {
     }
 
     #[test]
+    fn a_status_leaves_the_approval_alone() {
+        let old = request(json!([{"type": "Approved", "status": "True"}]));
+        let other = json!({"type": "Other", "status": "True"});
+        let mut new = request(json!([other, {"type": "Denied", "status": "True"}]));
+        CertificateSigningRequests::prepare_update(&mut new, &old, Part::Status);
+        let found = conditions(&new, |_| true);
+        let types: Vec<_> = found.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(types, ["Approved", "Other"]);
+    }
+
+    #[test]
     fn an_approval_is_dated_and_final() {
         let old = request(json!([]));
         let approved = json!({"type": "Approved", "status": "True"});
         let mut new = request(json!([approved, {"type": "Failed", "status": "True"}]));
         CertificateSigningRequests::prepare_update(&mut new, &old, Part::Approval);
         let conditions = new.status.clone().unwrap().conditions.unwrap();
-        assert_eq!(conditions.len(), 1);
+        assert_eq!(conditions.len(), 2);
         assert!(conditions[0].last_update_time.is_some());
         assert!(conditions[0].last_transition_time.is_some());
 

@@ -9,6 +9,9 @@ use super::{Column, Kind, Resource, Subresource, Typed};
 /// Every verb that an object collection can have.
 const ALL_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// The same in the order in which custom resources are discovered.
+pub(super) const CUSTOM_VERBS: &[&str] =
+    &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 /// What the proxies to Pods, Services and nodes pass on.
 pub(super) const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
@@ -56,6 +59,12 @@ impl Row {
     /// Listed by `kubectl get all`.
     pub(super) fn in_all(mut self) -> Self {
         self.0.categories.push("all".into());
+        self
+    }
+
+    /// Listed among the kinds of this category.
+    pub(super) fn in_category(mut self, category: &'static str) -> Self {
+        self.0.categories.push(category.into());
         self
     }
 

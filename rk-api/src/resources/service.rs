@@ -70,7 +70,6 @@ impl Kind for Services {
         {
             spec.cluster_ips = Some(vec![ip]);
         }
-        default_families(spec);
     }
 
     fn prepare_update(new: &mut Service, old: &Service, part: Part) {
@@ -81,9 +80,6 @@ impl Kind for Services {
         new.status = old.status.clone();
         if let (Some(new), Some(old)) = (&mut new.spec, &old.spec) {
             update::keep_allocations(new, old);
-            if !is_external_name(new) {
-                default_families(new);
-            }
         }
     }
 
@@ -186,27 +182,6 @@ fn default_spec(spec: &mut ServiceSpec) {
     }
     if text(&spec.type_) == "LoadBalancer" {
         spec.allocate_load_balancer_node_ports.get_or_insert(true);
-    }
-}
-
-/// The cluster has one family of addresses, IPv4. A headless Service without selector is about
-/// addresses that may be of any family.
-fn default_families(spec: &mut ServiceSpec) {
-    let any_family = is_headless(spec) && spec.selector.as_ref().is_none_or(|s| s.is_empty());
-    let policy = if any_family { "RequireDualStack" } else { "SingleStack" };
-    default_text(&mut spec.ip_family_policy, policy);
-    if list(&spec.ip_families).is_empty() {
-        let of = |ip: &String| if ip.contains(':') { "IPv6" } else { "IPv4" }.to_owned();
-        let ips = list(&spec.cluster_ips).iter().filter(|ip| *ip != "None");
-        let mut families: Vec<String> = ips.map(of).collect();
-        if families.is_empty() {
-            families.push("IPv4".to_owned());
-        }
-        let dual = text(&spec.ip_family_policy) == "RequireDualStack";
-        if dual && families.len() == 1 && any_family {
-            families.push("IPv6".to_owned());
-        }
-        spec.ip_families = Some(families);
     }
 }
 

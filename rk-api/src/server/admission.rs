@@ -36,6 +36,7 @@ mod storage_in_use;
 mod taint_nodes;
 mod tolerations;
 pub(super) mod type_checking;
+mod unprivileged;
 mod webhooks;
 
 use std::{fmt, sync::Arc};
@@ -48,6 +49,7 @@ pub(super) use self::{
     namespaces::Provisioner,
     plugins::{Parts, Selection},
     rounds::Rounds,
+    unprivileged::Unprivileged,
 };
 pub use self::{
     plugins::PluginError,

@@ -1,68 +1,39 @@
 //! Cluster addresses and node ports of Services.
 //!
-//! What is taken is derived from the Services there are: nothing is stored beside them, so nothing
-//! can leak. Requests of one server are kept apart by a lock.
-//!
-//! A server learns of the Services of others on the same store only when it starts: two servers that
-//! run at the same time can hand out the same address or port.
+//! What is taken is in the store, where all servers on it see it: addresses as IPAddress objects
+//! (`addresses.rs`), node ports in one object for all (`ports.rs`). A request takes what its Service
+//! needs before it writes the Service, and gives it back when that fails. What neither happens to,
+//! because a server dies in between, is set right by [`Services::repair`].
 
-use std::{collections::HashMap, net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
+mod addresses;
+mod cidr;
+mod families;
+mod ports;
 
-use foldhash::fast::RandomState;
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
-use parking_lot::Mutex;
+use serde_json::json;
 
+pub use self::cidr::Cidr;
+use self::{
+    addresses::{Addresses, Owner, addresses, owner},
+    ports::{Ask, Leaks, Ports, Refused},
+};
 use super::{
+    cache::Cache,
+    filter::Filter,
     registry::Target,
     status::{ApiError, Result, Subject},
 };
 use crate::{
     field::{ErrorList, FieldError, Path},
-    resources::Object,
+    resources::{Object, Resource, Resources},
     rng,
 };
 
-/// A range of IPv4 addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    base: u32,
-    bits: u8,
-}
-
-impl Cidr {
-    /// Reads `10.96.0.0/16`. Ranges from /8 to /30 are possible.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = text.split_once('/')?;
-        let (address, bits): (Ipv4Addr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-        if !(8..=30).contains(&bits) {
-            return None;
-        }
-        let mask = u32::MAX << (32 - bits);
-        Some(Self { base: u32::from(address) & mask, bits })
-    }
-
-    /// The address number `index`; 0 is the network itself.
-    pub fn address(&self, index: u32) -> Ipv4Addr {
-        Ipv4Addr::from(self.base + index)
-    }
-
-    /// How many addresses can be used: all but the network's own and the broadcast address.
-    pub fn usable(&self) -> u32 {
-        (1u32 << (32 - self.bits)) - 2
-    }
-
-    /// Whether an address can be used.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        let index = u32::from(address).wrapping_sub(self.base);
-        (1..=self.usable()).contains(&index)
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.bits)
-    }
-}
+/// An address that is known to be free may be taken by another server; so often, at most, in a row.
+const TRIES: usize = 64;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -70,75 +41,127 @@ pub(super) struct Services(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    addresses: Cidr,
-    ports: RangeInclusive<u16>,
-    taken: Mutex<Taken>,
+    cache: Arc<Cache>,
+    resource: Option<Arc<Resource>>,
+    /// One of each family, the preferred one first.
+    ranges: Vec<Cidr>,
+    addresses: Option<Addresses>,
+    ports: Ports,
 }
 
-/// What is taken, and by which Service (its UID).
-#[derive(Debug, Default)]
-struct Taken {
-    addresses: HashMap<Ipv4Addr, String, RandomState>,
-    ports: HashMap<u16, String, RandomState>,
-}
-
-/// Something that a Service uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Item {
-    Address(Ipv4Addr),
-    Port(u16),
-}
-
-/// What a write took. Dropping it gives that back, unless it was [kept](Self::keep).
+/// What a write took. It has to be [kept](Self::keep) or [undone](Self::undo); if it is dropped
+/// instead, because its request has ended, it is undone in the background.
 #[derive(Debug)]
 pub(super) struct Allocation {
     services: Services,
-    owner: String,
-    took: Vec<Item>,
+    owner: Owner,
+    took: Items,
     /// What the Service used before and no longer does.
-    left: Vec<Item>,
+    left: Items,
+}
+
+/// Things that a Service uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Items {
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl Items {
+    fn of(service: &Service) -> Self {
+        Self { addresses: addresses(service), ports: service.spec.iter().flat_map(ports).collect() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.ports.is_empty()
+    }
+
+    /// Those of `self` that `others` does not have.
+    fn without(mut self, others: &Self) -> Self {
+        self.addresses.retain(|address| !others.addresses.contains(address));
+        self.ports.retain(|port| !others.ports.contains(port));
+        self
+    }
 }
 
 impl Allocation {
     /// The write was stored: what it took is the Service's, what it left is free.
-    pub(super) fn keep(mut self) {
-        self.took.clear();
+    pub(super) async fn keep(mut self) {
+        self.took = Items::default();
         let left = std::mem::take(&mut self.left);
-        self.services.free(&self.owner, &left);
+        self.services.give_back(&self.owner, left).await;
+    }
+
+    /// The write was not stored.
+    pub(super) async fn undo(mut self) {
+        let took = std::mem::take(&mut self.took);
+        self.services.give_back(&self.owner, took).await;
+    }
+
+    /// Nobody knows whether the write was stored. What it took is set right later.
+    pub(super) fn leave(mut self) {
+        self.took = Items::default();
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        self.services.free(&self.owner, &self.took);
+        let took = std::mem::take(&mut self.took);
+        if took.is_empty() {
+            return;
+        }
+        let (services, owner) = (self.services.clone(), self.owner.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { services.give_back(&owner, took).await });
+        }
     }
 }
 
 impl Services {
-    /// An allocator of these ranges, with nothing taken.
-    pub(super) fn new(addresses: Cidr, ports: RangeInclusive<u16>) -> Self {
-        Self(Arc::new(Inner { addresses, ports, taken: Mutex::default() }))
+    /// The allocator of these ranges: one of each family of addresses, the preferred one first.
+    pub(super) fn new(
+        cache: Arc<Cache>,
+        resources: &Resources,
+        ranges: Vec<Cidr>,
+        ports: RangeInclusive<u16>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            resource: resources.get("", "v1", "services").cloned(),
+            addresses: Addresses::new(cache.clone(), resources),
+            ports: Ports::new(cache.store().clone(), ports),
+            ranges,
+            cache,
+        }))
     }
 
-    /// The address of the API server's own Service: the first of the range.
-    pub(super) fn kubernetes_address(&self) -> Ipv4Addr {
-        self.0.addresses.address(1)
+    /// The ranges of addresses.
+    pub(super) fn ranges(&self) -> &[Cidr] {
+        &self.0.ranges
     }
 
-    /// Notes what a Service uses that was found in the store.
-    pub(super) fn observe(&self, service: &Service) {
-        let owner = owner(service);
-        let mut taken = self.0.taken.lock();
-        for item in service.spec.iter().flat_map(items) {
-            taken.take(item, &owner);
-        }
+    /// The address of the API server's own Service: the first of the preferred range.
+    pub(super) fn kubernetes_address(&self) -> Option<IpAddr> {
+        self.0.ranges.first().map(|range| range.address(1))
     }
 
     /// Gives back what a deleted Service used.
-    pub(super) fn release(&self, object: &dyn Object) {
+    pub(super) async fn release(&self, object: &dyn Object) {
         if let Some(service) = object.as_any().downcast_ref::<Service>() {
-            let items: Vec<_> = service.spec.iter().flat_map(items).collect();
-            self.free(&owner(service), &items);
+            self.give_back(&owner(service), Items::of(service)).await;
+        }
+    }
+
+    /// What cannot be given back now is found to be nobody's later.
+    async fn give_back(&self, owner: &Owner, items: Items) {
+        if let Some(account) = &self.0.addresses {
+            for address in items.addresses {
+                if let Err(error) = account.give_back(address, owner).await {
+                    tracing::warn!(%address, error = error.message, "an address is not given back");
+                }
+            }
+        }
+        if !items.ports.is_empty() {
+            self.0.ports.give_back(items.ports).await;
         }
     }
 
@@ -147,7 +170,7 @@ impl Services {
     ///
     /// # Errors
     /// 422 when one that the client chose is taken or out of range, or when none is left.
-    pub(super) fn allocate(
+    pub(super) async fn allocate(
         &self,
         target: &Target<'_>,
         new: &mut dyn Object,
@@ -155,245 +178,351 @@ impl Services {
     ) -> Result<Allocation> {
         let mut allocation = Allocation {
             services: self.clone(),
-            owner: String::new(),
-            took: Vec::new(),
-            left: Vec::new(),
+            owner: Owner::default(),
+            took: Items::default(),
+            left: Items::default(),
         };
         let Some(service) = new.as_any_mut().downcast_mut::<Service>() else {
             return Ok(allocation);
         };
         let old = old.and_then(|old| old.as_any().downcast_ref::<Service>());
-        allocation.owner = owner(service);
+        allocation.owner = Owner {
+            namespace: target.namespace.unwrap_or_default().to_owned(),
+            name: target.name.to_owned(),
+        };
         let Some(spec) = service.spec.as_mut() else { return Ok(allocation) };
         let old_spec = old.and_then(|old| old.spec.as_ref());
         if let Some(old_spec) = old_spec {
             keep_old(spec, old_spec);
         }
+        let before = old.map(Items::of).unwrap_or_default();
         let mut errors = ErrorList::new();
-        let before: Vec<_> = old_spec.into_iter().flat_map(items).collect();
-        self.fill(spec, &before, &mut allocation, &mut errors);
-        if !errors.is_empty() {
-            let name = service.metadata.name.as_deref().unwrap_or_default();
-            return Err(ApiError::invalid(&Subject::kind(target.resource), name, &errors));
+        if spec.type_.as_deref() != Some("ExternalName") {
+            let served: Vec<_> = self.0.ranges.iter().map(Cidr::family).collect();
+            if let Err(error) = families::decide(spec, old_spec, &served) {
+                errors.push(error);
+            } else {
+                let mut filling = Filling {
+                    services: &self.0,
+                    before: &before,
+                    allocation: &mut allocation,
+                    errors: &mut errors,
+                    dry_run: target.dry_run,
+                };
+                filling.addresses(spec).await?;
+                filling.ports(spec).await?;
+            }
         }
-        let after: Vec<_> = items(spec).collect();
-        allocation.left = before.into_iter().filter(|item| !after.contains(item)).collect();
+        if !errors.is_empty() {
+            allocation.undo().await;
+            return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
+        }
+        allocation.left = before.without(&Items::of(service));
         Ok(allocation)
     }
 
-    fn fill(
-        &self,
-        spec: &mut ServiceSpec,
-        before: &[Item],
-        allocation: &mut Allocation,
-        errors: &mut ErrorList,
-    ) {
-        let mut taken = self.0.taken.lock();
-        let kind = spec.type_.as_deref().unwrap_or("ClusterIP").to_owned();
-        if kind == "ExternalName" {
-            return;
+    /// Sets right what is not as the Services are: at the start, and then every few minutes.
+    pub(super) async fn repair(&self, leaks: &mut Repairs) -> Result<()> {
+        if let Some(account) = &self.0.addresses {
+            self.0.cache.fresh().await?;
+            account.repair(&self.0.all()?).await?;
         }
-        self.fill_address(spec, &mut taken, before, allocation, errors);
-        let wants_ports = match kind.as_str() {
-            "NodePort" => true,
-            "LoadBalancer" => spec.allocate_load_balancer_node_ports != Some(false),
-            _ => false,
+        let used = async || {
+            let fresh = self.0.cache.fresh().await;
+            let services = fresh.and_then(|_| self.0.all());
+            let services = services
+                .map_err(|error| rk_store::StoreError::Unavailable { reason: error.message })?;
+            Ok(services.iter().flat_map(|service| Items::of(service).ports).collect())
         };
-        if wants_ports || kind == "LoadBalancer" {
-            self.fill_ports(spec, wants_ports, &mut taken, before, allocation, errors);
+        self.0.ports.repair(&mut leaks.0, used).await?;
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// All Services that the cache has.
+    fn all(&self) -> Result<Vec<Service>> {
+        let Some(resource) = &self.resource else { return Ok(Vec::new()) };
+        let page = self.cache.table(resource)?.list(&Filter::default(), None, 0, 0);
+        let decode = |item: &Arc<super::object::CachedObject>| {
+            serde_json::from_slice(&item.stored.plain())
+                .map_err(|error| ApiError::internal(format!("{}: {error}", item.key)))
+        };
+        page.items.iter().map(decode).collect()
+    }
+}
+
+/// Reads one range, or one of each family with a comma between them.
+pub(super) fn ranges(text: &str) -> Option<Vec<Cidr>> {
+    let ranges: Vec<Cidr> =
+        text.split(',').map(|range| Cidr::parse(range.trim())).collect::<Option<_>>()?;
+    let distinct = match ranges.as_slice() {
+        [_] => true,
+        [one, other] => one.family() != other.family(),
+        _ => false,
+    };
+    distinct.then_some(ranges)
+}
+
+/// What repairs remember from one time to the next.
+#[derive(Debug, Default)]
+pub(super) struct Repairs(Leaks);
+
+/// A Service that is being filled in.
+struct Filling<'a> {
+    services: &'a Inner,
+    before: &'a Items,
+    allocation: &'a mut Allocation,
+    errors: &'a mut ErrorList,
+    dry_run: bool,
+}
+
+impl Filling<'_> {
+    async fn addresses(&mut self, spec: &mut ServiceSpec) -> Result<()> {
+        if spec.cluster_ip.as_deref() == Some("None") {
+            spec.cluster_ips = Some(vec!["None".to_owned()]);
+            return Ok(());
         }
-        let wants_check =
-            kind == "LoadBalancer" && spec.external_traffic_policy.as_deref() == Some("Local");
-        if wants_check && spec.health_check_node_port.unwrap_or(0) == 0 {
-            let path = Path::new("spec.healthCheckNodePort");
-            match self.free_port(&taken) {
-                Some(port) => {
-                    spec.health_check_node_port = Some(i32::from(port));
-                    allocation.take(Item::Port(port), &mut taken);
+        let chosen = families::chosen(spec);
+        let families = spec.ip_families.clone().unwrap_or_default();
+        let mut addresses = Vec::new();
+        for (index, family) in families.iter().enumerate() {
+            match chosen.get(index) {
+                // What is no address is refused by validation.
+                Some(address) => {
+                    if let Ok(parsed) = address.parse() {
+                        self.this_address(parsed, &chosen).await?;
+                    }
+                    addresses.push(address.clone());
                 }
-                None => errors.push(FieldError::invalid(&path, 0, "range is full")),
+                None => match self.any_address(family).await? {
+                    Some(address) => addresses.push(address.to_string()),
+                    None => {
+                        let why = "failed to allocate a serviceIP: range is full";
+                        let path = Path::new("spec.clusterIP");
+                        self.errors.push(FieldError::invalid(&path, "", why));
+                        return Ok(());
+                    }
+                },
             }
         }
+        addresses.extend(chosen.into_iter().skip(families.len()));
+        spec.cluster_ip = addresses.first().cloned();
+        spec.cluster_ips = Some(addresses);
+        Ok(())
     }
 
-    fn fill_address(
-        &self,
-        spec: &mut ServiceSpec,
-        taken: &mut Taken,
-        before: &[Item],
-        allocation: &mut Allocation,
-        errors: &mut ErrorList,
-    ) {
-        let chosen = spec.cluster_ip.clone().unwrap_or_default();
-        let path = Path::new("spec.clusterIPs");
-        if chosen == "None" {
-            spec.cluster_ips = Some(vec![chosen]);
-        } else if chosen.is_empty() {
-            let Some(address) = self.free_address(taken) else {
-                let why = "failed to allocate a serviceIP: range is full";
-                errors.push(FieldError::invalid(&Path::new("spec.clusterIP"), "", why));
-                return;
-            };
-            allocation.take(Item::Address(address), taken);
-            spec.cluster_ip = Some(address.to_string());
-            spec.cluster_ips = Some(vec![address.to_string()]);
-        } else if let Ok(address) = chosen.parse::<Ipv4Addr>() {
-            let item = Item::Address(address);
-            let refuse = |why: String| {
-                let why = format!("failed to allocate IP {address}: {why}");
-                FieldError::invalid(&path, serde_json::json!([chosen]), why)
-            };
-            if before.contains(&item) {
-            } else if !self.0.addresses.contains(address) {
-                let why = format!(
-                    "the provided IP ({address}) is not in the valid range. The range of valid IPs is {}",
-                    self.0.addresses
-                );
-                errors.push(refuse(why));
-                return;
-            } else if taken.addresses.contains_key(&address) {
-                errors.push(refuse("provided IP is already allocated".to_owned()));
-                return;
-            } else {
-                allocation.take(item, taken);
-            }
-            spec.cluster_ips = Some(vec![chosen]);
+    async fn this_address(&mut self, address: IpAddr, chosen: &[String]) -> Result<()> {
+        if self.before.addresses.contains(&address) {
+            return Ok(());
         }
-        spec.ip_families.get_or_insert_with(|| vec!["IPv4".to_owned()]);
-        spec.ip_family_policy.get_or_insert_with(|| "SingleStack".to_owned());
+        let mut ranges = self.services.ranges.iter();
+        let why = match ranges.clone().find(|range| range.contains(address)) {
+            None => {
+                let family = cidr::Family::of(address);
+                let range = ranges.find(|range| range.family() == family);
+                let valid = range.or(self.services.ranges.first()).map(ToString::to_string);
+                let valid = valid.unwrap_or_default();
+                format!(
+                    "the provided IP ({address}) is not in the valid range. The range of valid IPs is {valid}"
+                )
+            }
+            Some(_) if self.take(address).await? => return Ok(()),
+            Some(_) => "provided IP is already allocated".to_owned(),
+        };
+        let why = format!("failed to allocate IP {address}: {why}");
+        self.errors.push(FieldError::invalid(&Path::new("spec.clusterIPs"), json!(chosen), why));
+        Ok(())
     }
 
-    fn fill_ports(
-        &self,
-        spec: &mut ServiceSpec,
-        allocate: bool,
-        taken: &mut Taken,
-        before: &[Item],
-        allocation: &mut Allocation,
-        errors: &mut ErrorList,
-    ) {
+    async fn any_address(&mut self, family: &str) -> Result<Option<IpAddr>> {
+        let mut ranges = self.services.ranges.iter();
+        let Some(range) = ranges.find(|range| range.family().as_str() == family) else {
+            return Ok(None);
+        };
+        let Some(account) = &self.services.addresses else {
+            // Nobody keeps account: any that no Service has.
+            let taken: Vec<_> = self.services.all()?.iter().flat_map(addresses).collect();
+            let random = || range.address(rng::below(range.usable() - 1) + 2);
+            return Ok((0..TRIES).map(|_| random()).find(|address| !taken.contains(address)));
+        };
+        for _ in 0..TRIES {
+            let Some(free) = account.free(range)? else { return Ok(None) };
+            if self.take(free).await? {
+                return Ok(Some(free));
+            }
+            // Somebody was faster; the cache learns of it, and the next address is another one.
+            self.services.cache.fresh().await?;
+        }
+        Ok(None)
+    }
+
+    async fn take(&mut self, address: IpAddr) -> Result<bool> {
+        let Some(account) = &self.services.addresses else { return Ok(true) };
+        if self.dry_run {
+            return Ok(!account.is_taken(address)?);
+        }
+        let taken = account.take(address, &self.allocation.owner).await?;
+        if taken {
+            self.allocation.took.addresses.push(address);
+        }
+        Ok(taken)
+    }
+
+    async fn ports(&mut self, spec: &mut ServiceSpec) -> Result<()> {
+        let kind = spec.type_.clone().unwrap_or_default();
+        let balanced = kind == "LoadBalancer";
+        if kind != "NodePort" && !balanced {
+            return Ok(());
+        }
+        let gives = !balanced || spec.allocate_load_balancer_node_ports != Some(false);
+        let mut plan = self.plan(spec, gives);
+        let local = spec.external_traffic_policy.as_deref() == Some("Local");
+        if balanced && local && spec.health_check_node_port.unwrap_or(0) == 0 {
+            plan.health_check = true;
+        }
+        if !self.errors.is_empty() {
+            return Ok(());
+        }
+        let ask = Ask {
+            any: plan.any.len() + usize::from(plan.health_check),
+            these: plan.these.iter().map(|(port, _)| *port).collect(),
+            dry_run: self.dry_run,
+        };
+        if ask.any == 0 && ask.these.is_empty() {
+            plan.fill(spec, &[]);
+            return Ok(());
+        }
+        let given = match self.services.ports.take(ask.clone()).await {
+            Ok(given) => given,
+            Err(Refused::Store(error)) => return Err(error.into()),
+            Err(refused) => {
+                self.refuse(&plan, &refused);
+                return Ok(());
+            }
+        };
+        if !self.dry_run {
+            self.allocation.took.ports.extend(given.iter().chain(&ask.these));
+        }
+        plan.fill(spec, &given);
+        Ok(())
+    }
+
+    /// Which ports a Service needs.
+    fn plan(&mut self, spec: &ServiceSpec, gives: bool) -> PortPlan {
+        let mut plan = PortPlan::default();
         // One Service may use a port for several protocols.
-        let mut own: Vec<(u16, i32, String)> = Vec::new();
-        let ports = spec.ports.iter_mut().flatten().enumerate();
-        for (index, port) in ports {
-            let path = Path::new("spec.ports").index(index).child("nodePort");
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            let chosen = port.node_port.unwrap_or(0);
-            if chosen == 0 {
+        let mut own: Vec<(i32, &str, Use)> = Vec::new();
+        let range = self.services.ports.range();
+        for (index, port) in spec.ports.iter().flatten().enumerate() {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            let wanted = port.node_port.unwrap_or(0);
+            if wanted == 0 {
                 let shared =
-                    own.iter().find(|(_, number, used)| *number == port.port && *used != protocol);
-                let found = shared.map(|(node_port, ..)| *node_port);
-                if !allocate {
-                    continue;
+                    own.iter().find(|(number, used, _)| *number == port.port && *used != protocol);
+                let shared = shared.map(|(.., used)| *used);
+                match shared {
+                    _ if !gives => {}
+                    Some(Use::Number(number)) => plan.same.push((index, number)),
+                    Some(Use::Any(place)) => plan.any[place].push(index),
+                    None => {
+                        own.push((port.port, protocol, Use::Any(plan.any.len())));
+                        plan.any.push(vec![index]);
+                    }
                 }
-                let Some(node_port) = found.or_else(|| self.free_port(taken)) else {
-                    errors.push(FieldError::invalid(
-                        &path,
-                        0,
-                        "failed to allocate a nodePort: range is full",
-                    ));
-                    continue;
-                };
-                if found.is_none() {
-                    allocation.take(Item::Port(node_port), taken);
-                }
-                port.node_port = Some(i32::from(node_port));
-                own.push((node_port, port.port, protocol));
                 continue;
             }
             // Numbers that are no port are refused by validation.
-            let Ok(node_port) = u16::try_from(chosen) else { continue };
-            let item = Item::Port(node_port);
-            let mine = before.contains(&item) || own.iter().any(|(used, ..)| *used == node_port);
+            let Ok(number) = u16::try_from(wanted) else { continue };
+            let mine = self.before.ports.contains(&number)
+                || own.iter().any(|(.., used)| *used == Use::Number(number));
+            own.push((port.port, protocol, Use::Number(number)));
             if mine {
-            } else if !self.0.ports.contains(&node_port) {
-                let (first, last) = (self.0.ports.start(), self.0.ports.end());
+                continue;
+            }
+            if range.contains(&number) {
+                plan.these.push((number, index));
+            } else {
+                let (first, last) = (range.start(), range.end());
                 let why = format!(
                     "provided port is not in the valid range. The range of valid ports is {first}-{last}"
                 );
-                errors.push(FieldError::invalid(&path, chosen, why));
-            } else if taken.ports.contains_key(&node_port) {
-                errors.push(FieldError::invalid(
-                    &path,
-                    chosen,
-                    "provided port is already allocated",
-                ));
-            } else {
-                allocation.take(item, taken);
+                self.errors.push(FieldError::invalid(&node_port(index), wanted, why));
             }
-            own.push((node_port, port.port, protocol));
         }
+        plan
     }
 
-    /// A random free address, as long as there is one.
-    fn free_address(&self, taken: &Taken) -> Option<Ipv4Addr> {
-        let usable = self.0.addresses.usable();
-        // The first address is the API server's own.
-        let start = rng::below(u64::from(usable)) as u32;
-        (0..usable)
-            .map(|step| (start + step) % usable + 1)
-            .filter(|index| *index != 1)
-            .map(|index| self.0.addresses.address(index))
-            .find(|address| !taken.addresses.contains_key(address))
-    }
-
-    fn free_port(&self, taken: &Taken) -> Option<u16> {
-        let (first, last) = (*self.0.ports.start(), *self.0.ports.end());
-        let count = u32::from(last.checked_sub(first)?) + 1;
-        let start = rng::below(u64::from(count)) as u32;
-        (0..count)
-            .map(|step| first + ((start + step) % count) as u16)
-            .find(|port| !taken.ports.contains_key(port))
-    }
-
-    fn free(&self, owner: &str, items: &[Item]) {
-        if items.is_empty() {
-            return;
-        }
-        let mut taken = self.0.taken.lock();
-        for item in items {
-            match item {
-                Item::Address(address)
-                    if taken.addresses.get(address).is_some_and(|o| o == owner) =>
-                {
-                    taken.addresses.remove(address);
+    fn refuse(&mut self, plan: &PortPlan, refused: &Refused) {
+        match refused {
+            Refused::Taken(taken) => {
+                for (number, index) in plan.these.iter().filter(|(port, _)| taken.contains(port)) {
+                    let why = "provided port is already allocated";
+                    self.errors.push(FieldError::invalid(&node_port(*index), *number, why));
                 }
-                Item::Port(port) if taken.ports.get(port).is_some_and(|o| o == owner) => {
-                    taken.ports.remove(port);
-                }
-                _ => {}
+            }
+            _ => {
+                let why = "failed to allocate a nodePort: range is full";
+                let first = plan.any.first().and_then(|indexes| indexes.first());
+                let path = first.map_or(Path::new("spec.healthCheckNodePort"), |i| node_port(*i));
+                self.errors.push(FieldError::invalid(&path, 0, why));
             }
         }
     }
 }
 
-impl Taken {
-    fn take(&mut self, item: Item, owner: &str) {
-        match item {
-            Item::Address(address) => self.addresses.insert(address, owner.to_owned()),
-            Item::Port(port) => self.ports.insert(port, owner.to_owned()),
-        };
+fn node_port(index: usize) -> Path<'static> {
+    Path::new("spec.ports").index(index).child("nodePort")
+}
+
+/// The node port of one of a Service's ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// This one.
+    Number(u16),
+    /// The one that comes at this place of those that are given.
+    Any(usize),
+}
+
+/// Which node ports a Service needs, by the index of the port in its spec.
+#[derive(Debug, Default)]
+struct PortPlan {
+    /// Any port, each for all of these.
+    any: Vec<Vec<usize>>,
+    /// The same as another port of the Service has.
+    same: Vec<(usize, u16)>,
+    /// What the client chose and the Service does not have yet.
+    these: Vec<(u16, usize)>,
+    /// One more, to ask nodes for their health.
+    health_check: bool,
+}
+
+impl PortPlan {
+    fn fill(&self, spec: &mut ServiceSpec, given: &[u16]) {
+        let places = self
+            .any
+            .iter()
+            .zip(given)
+            .flat_map(|(indexes, given)| indexes.iter().map(|index| (*index, *given)));
+        let ports = spec.ports.get_or_insert_default();
+        for (index, number) in places.chain(self.same.iter().copied()) {
+            if let Some(port) = ports.get_mut(index) {
+                port.node_port = Some(i32::from(number));
+            }
+        }
+        if self.health_check
+            && let Some(number) = given.get(self.any.len())
+        {
+            spec.health_check_node_port = Some(i32::from(*number));
+        }
     }
 }
 
-impl Allocation {
-    fn take(&mut self, item: Item, taken: &mut Taken) {
-        taken.take(item, &self.owner);
-        self.took.push(item);
-    }
-}
-
-fn owner(service: &Service) -> String {
-    service.metadata.uid.clone().unwrap_or_default()
-}
-
-/// What a Service uses.
-fn items(spec: &ServiceSpec) -> impl Iterator<Item = Item> {
-    let address = spec.cluster_ip.as_deref().and_then(|text| text.parse().ok()).map(Item::Address);
+/// The node ports that a Service uses.
+fn ports(spec: &ServiceSpec) -> impl Iterator<Item = u16> {
     let ports = spec.ports.iter().flatten().filter_map(|port| port.node_port);
     let ports = ports.chain(spec.health_check_node_port);
-    let ports = ports.filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-    address.into_iter().chain(ports.map(Item::Port))
+    ports.filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
 }
 
 /// An update that leaves out what was allocated keeps it.

@@ -73,6 +73,28 @@ pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// Who decides, as `--authorization-mode` names it.
+#[derive(Clone, Debug)]
+pub enum AuthorizationMode {
+    /// The Node authorizer: what kubelets may do about their own nodes.
+    Node,
+    /// Roles and their bindings.
+    Rbac,
+    /// Somebody else, for example a [`WebhookAuthorizer`] or [`AlwaysAllow`].
+    Other(Arc<dyn Authorizer>),
+}
+
+/// Lets nobody do anything (`--authorization-mode=AlwaysDeny`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AlwaysDeny;
+
+#[async_trait]
+impl Authorizer for AlwaysDeny {
+    async fn authorize(&self, _: &UserInfo, _: &RequestInfo) -> Decision {
+        Decision::NoOpinion("Everything is forbidden.".to_owned())
+    }
+}
+
 /// Lets everybody do everything (`--authorization-mode=AlwaysAllow`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AlwaysAllow;

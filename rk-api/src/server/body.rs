@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use super::{
     audit,
+    flow_control::Seat,
     negotiate::{self, Format},
     protobuf,
     status::{ApiError, Result},
@@ -66,9 +67,25 @@ impl ResponseBody {
         Self(Kind::Full(None))
     }
 
+    /// Takes the bytes out, if they are known.
+    pub(super) fn take_full(&mut self) -> Option<Bytes> {
+        match &mut self.0 {
+            Kind::Full(bytes) => bytes.take(),
+            Kind::Watch(_) | Kind::Stream(_) => None,
+        }
+    }
+
     /// A watch's events.
     pub(super) fn watch(body: WatchBody) -> Self {
         Self(Kind::Watch(Box::new(body)))
+    }
+
+    /// Keeps a request's seat: until its first objects are sent if this is a watch, else not at
+    /// all.
+    pub(super) fn sit_until_initialized(&mut self, seat: Seat) {
+        if let Kind::Watch(watch) = &mut self.0 {
+            watch.sit_until_initialized(seat);
+        }
     }
 
     /// Somebody else's body, passed on.
@@ -184,19 +201,29 @@ pub(super) fn answer(
             }
         },
     };
-    let zip = body.len() > GZIP_ABOVE_BYTES && accepts_gzip(headers);
-    let body = if zip { gzip(&body).map_or(body, Bytes::from) } else { body };
-    let mut response = Response::new(ResponseBody::full(body));
+    let mut response = Response::new(ResponseBody::empty());
+    set(&mut response, headers, body);
     *response.status_mut() =
         http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let answer_headers = response.headers_mut();
     answer_headers.insert(header::CONTENT_TYPE, format.content_type());
     answer_headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    if zip {
-        answer_headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        answer_headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    }
     response
+}
+
+/// Makes these bytes the body, compressed if that is worth it and the client accepts it.
+pub(super) fn set(response: &mut Response<ResponseBody>, headers: &HeaderMap, body: Bytes) {
+    let zipped = (body.len() > GZIP_ABOVE_BYTES && accepts_gzip(headers)).then(|| gzip(&body));
+    let body = match zipped.flatten() {
+        Some(zipped) => {
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            Bytes::from(zipped)
+        }
+        None => body,
+    };
+    *response.body_mut() = ResponseBody::full(body);
 }
 
 /// An answer that is serialised now.

@@ -10,22 +10,25 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::{api::networking::v1::ServiceCIDR, apimachinery::pkg::apis::meta::v1::Condition};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
+    allocator::Repairs,
     registry::Target,
     status::{ApiError, Result},
     user::UserInfo,
 };
-use crate::resources::Resources;
-use k8s_openapi::api::core::v1::Service;
+use crate::{clock, resources::Resources};
 
-/// Notes what is there, and creates what is missing.
-pub(super) async fn run(server: &Arc<Inner>) -> Result<()> {
-    observe_services(server).await?;
-    ensure_all(server).await
+/// Sets right what is there, and creates what is missing.
+pub(super) async fn run(server: &Arc<Inner>) -> Result<Repairs> {
+    let mut repairs = Repairs::default();
+    server.registry.services.repair(&mut repairs).await?;
+    ensure_all(server).await?;
+    Ok(repairs)
 }
 
 async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
@@ -33,6 +36,9 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
         ensure(server, "", "v1", "namespaces", None, json!({ "metadata": { "name": namespace } }))
             .await?;
     }
+    let range = ("networking.k8s.io", "v1", "servicecidrs");
+    ensure(server, range.0, range.1, range.2, None, service_range(server)).await?;
+    range_is_ready(server).await?;
     ensure(server, "", "v1", "services", Some("default"), kubernetes_service(server)).await?;
     for class in priority_classes() {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
@@ -74,28 +80,23 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 pub(super) async fn keep(server: Weak<Inner>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(AGAIN_AFTER)).await.is_some() {
         let Some(server) = server.upgrade() else { return };
-        // Not `run`: a Service that is deleted meanwhile must not be noted again.
         if let Err(error) = ensure_all(&server).await {
             tracing::warn!(%error, "cannot create what every cluster has");
         }
     }
 }
 
-/// Notes the addresses and ports of the Services that are there already.
-async fn observe_services(server: &Inner) -> Result<()> {
-    let kinds = server.kinds.builtin();
-    let Some(resource) = kinds.get("", "v1", "services") else { return Ok(()) };
-    let cache = &server.registry.cache;
-    let page = cache.table(resource)?.list(&Default::default(), None, 0, 0);
-    for item in page.items {
-        let decoded = resource.strategy.decode(item.stored.bytes());
-        let decoded =
-            decoded.map_err(|error| ApiError::internal(format!("{}: {error}", item.key)))?;
-        if let Some(service) = decoded.object.as_any().downcast_ref::<Service>() {
-            server.registry.services.observe(service);
+/// How often what Services have is set right, as in kube-apiserver.
+const REPAIR_AFTER: Duration = Duration::from_secs(180);
+
+/// Sets right what Services have, until the server ends.
+pub(super) async fn repair(server: Weak<Inner>, mut repairs: Repairs, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(REPAIR_AFTER)).await.is_some() {
+        let Some(server) = server.upgrade() else { return };
+        if let Err(error) = server.registry.services.repair(&mut repairs).await {
+            tracing::warn!(%error, "what Services have was not looked at");
         }
     }
-    Ok(())
 }
 
 pub(super) async fn ensure(
@@ -133,8 +134,60 @@ pub(super) async fn ensure(
     }
 }
 
+/// The ranges of addresses that this server was started with (KEP-1880).
+fn service_range(server: &Inner) -> Value {
+    let ranges = server.registry.services.ranges().iter();
+    json!({
+        "metadata": {
+            "name": "kubernetes",
+            "finalizers": ["networking.k8s.io/service-cidr-finalizer"],
+        },
+        "spec": { "cidrs": ranges.map(ToString::to_string).collect::<Vec<_>>() },
+    })
+}
+
+/// The range that the server was started with can be used at once.
+async fn range_is_ready(server: &Inner) -> Result<()> {
+    let Some(resource) = server.kinds.builtin().get("networking.k8s.io", "v1", "servicecidrs")
+    else {
+        return Ok(());
+    };
+    let user = UserInfo::new("system:apiserver", ["system:masters"]);
+    let target = Target {
+        resource,
+        subresource: "status",
+        namespace: None,
+        name: "kubernetes",
+        user: &user,
+        dry_run: false,
+        manager: "kube-apiserver",
+        context: None,
+    };
+    let modified = server.registry.modify(&target, |object| {
+        let Some(range) = object.as_any_mut().downcast_mut::<ServiceCIDR>() else { return Ok(()) };
+        let conditions = range.status.get_or_insert_default().conditions.get_or_insert_default();
+        if conditions.is_empty() {
+            conditions.push(Condition {
+                type_: "Ready".to_owned(),
+                status: "True".to_owned(),
+                message: "Kubernetes default Service CIDR is ready".to_owned(),
+                last_transition_time: clock::now_seconds(),
+                reason: String::new(),
+                observed_generation: None,
+            });
+        }
+        Ok(())
+    });
+    match modified.await {
+        // Somebody has just deleted it: it will be there again.
+        Err(error) if error.reason == "NotFound" => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 fn kubernetes_service(server: &Inner) -> Value {
-    let address = server.registry.services.kubernetes_address().to_string();
+    let address = server.registry.services.kubernetes_address().map(|ip| ip.to_string());
+    let port = server.advertised.map_or(6443, |advertised| advertised.port());
     json!({
         "metadata": {
             "name": "kubernetes",
@@ -145,7 +198,7 @@ fn kubernetes_service(server: &Inner) -> Value {
             "clusterIP": address,
             "clusterIPs": [address],
             "sessionAffinity": "None",
-            "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": 6443 }],
+            "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": port }],
         },
     })
 }

@@ -274,6 +274,7 @@ impl Cache {
         Facts {
             labels: Labels::new(object.meta().labels.as_ref()),
             fields: resource.strategy.fields(object),
+            more: resource.strategy.more_fields(object),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Uri};
 use parking_lot::Mutex;
 
 use super::{
@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub user: Arc<UserInfo>,
     /// The method.
     pub method: Method,
+    /// The path and query, as they were sent.
+    pub uri: Uri,
     /// The headers.
     pub headers: HeaderMap,
     /// What is to be told to the client besides the answer.
@@ -49,6 +51,7 @@ impl Context {
             subject: subject.clone(),
             user: user.clone(),
             method: parts.method,
+            uri: parts.uri,
             headers: parts.headers,
             warnings: Warnings::default(),
         };

@@ -7,6 +7,7 @@ mod list;
 mod nonresource;
 mod patch;
 mod pods;
+mod proxy;
 mod reviews;
 pub(super) mod scale;
 mod streams;
@@ -23,10 +24,11 @@ use std::{
 use http::{HeaderValue, Method, Response, header};
 
 use super::{
-    Inner,
+    Inner, aggregation,
     body::{self, RequestBody, ResponseBody},
     cache::Table,
-    context::Context,
+    context::{Context, Subject},
+    custom_resources,
     kinds::Snapshot,
     layers::{LayerFuture, Req},
     negotiate::{self, Output},
@@ -35,7 +37,7 @@ use super::{
     shape::{Include, Shaper},
     status::{ApiError, Result},
 };
-use crate::resources::{Part, Resource, Subresource};
+use crate::resources::{Part, Resource, Resources, Subresource};
 
 /// The innermost service: it answers.
 #[derive(Clone, Debug)]
@@ -53,12 +55,22 @@ impl tower::Service<Req> for Handler {
     fn call(&mut self, request: Req) -> Self::Future {
         let server = self.0.clone();
         Box::pin(async move {
+            let subject = request.extensions().get::<Subject>();
+            let routed = subject.and_then(|Subject(subject)| server.aggregator.route(&subject.0));
+            if let Some(backend) = routed {
+                return Ok(aggregation::serve(&server, &backend, request).await);
+            }
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
-                Ok((context, body, extensions)) => {
-                    let kinds = server.kinds.now();
-                    let call = Call { server: &server, context: &context, kinds: &kinds };
-                    let answer = call.answer(body, extensions).await;
+                Ok((mut context, body, extensions)) => {
+                    let kinds = custom_resources::kinds(&server, context.info()).await;
+                    let answer = match restrict_formats(&mut context, &kinds) {
+                        Ok(()) => {
+                            let call = Call { server: &server, context: &context, kinds: &kinds };
+                            call.answer(body, extensions).await
+                        }
+                        Err(error) => Err(error),
+                    };
                     let mut response =
                         answer.unwrap_or_else(|error| body::failure(&headers, &error));
                     for warning in context.warnings.headers() {
@@ -72,6 +84,19 @@ impl tower::Service<Req> for Handler {
             };
             Ok(answer)
         })
+    }
+}
+
+/// Objects of custom kinds have no protobuf form: the client's other choices count, if it has any.
+fn restrict_formats(context: &mut Context, kinds: &Snapshot) -> Result<()> {
+    let info = &context.subject.0;
+    if !info.is_resource || info.subresource == "scale" {
+        return Ok(());
+    }
+    let row = kinds.resources.get(&info.group, &info.version, &info.resource);
+    match row.is_some_and(|row| row.strategy.custom().is_some()) {
+        true => negotiate::without_protobuf(&mut context.headers),
+        false => Ok(()),
     }
 }
 
@@ -94,7 +119,13 @@ impl<'a> Call<'a> {
         if !info.is_resource {
             return self.nonresource().await;
         }
+        if self.is_of_no_group() {
+            return Ok(nonresource::page_not_found());
+        }
         let resource = self.resource()?;
+        if info.subresource == "proxy" && self.subresource(resource)?.is_some() {
+            return self.proxy(resource, body, extensions).await;
+        }
         if self.context.method == Method::HEAD {
             return Err(ApiError::method_not_allowed());
         }
@@ -159,10 +190,26 @@ impl<'a> Call<'a> {
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
             ("log", _) => self.log(resource).await,
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
-            ("proxy", _) if resource.kind == "Node" => self.node_proxy(resource, body).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),
         }
+    }
+
+    /// Whether the path is of a version that nobody serves, of a group that is not built in. Who
+    /// would serve it is not there to answer either.
+    fn is_of_no_group(self) -> bool {
+        let info = self.context.info();
+        let in_group = |resources: &Resources, version: Option<&str>| {
+            let is_of = |row: &&Arc<Resource>| {
+                row.group == info.group && version.is_none_or(|version| row.version == version)
+            };
+            resources.iter().any(|row| is_of(&row))
+        };
+        let is_known =
+            self.kinds.resources.get(&info.group, &info.version, &info.resource).is_some();
+        !is_known
+            && !in_group(self.server.kinds.builtin(), None)
+            && !in_group(&self.kinds.resources, Some(&info.version))
     }
 
     /// The resource, if the path fits its scope.
@@ -245,19 +292,20 @@ impl<'a> Call<'a> {
             version => cache.wait_for(super::query::parse_version(version)?).await?,
         };
         let object = self.table(resource)?.get(&target.key()).ok_or_else(|| target.not_found())?;
-        Ok(self.shaped(200, output, &shaper, &object))
+        self.shaped(200, output, &shaper, &object).await
     }
 
     /// An answer that shows one object.
-    fn shaped(
+    async fn shaped(
         self,
         status: u16,
         output: Output,
         shaper: &Shaper,
-        object: &CachedObject,
-    ) -> Response<ResponseBody> {
+        object: &Arc<CachedObject>,
+    ) -> Result<Response<ResponseBody>> {
+        self.server.registry.converter.show(&shaper.resource, std::slice::from_ref(object)).await?;
         let mut out = Vec::with_capacity(object.stored.len_max());
         shaper.object(object, object.revision, true, &mut out);
-        body::answer(&self.context.headers, status, output.format, out)
+        Ok(body::answer(&self.context.headers, status, output.format, out))
     }
 }

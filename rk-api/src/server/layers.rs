@@ -4,6 +4,7 @@
 pub(super) mod audit;
 pub(super) mod authentication;
 pub(super) mod authorization;
+pub(super) mod flow_control;
 pub(super) mod impersonation;
 pub(super) mod metrics;
 pub(super) mod panic_guard;

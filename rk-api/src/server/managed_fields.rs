@@ -218,6 +218,7 @@ pub(super) fn filter(resource: &Resource, part: Part) -> Filter {
             ("certificates.k8s.io", "CertificateSigningRequest") => {
                 FieldSet::of(&[&["spec"], &["status", "conditions"]])
             }
+            _ if resource.strategy.custom().is_some() => FieldSet::of(&[&["metadata"], &["spec"]]),
             _ => FieldSet::of(&[&["spec"]]),
         },
         Part::Approval => FieldSet::of(&[&["spec"], &["status", "certificate"]]),

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{admission::AdmissionMetrics, cache::Cache, info::RequestInfo};
+use super::{admission::AdmissionMetrics, cache::Cache, flow_control, info::RequestInfo};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -42,6 +42,8 @@ pub(super) struct Metrics {
     latency: Family<VerbLabels, Histogram>,
     watches: Family<ResourceLabels, Gauge>,
     objects: Family<ResourceLabels, Gauge>,
+    /// Those of priority and fairness.
+    pub(super) flow_control: flow_control::Metrics,
     /// What admission counts.
     pub admission: AdmissionMetrics,
 }
@@ -70,8 +72,9 @@ impl Default for Metrics {
             watches.clone(),
         );
         registry.register("apiserver_storage_objects", "Objects that are stored", objects.clone());
+        let flow_control = flow_control::Metrics::register(&mut registry);
         let admission = AdmissionMetrics::register(&mut registry);
-        Self { registry, requests, latency, watches, objects, admission }
+        Self { registry, requests, latency, watches, objects, flow_control, admission }
     }
 }
 

@@ -147,6 +147,37 @@ pub(super) fn output(headers: &HeaderMap, streaming: bool) -> Result<Output> {
     choice.ok_or_else(|| ApiError::not_acceptable(SERVED))
 }
 
+/// The media types that are served for kinds without a protobuf form.
+const SERVED_AS_TEXT: &str = "application/json, application/yaml";
+
+/// Takes protobuf out of what a client accepts.
+///
+/// # Errors
+/// 406 when it accepts nothing else, 415 when it sends protobuf.
+pub(super) fn without_protobuf(headers: &mut HeaderMap) -> Result<()> {
+    if content_type(headers) == protobuf::MEDIA_TYPE {
+        return Err(ApiError::unsupported_media_type(SERVED_AS_TEXT));
+    }
+    let values = headers.get_all(header::ACCEPT).into_iter();
+    let clauses: Vec<&str> = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let is_protobuf = |clause: &&str| Clause::parse(clause).media_type == protobuf::MEDIA_TYPE;
+    if !clauses.iter().any(is_protobuf) {
+        return Ok(());
+    }
+    let kept: Vec<&str> = clauses.into_iter().filter(|clause| !is_protobuf(clause)).collect();
+    match HeaderValue::from_str(&kept.join(", ")) {
+        Ok(value) if !kept.is_empty() => {
+            headers.insert(header::ACCEPT, value);
+            Ok(())
+        }
+        _ => Err(ApiError::not_acceptable(SERVED_AS_TEXT)),
+    }
+}
+
 /// The form of an answer that has only one shape, such as discovery.
 pub(super) fn plain_format(headers: &HeaderMap) -> Result<Format> {
     let clauses = accepted(headers);
@@ -199,6 +230,23 @@ pub(super) fn content_type(headers: &HeaderMap) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_protobuf_form_is_sent_as_text() {
+        let check = |accept: &str, expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            let found = without_protobuf(&mut headers).ok();
+            let found = found.map(|()| headers[header::ACCEPT].to_str().unwrap().to_owned());
+            assert_eq!(found.as_deref(), expected, "{accept}");
+        };
+        check("application/json;q=0.5, */*", Some("application/json;q=0.5, */*"));
+        check(
+            "application/vnd.kubernetes.protobuf, application/json;q=0.5",
+            Some("application/json;q=0.5"),
+        );
+        check("application/vnd.kubernetes.protobuf", None);
+    }
 
     #[track_caller]
     fn check(accept: &str, expected: Option<(Format, Shape)>) {

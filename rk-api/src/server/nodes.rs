@@ -13,12 +13,15 @@ use k8s_openapi::api::core::v1::Node;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::pki::{Identity, PkiError};
+use super::{
+    outbound::{Trust, tls_config},
+    pki::{Identity, PkiError},
+};
 use crate::io::Io;
 
 /// Opens connections to the API of a node's agent.
@@ -40,7 +43,14 @@ const DEFAULT_PORT: u16 = 10250;
 
 /// Reaches agents over TLS at the address and port that their Node reports.
 #[derive(Clone)]
-pub struct TlsNodes(TlsConnector);
+pub struct TlsNodes {
+    connector: TlsConnector,
+    preferred: Arc<[String]>,
+}
+
+/// Which of a node's addresses are tried, the first that it has, as in kube-apiserver but for names,
+/// which are not looked up.
+const PREFERRED: [&str; 2] = ["InternalIP", "ExternalIP"];
 
 impl fmt::Debug for TlsNodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,26 +73,54 @@ impl TlsNodes {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| tls(&error))?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(identity.key_pem.as_bytes())
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
             .map_err(|error| tls(&error))?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| tls(&error))?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(key))
+            .with_client_auth_cert(chain, key)
             .map_err(|error| tls(&error))?;
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            preferred: PREFERRED.map(ToOwned::to_owned).into(),
+        })
+    }
+
+    /// Shows `identity` to agents and takes any, whatever certificate it has, as kube-apiserver does
+    /// without `--kubelet-certificate-authority`.
+    ///
+    /// # Errors
+    /// When the identity is not usable.
+    pub fn trusting_anybody(identity: &Identity) -> Result<Self, PkiError> {
+        let config = tls_config(&Trust::Anybody, Some(identity)).map_err(PkiError::Tls)?;
+        let mut config = ClientConfig::clone(&config);
+        // Agents are spoken to in HTTP/1.1, which alone has upgrades.
+        config.alpn_protocols.clear();
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            preferred: PREFERRED.map(ToOwned::to_owned).into(),
+        })
+    }
+
+    /// The same, with these types of addresses tried in this order
+    /// (`--kubelet-preferred-address-types`). Those that are no IP addresses are passed over.
+    #[must_use]
+    pub fn with_preferred_addresses(mut self, types: Vec<String>) -> Self {
+        self.preferred = types.into();
+        self
     }
 }
 
 #[async_trait]
 impl NodeConnector for TlsNodes {
     async fn connect(&self, node: &Node) -> io::Result<Box<dyn Io>> {
-        let (address, port) = endpoint(node)?;
+        let (address, port) = endpoint(node, &self.preferred)?;
         let connecting = async {
             let stream = TcpStream::connect((address, port)).await?;
             stream.set_nodelay(true)?;
-            let stream = self.0.connect(ServerName::IpAddress(address.into()), stream).await?;
+            let stream =
+                self.connector.connect(ServerName::IpAddress(address.into()), stream).await?;
             Ok(Box::new(stream) as Box<dyn Io>)
         };
         tokio::time::timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| {
@@ -95,14 +133,14 @@ impl NodeConnector for TlsNodes {
 }
 
 /// Where a node says that its agent listens.
-fn endpoint(node: &Node) -> io::Result<(IpAddr, u16)> {
+fn endpoint(node: &Node, preferred: &[String]) -> io::Result<(IpAddr, u16)> {
     let status = node.status.as_ref();
     let addresses = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
     let of_type = |wanted: &str| {
         let mut found = addresses.iter().filter(|address| address.type_ == wanted);
         found.find_map(|address| address.address.parse().ok())
     };
-    let address = of_type("InternalIP").or_else(|| of_type("ExternalIP")).ok_or_else(|| {
+    let address = preferred.iter().find_map(|wanted| of_type(wanted)).ok_or_else(|| {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         io::Error::new(
             ErrorKind::AddrNotAvailable,

@@ -5,7 +5,11 @@
 //! `apiVersion` and `kind`: finding it costs nothing, and a list's items, which have neither, are
 //! the bytes from there on.
 
-use std::{borrow::Cow, ops::Range, sync::Arc};
+use std::{
+    borrow::Cow,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -284,6 +288,8 @@ pub(super) struct Facts {
     pub labels: Labels,
     /// Its selectable fields.
     pub fields: Fields,
+    /// Those whose names only the kind knows.
+    pub more: Box<[(Arc<str>, String)]>,
 }
 
 /// An object at one version, as the cache holds it.
@@ -299,6 +305,58 @@ pub(super) struct CachedObject {
     pub facts: Facts,
     /// How much of the key is the resource's prefix.
     pub prefix_length: u32,
+    /// Its bytes in other versions of its kind.
+    pub views: Views,
+}
+
+/// Forms of an object besides the stored one, each made once. There are few, and mostly none.
+#[derive(Default)]
+pub(super) struct Views(OnceLock<Box<View>>);
+
+struct View {
+    api_version: Arc<str>,
+    stored: Stored,
+    next: Views,
+}
+
+impl Views {
+    /// The form of a version, if it was made.
+    pub(super) fn get(&self, api_version: &str) -> Option<&Stored> {
+        let view = self.0.get()?;
+        if *view.api_version == *api_version {
+            Some(&view.stored)
+        } else {
+            view.next.get(api_version)
+        }
+    }
+
+    /// Keeps the form of a version, and returns the one that is kept.
+    pub(super) fn keep(&self, api_version: &Arc<str>, stored: Stored) -> &Stored {
+        let mut views = self;
+        loop {
+            let view = views.0.get_or_init(|| {
+                let (api_version, stored) = (api_version.clone(), stored.clone());
+                Box::new(View { api_version, stored, next: Views::default() })
+            });
+            if view.api_version == *api_version {
+                return &view.stored;
+            }
+            views = &view.next;
+        }
+    }
+}
+
+/// A copy begins without them.
+impl Clone for Views {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl std::fmt::Debug for Views {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Views")
+    }
 }
 
 impl CachedObject {
@@ -321,7 +379,8 @@ impl CachedObject {
             "metadata.namespace" => self.namespace(),
             _ => {
                 let found = self.facts.fields.iter().find(|(name, _)| *name == field);
-                found.map_or("", |(_, value)| value)
+                let more = || self.facts.more.iter().find(|(name, _)| **name == *field);
+                found.map(|(_, value)| value).or_else(|| more().map(|(_, v)| v)).map_or("", |v| v)
             }
         }
     }

@@ -32,6 +32,7 @@ use self::connect::{Connector, Reach};
 pub(super) use self::{
     error::{Cause, OutboundError},
     resolve::Services,
+    tls::config as tls_config,
 };
 use super::{
     body::{BoxError, RequestBody},

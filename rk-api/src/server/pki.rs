@@ -271,19 +271,50 @@ pub struct ServerTls {
     pub(super) proxies: Option<Arc<dyn ClientCertVerifier>>,
 }
 
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2, RFC 5246.
+    #[default]
+    Tls12,
+    /// 1.3, RFC 8446.
+    Tls13,
+}
+
 impl ServerTls {
     /// TLS with this certificate; clients may show certificates of the authority `client_ca_pem`.
     ///
     /// # Errors
     /// When they are not usable.
     pub fn new(identity: &Identity, client_ca_pem: &str) -> Result<Self, PkiError> {
+        Self::from_version(TlsVersion::default(), identity, Some(client_ca_pem))
+    }
+
+    /// TLS of at least a version; clients may show certificates of the authority `client_ca_pem`,
+    /// if there is one.
+    ///
+    /// # Errors
+    /// When they are not usable.
+    pub fn from_version(
+        least: TlsVersion,
+        identity: &Identity,
+        client_ca_pem: Option<&str>,
+    ) -> Result<Self, PkiError> {
+        let versions: &[_] = match least {
+            TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            TlsVersion::Tls13 => &[&rustls::version::TLS13],
+        };
         let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(tls_error)?;
         let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(tls_error)?;
-        let clients = verifier(client_ca_pem)?;
+        let clients = match client_ca_pem {
+            Some(pem) => verifier(pem)?,
+            // An authority that nobody has the key of.
+            None => verifier(&new_authority()?.0)?,
+        };
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .map_err(tls_error)?
             .with_client_cert_verifier(Arc::new(AnyCertificate(clients.clone())))
             .with_single_cert(chain, key)

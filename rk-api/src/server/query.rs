@@ -36,11 +36,6 @@ impl Query {
         self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
-    /// All parameters.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
-    }
-
     /// A flag: present, and neither `0` nor `false`.
     pub(super) fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
@@ -86,7 +81,7 @@ impl ListOptions {
     /// Reads and validates the options of a list or watch.
     pub(super) fn read(query: &Query, watch: bool) -> Result<Self> {
         let text = |key: &str| query.get(key).unwrap_or_default().to_owned();
-        let options = Self {
+        let mut options = Self {
             label_selector: text("labelSelector"),
             field_selector: text("fieldSelector"),
             watch,
@@ -100,6 +95,7 @@ impl ListOptions {
                 .get("sendInitialEvents")
                 .map(|_| query.flag("sendInitialEvents")),
         };
+        options.default_initial_events();
         let errors = options.validate();
         if errors.is_empty() {
             Ok(options)
@@ -109,57 +105,97 @@ impl ListOptions {
         }
     }
 
+    /// A watch from the latest or any version begins with the objects there are (KEP-3157:
+    /// `SetListOptionsDefaults`).
+    fn default_initial_events(&mut self) {
+        let says_nothing =
+            self.send_initial_events.is_none() && self.resource_version_match.is_empty();
+        if self.watch && says_nothing && matches!(self.resource_version.as_str(), "" | "0") {
+            self.send_initial_events = Some(true);
+            self.resource_version_match = "NotOlderThan".to_owned();
+        }
+    }
+
     /// The rules of apimachinery's `ValidateListOptions`.
     fn validate(&self) -> ErrorList {
+        if self.watch { self.validate_watch() } else { self.validate_list() }
+    }
+
+    fn validate_list(&self) -> ErrorList {
         let matching = Path::new("resourceVersionMatch");
-        let initial = Path::new("sendInitialEvents");
-        let forbid = |path: &Path, why: String| FieldError::forbidden(path, why);
+        let forbid = |path: &Path, why: &str| FieldError::forbidden(path, why);
         let mut errors = ErrorList::new();
-        if self.send_initial_events.is_some() && self.watch {
-            if self.resource_version_match != "NotOlderThan" {
+        if !self.resource_version_match.is_empty() {
+            if self.resource_version.is_empty() {
                 errors.push(forbid(
                     &matching,
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-                        .into(),
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
                 ));
             }
-            return errors;
+            errors.extend(self.match_with_continue());
+            if !["Exact", "NotOlderThan"].contains(&self.resource_version_match.as_str()) {
+                errors.push(FieldError::not_supported(
+                    &matching,
+                    self.resource_version_match.clone(),
+                    &["Exact", "NotOlderThan", ""],
+                ));
+            }
+            if self.resource_version_match == "Exact" && self.resource_version == "0" {
+                errors.push(forbid(
+                    &matching,
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
         }
         if self.send_initial_events.is_some() {
-            errors.push(forbid(&initial, "sendInitialEvents is forbidden for list".into()));
-        }
-        if self.resource_version_match.is_empty() {
-            return errors;
-        }
-        if self.watch {
-            errors.push(forbid(&matching, "resourceVersionMatch is forbidden for watch".into()));
-        }
-        if self.resource_version.is_empty() {
-            errors.push(forbid(
-                &matching,
-                "resourceVersionMatch is forbidden unless resourceVersion is provided".into(),
-            ));
-        }
-        if !self.continue_token.is_empty() {
-            errors.push(forbid(
-                &matching,
-                "resourceVersionMatch is forbidden when continue is provided".into(),
-            ));
-        }
-        if !["Exact", "NotOlderThan"].contains(&self.resource_version_match.as_str()) {
-            errors.push(FieldError::not_supported(
-                &matching,
-                self.resource_version_match.clone(),
-                &["Exact", "NotOlderThan", ""],
-            ));
-        }
-        if self.resource_version_match == "Exact" && self.resource_version == "0" {
-            errors.push(forbid(
-                &matching,
-                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"".into(),
-            ));
+            let initial = Path::new("sendInitialEvents");
+            errors.push(forbid(&initial, "sendInitialEvents is forbidden for list"));
         }
         errors
+    }
+
+    fn validate_watch(&self) -> ErrorList {
+        let matching = Path::new("resourceVersionMatch");
+        let forbid = |why: &str| FieldError::forbidden(&matching, why);
+        let is_not_older = self.resource_version_match == "NotOlderThan";
+        let mut errors = ErrorList::new();
+        if self.send_initial_events.is_some() && !is_not_older {
+            errors.push(forbid(
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+        if !self.resource_version_match.is_empty() {
+            if self.send_initial_events.is_none() {
+                errors.push(forbid(
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
+                     provided",
+                ));
+            }
+            if !is_not_older {
+                let found = self.resource_version_match.clone();
+                errors.push(FieldError::not_supported(&matching, found, &["NotOlderThan"]));
+            }
+            errors.extend(self.match_with_continue());
+        }
+        errors
+    }
+
+    fn match_with_continue(&self) -> Option<FieldError> {
+        let why = "resourceVersionMatch is forbidden when continue is provided";
+        let matching = Path::new("resourceVersionMatch");
+        (!self.continue_token.is_empty()).then(|| FieldError::forbidden(&matching, why))
+    }
+
+    /// How many items a page may have; 0 for all. A list of any version comes whole.
+    pub(super) fn page_limit(&self) -> usize {
+        if self.resource_version == "0" { 0 } else { self.limit }
+    }
+
+    /// Whether the list must be as of exactly this version.
+    pub(super) fn is_exact(&self, version: u64) -> bool {
+        self.resource_version_match == "Exact"
+            // Before resourceVersionMatch there was, a limit made a version exact.
+            || (self.resource_version_match.is_empty() && self.limit > 0 && version > 0)
     }
 
     /// The version as a number; empty and `0` are 0.
@@ -180,7 +216,8 @@ pub(super) fn parse_version(text: &str) -> Result<u64> {
             text,
             format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
         );
-        ApiError::bad_request(error.to_string())
+        // A plain failure, as kube-apiserver has it for reads of one object and for watches.
+        ApiError::plain(error.to_string())
     })
 }
 
@@ -278,6 +315,60 @@ mod tests {
         let query = Query::parse(Some("resourceVersionMatch=Exact&continue=x"));
         let error = ListOptions::read(&query, false).unwrap_err();
         assert_eq!((error.code, error.details.unwrap().causes.unwrap().len()), (422, 2));
+    }
+
+    #[track_caller]
+    fn check(query: &str, watch: bool, expected: &[&str]) {
+        let found = match ListOptions::read(&Query::parse(Some(query)), watch) {
+            Ok(_) => Vec::new(),
+            Err(error) => error.details.unwrap().causes.unwrap(),
+        };
+        let found: Vec<_> = found.into_iter().filter_map(|cause| cause.message).collect();
+        assert_eq!(found, expected, "{query}");
+    }
+
+    #[test]
+    fn what_a_list_may_ask_for() {
+        check("resourceVersion=5&resourceVersionMatch=Exact&limit=3", false, &[]);
+        check("resourceVersion=0&resourceVersionMatch=NotOlderThan", false, &[]);
+        let unsupported = "Unsupported value: \"Any\": supported values: \"Exact\", \
+                           \"NotOlderThan\", \"\"";
+        check("resourceVersion=5&resourceVersionMatch=Any", false, &[unsupported]);
+        check(
+            "sendInitialEvents=true",
+            false,
+            &["Forbidden: sendInitialEvents is forbidden for list"],
+        );
+    }
+
+    #[test]
+    fn what_a_watch_may_ask_for() {
+        let initial = "sendInitialEvents=true";
+        check("resourceVersion=5", true, &[]);
+        check("allowWatchBookmarks=true", true, &[]);
+        check(&format!("{initial}&resourceVersionMatch=NotOlderThan"), true, &[]);
+        check(
+            initial,
+            true,
+            &["Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"],
+        );
+        check(
+            &format!("{initial}&resourceVersionMatch=Exact"),
+            true,
+            &[
+                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                "Unsupported value: \"Exact\": supported values: \"NotOlderThan\"",
+            ],
+        );
+        check(
+            "resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x",
+            true,
+            &[
+                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
+             provided",
+                "Forbidden: resourceVersionMatch is forbidden when continue is provided",
+            ],
+        );
     }
 
     #[test]

@@ -10,13 +10,14 @@ pub(super) use update::{Change, ManagedFields};
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use rk_store::{Expect, Revision, Store, Versioned};
+use rk_store::{Expect, Revision, Store, StoreError, Versioned};
 
 use super::{
     admission::{AdmissionRequest, CONFIGURATION_GROUP, Chain, Operation, Rounds},
-    allocator::Services,
+    allocator::{Allocation, Services},
     cache::{Cache, Table},
     context::Context,
+    custom_resources::Converter,
     managed_fields::Tracker,
     object::{CachedObject, Stored},
     status::{ApiError, Result, Subject},
@@ -27,8 +28,8 @@ use crate::{
     resources::{Object, Resource},
 };
 
-/// How long an Event is kept, as in kube-apiserver (`--event-ttl`).
-const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
+/// How long an Event is kept unless told otherwise, as in kube-apiserver (`--event-ttl`).
+pub(super) const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Tries of an update before its conflict is the client's: other writers must win so often in a
 /// row.
@@ -39,12 +40,16 @@ const UPDATE_TRIES: usize = 8;
 pub(super) struct Registry {
     /// Where objects are read.
     pub cache: Arc<Cache>,
+    /// How long Events are kept.
+    pub event_ttl: std::time::Duration,
     /// The plug-ins that see each write.
     pub admission: Chain,
     /// Addresses and ports of Services.
     pub services: Services,
     /// Who manages which fields.
     pub tracker: Tracker,
+    /// Asks webhooks for other versions of custom objects.
+    pub converter: Arc<Converter>,
 }
 
 /// What a write is about, and who makes it.
@@ -141,7 +146,20 @@ impl Registry {
     /// The object as the store has it.
     pub(super) async fn read(&self, target: &Target<'_>) -> Result<Option<Current>> {
         let found = self.store().get(&target.key()).await?;
-        found.map(|value| current(target, &value)).transpose()
+        self.current_of(target, found).await
+    }
+
+    /// What the store has, decoded: in the version that the request is about.
+    async fn current_of(
+        &self,
+        target: &Target<'_>,
+        value: Option<Versioned>,
+    ) -> Result<Option<Current>> {
+        let Some(value) = value else { return Ok(None) };
+        let stored = Stored::new(value.value.clone())
+            .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
+        let stored = self.converter.read(target.resource, stored).await?;
+        current(target, stored, &value).map(Some)
     }
 
     /// Writes an object, which `stored` encodes, and returns it as it is then.
@@ -154,7 +172,15 @@ impl Registry {
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
         let table = self.cache.table(target.resource)?;
         let key = target.key();
-        let facts = Cache::facts(target.resource, object);
+        let (stored, facts) = match self.converter.to_store(target.resource, &stored).await? {
+            None => (stored, Cache::facts(target.resource, object)),
+            // What selectors look at is in the stored form.
+            Some(stored) => {
+                let object = table.resource.strategy.decode_stored(&stored.plain());
+                let object = object.map_err(ApiError::internal)?;
+                (stored, Cache::facts(&table.resource, object.as_ref()))
+            }
+        };
         if target.dry_run {
             let revision = match expect {
                 Expect::Revision(revision) => revision.0,
@@ -162,7 +188,7 @@ impl Registry {
             };
             return Ok(Arc::new(table.object(key.into(), stored, revision, facts)));
         }
-        let ttl = (target.resource.plural == "events").then_some(EVENT_TTL);
+        let ttl = (target.resource.plural == "events").then_some(self.event_ttl);
         self.cache.announce(&key, &stored, facts.clone());
         match self.store().put(&key, stored.bytes().clone(), expect, ttl).await {
             Ok(revision) => {
@@ -205,9 +231,7 @@ impl Registry {
 }
 
 /// Decodes what the store has.
-fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
-    let stored = Stored::new(value.value.clone())
-        .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
+fn current(target: &Target<'_>, stored: Stored, value: &Versioned) -> Result<Current> {
     let decoded = target.resource.strategy.decode_stored(&stored.plain());
     let mut object =
         decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?;
@@ -226,6 +250,17 @@ fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
 enum WriteError {
     Store(rk_store::StoreError),
     Api(ApiError),
+}
+
+impl Allocation {
+    /// Keeps or gives back what a write took, by how it went.
+    async fn after<T>(self, written: &std::result::Result<T, WriteError>) {
+        match written {
+            Ok(_) => self.keep().await,
+            Err(WriteError::Store(StoreError::Unavailable { .. })) => self.leave(),
+            Err(_) => self.undo().await,
+        }
+    }
 }
 
 impl From<rk_store::StoreError> for WriteError {

@@ -79,11 +79,29 @@ impl Shaper {
         if self.is_as_stored() {
             return Cow::Borrowed(&object.stored);
         }
+        if let Some(custom) = self.resource.strategy.custom() {
+            return Cow::Borrowed(self.custom_view(object, &custom.api_version));
+        }
         let shown = self.resource.strategy.shown(object.stored.bytes());
         match shown.map(|shown| Stored::new(shown.into_owned().into())) {
             Ok(Some(shown)) => Cow::Owned(shown),
             // What is stored was encoded from a type: it always has another form.
             Ok(None) | Err(_) => Cow::Borrowed(&object.stored),
+        }
+    }
+
+    /// A custom object in this version, which is made once for all who ask for it.
+    fn custom_view<'a>(&self, object: &'a CachedObject, api_version: &Arc<str>) -> &'a Stored {
+        if let Some(view) = object.views.get(api_version) {
+            return view;
+        }
+        match self.resource.strategy.shown(object.stored.bytes()) {
+            Ok(Cow::Owned(shown)) => match Stored::new(shown.into()) {
+                Some(shown) => object.views.keep(api_version, shown),
+                None => &object.stored,
+            },
+            // It is in this version, or nobody could convert it: that was told before.
+            Ok(Cow::Borrowed(_)) | Err(_) => &object.stored,
         }
     }
 
@@ -113,14 +131,23 @@ impl Shaper {
         let mut out = Vec::with_capacity(size + 256);
         match self.shape {
             Shape::Object => {
-                let kind = format!("{}List", self.resource.kind);
-                write_head(&kind, &self.resource.api_version(), meta, &mut out);
+                let (kind, api_version) = (self.resource.list_kind(), self.resource.api_version());
+                write_head(&kind, &api_version, meta, &mut out);
+                if self.resource.strategy.custom().is_some() && meta.continue_token.is_empty() {
+                    // Lists of custom kinds say so when nothing follows.
+                    out.pop();
+                    out.extend_from_slice(b",\"continue\":\"\"}");
+                }
                 out.extend_from_slice(b",\"items\":[");
                 for (at, item) in items.iter().enumerate() {
                     if at > 0 {
                         out.push(b',');
                     }
-                    self.shown(item).write_item(item.revision, &mut out);
+                    // Of custom kinds each item says what it is, also in a list.
+                    match self.resource.strategy.custom() {
+                        Some(_) => self.shown(item).write(item.revision, &mut out),
+                        None => self.shown(item).write_item(item.revision, &mut out),
+                    }
                 }
                 out.extend_from_slice(b"]}");
             }
@@ -183,7 +210,11 @@ impl Shaper {
             }
             out.extend_from_slice(b"{\"cells\":");
             // What is stored was encoded from this type, or the cache would not hold it.
-            let cells = match self.resource.strategy.decode_stored(&object.stored.plain()) {
+            let stored = match self.resource.strategy.custom() {
+                Some(_) => self.shown(object),
+                None => Cow::Borrowed(&object.stored),
+            };
+            let cells = match self.resource.strategy.decode_stored(&stored.plain()) {
                 Ok(object) => self.resource.strategy.cells(object.as_ref(), now),
                 Err(_) => Vec::new(),
             };

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, StatusDetails};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    ListMeta, Status, StatusCause, StatusDetails,
+};
 use rk_store::StoreError;
 
 use crate::{field::ErrorList, resources::Resource};
@@ -19,6 +21,8 @@ pub struct ApiError {
     pub message: String,
     /// What the failure is about.
     pub details: Option<Box<StatusDetails>>,
+    /// How a list can go on whose token has expired.
+    pub continue_token: Option<Box<str>>,
 }
 
 /// What every handler returns.
@@ -76,7 +80,13 @@ impl ApiError {
         reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: None }
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            details: None,
+            continue_token: None,
+        }
     }
 
     fn about(mut self, subject: &Subject, name: &str) -> Self {
@@ -237,8 +247,10 @@ impl ApiError {
     }
 
     /// 504: it took too long.
-    pub fn timeout(message: impl Into<String>) -> Self {
-        Self::new(504, "Timeout", message)
+    pub fn timeout(message: impl std::fmt::Display) -> Self {
+        let mut error = Self::new(504, "Timeout", format!("Timeout: {message}"));
+        error.details = Some(Box::default());
+        error
     }
 
     /// 504: the client has seen a newer version than we have.
@@ -246,6 +258,13 @@ impl ApiError {
         Self::timeout(format!("Too large resource version: {asked}, current: {current}"))
             .cause("ResourceVersionTooLarge", "Too large resource version", "")
             .retry_after(1)
+    }
+
+    /// The same failure, telling the client how the list can go on.
+    #[must_use]
+    pub(super) fn or_continue(mut self, token: String) -> Self {
+        self.continue_token = Some(token.into());
+        self
     }
 
     /// Whether trying again with a fresh copy may help.
@@ -261,7 +280,10 @@ impl ApiError {
             message: Some(self.message.clone()),
             reason: (!self.reason.is_empty()).then(|| self.reason.clone().into_owned()),
             status: Some("Failure".to_owned()),
-            ..Status::default()
+            metadata: ListMeta {
+                continue_: self.continue_token.as_deref().map(ToOwned::to_owned),
+                ..ListMeta::default()
+            },
         }
     }
 

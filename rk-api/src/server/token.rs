@@ -23,8 +23,15 @@ const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 #[derive(Clone)]
 pub struct TokenKey {
     key: Arc<Signer>,
+    /// The signing key's public half.
+    public: VerifyingKey,
     issuer: String,
-    /// The signing key's public half first.
+    /// Issuers whose tokens are taken besides.
+    former_issuers: Vec<String>,
+    /// Whom tokens are for that do not say; the issuer when empty.
+    audiences: Vec<String>,
+    /// Where others find the keys, if not at this server.
+    jwks_uri: Option<String>,
     verifying: Vec<VerifyingKey>,
 }
 
@@ -128,7 +135,15 @@ impl TokenKey {
             Signer::P256(key) => VerifyingKey::of_p256(key),
             Signer::Rsa(key) => VerifyingKey::of_rsa(key),
         };
-        Self { key: Arc::new(signer), issuer: DEFAULT_ISSUER.to_owned(), verifying: vec![public] }
+        Self {
+            key: Arc::new(signer),
+            issuer: DEFAULT_ISSUER.to_owned(),
+            former_issuers: Vec::new(),
+            audiences: Vec::new(),
+            jwks_uri: None,
+            verifying: vec![public.clone()],
+            public,
+        }
     }
 
     /// The same key in the name of another issuer (`--service-account-issuer`).
@@ -136,6 +151,42 @@ impl TokenKey {
     pub fn with_issuer(mut self, issuer: &str) -> Self {
         issuer.clone_into(&mut self.issuer);
         self
+    }
+
+    /// The same key, with the tokens of this issuer taken too (a further
+    /// `--service-account-issuer`).
+    #[must_use]
+    pub fn also_issued_by(mut self, issuer: &str) -> Self {
+        self.former_issuers.push(issuer.to_owned());
+        self
+    }
+
+    /// Whom tokens are for that do not say, and who this server is to them (`--api-audiences`); the
+    /// issuer unless set.
+    #[must_use]
+    pub fn with_audiences(mut self, audiences: Vec<String>) -> Self {
+        self.audiences = audiences;
+        self
+    }
+
+    /// Where others find the keys (`--service-account-jwks-uri`); at this server unless set.
+    #[must_use]
+    pub fn with_jwks_uri(mut self, uri: &str) -> Self {
+        self.jwks_uri = Some(uri.to_owned());
+        self
+    }
+
+    /// The same key, with the tokens of these taken, and of no others
+    /// (`--service-account-key-file`). Its own are not, unless it is among them.
+    ///
+    /// # Errors
+    /// As [`Self::also_verifying`].
+    pub fn only_verifying<'a>(
+        mut self,
+        pems: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, TokenKeyError> {
+        self.verifying.clear();
+        pems.into_iter().try_fold(self, TokenKey::also_verifying)
     }
 
     /// The same key, with the tokens of these taken too (`--service-account-key-file`): public
@@ -172,6 +223,11 @@ impl TokenKey {
         &self.issuer
     }
 
+    /// Whom tokens are for that do not say.
+    pub fn audiences(&self) -> &[String] {
+        if self.audiences.is_empty() { std::slice::from_ref(&self.issuer) } else { &self.audiences }
+    }
+
     /// A token of a service account that is kept in a Secret. It is good for as long as the account
     /// with this UID and a Secret of this name exist, ten years at most; `None` when the system has
     /// no randomness.
@@ -185,7 +241,7 @@ impl TokenKey {
         let (name, uid) = account;
         let now = crate::clock::now().as_second();
         self.sign(&Claims {
-            audiences: vec![self.issuer().to_owned()],
+            audiences: self.audiences().to_vec(),
             expires: now + TEN_YEARS,
             issued: now,
             issuer: self.issuer().to_owned(),
@@ -216,7 +272,7 @@ impl TokenKey {
         algorithms.dedup();
         json!({
             "issuer": self.issuer,
-            "jwks_uri": jwks_uri,
+            "jwks_uri": self.jwks_uri.as_deref().unwrap_or(jwks_uri),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": algorithms,
@@ -225,7 +281,7 @@ impl TokenKey {
 
     /// A token of these claims; `None` when the system has no randomness.
     pub(super) fn sign(&self, claims: &Claims) -> Option<String> {
-        let public = self.verifying.first()?;
+        let public = &self.public;
         let header = json!({ "alg": public.algorithm(), "kid": public.id });
         let claims = serde_json::to_vec(claims).ok()?;
         let mut token = format!(
@@ -257,14 +313,18 @@ impl TokenKey {
             issuer: String,
         }
         let claims = Parts::read(token).and_then(|parts| parts.claims::<Issued>());
-        claims.is_ok_and(|claims| claims.issuer == self.issuer)
+        claims.is_ok_and(|claims| self.is_issuer(&claims.issuer))
+    }
+
+    fn is_issuer(&self, issuer: &str) -> bool {
+        issuer == self.issuer || self.former_issuers.iter().any(|former| former == issuer)
     }
 
     /// What a token says, if one of our keys signed it and its issuer is ours. Whether it has
     /// expired, and whether what it is bound to still exists, is for the caller to see.
     pub(super) fn verify(&self, token: &str) -> Result<Claims, String> {
         let claims: Claims = Parts::read(token)?.verified(&self.verifying)?;
-        if claims.issuer != self.issuer {
+        if !self.is_issuer(&claims.issuer) {
             return Err(format!("its issuer is {}", claims.issuer));
         }
         Ok(claims)
@@ -314,6 +374,28 @@ mod tests {
         let [pem] = VerifyingKey::from_pem(&pair.public_key_pem()).unwrap().try_into().unwrap();
         assert_eq!(key.verifying[0], pem);
         assert_eq!(VerifyingKey::from_jwk(&pem.jwk()).unwrap(), pem);
+    }
+
+    #[test]
+    fn a_key_that_is_not_listed_signs_tokens_that_are_not_taken() {
+        let (signing, listed) =
+            (TokenKey::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let pem = listed.serialize_pem();
+        let key = signing.only_verifying([pem.as_str()]).unwrap();
+        let claims = Claims { issuer: key.issuer().to_owned(), ..Claims::default() };
+        assert!(key.verify(&key.sign(&claims).unwrap()).is_err());
+        let theirs = TokenKey::from_pem(&pem).unwrap().sign(&claims).unwrap();
+        assert_eq!(key.verify(&theirs), Ok(claims));
+    }
+
+    #[test]
+    fn tokens_of_a_former_issuer_are_taken_while_it_is_named() {
+        let old = TokenKey::generate().unwrap().with_issuer("old");
+        let new = old.clone().with_issuer("new");
+        let token = old.sign(&Claims { issuer: "old".into(), ..Claims::default() }).unwrap();
+        assert!(!new.issued(&token) && new.verify(&token).is_err());
+        let both = new.also_issued_by("old");
+        assert!(both.issued(&token) && both.verify(&token).is_ok());
     }
 
     #[test]

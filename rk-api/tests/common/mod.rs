@@ -31,3 +31,24 @@ pub fn pod(name: &str) -> Pod {
     });
     serde_json::from_value(pod).unwrap()
 }
+
+/// An answer as it came: its code, its headers, and its body if that is JSON.
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub body: serde_json::Value,
+}
+
+/// Sends a request as an administrator, whatever comes of it.
+pub async fn send(server: &ApiServer, request: http::request::Builder, body: Vec<u8>) -> Answer {
+    let response = server.client().send(request.body(body.into()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+    let body = serde_json::from_slice(&bytes).unwrap_or_default();
+    Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+/// What reading a path answers.
+pub async fn get(server: &ApiServer, path: &str) -> Answer {
+    send(server, http::Request::get(path), Vec::new()).await
+}

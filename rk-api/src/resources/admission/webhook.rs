@@ -314,7 +314,8 @@ fn client(errors: &mut Errors, client: &WebhookClientConfig, path: &Path) {
 }
 
 /// A webhook by its URL: HTTPS, to a host, without what a request would add.
-fn url(errors: &mut Errors, url: &str, path: &Path) {
+/// Where a webhook can be: an `https` URL of a host and a path.
+pub(in crate::resources) fn url(errors: &mut Errors, url: &str, path: &Path) {
     const FORM: &str = "; desired format: https://host[/path]";
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
@@ -340,7 +341,8 @@ fn url(errors: &mut Errors, url: &str, path: &Path) {
 }
 
 /// A webhook by its Service.
-fn service(errors: &mut Errors, service: &ServiceReference, path: &Path) {
+/// A Service by which a webhook is reached.
+pub(in crate::resources) fn service(errors: &mut Errors, service: &ServiceReference, path: &Path) {
     if service.name.is_empty() {
         errors.required(&path.child("name"), "service name is required");
     }

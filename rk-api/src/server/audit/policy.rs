@@ -312,9 +312,8 @@ fn validate_rule(errors: &mut ErrorList, rule: &RuleDocument, path: &Path<'_>) {
         }
     }
     stages(errors, &rule.omit_stages, &path.child("omitStages"));
-    if !rule.non_resource_urls.is_empty()
-        && !(rule.resources.is_empty() && rule.namespaces.is_empty())
-    {
+    let on_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+    if on_resources && !rule.non_resource_urls.is_empty() {
         let urls = serde_json::json!(rule.non_resource_urls);
         let wrong = "rules cannot apply to both regular resources and non-resource URLs";
         errors.push(FieldError::invalid(&at, urls, wrong));

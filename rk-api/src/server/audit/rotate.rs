@@ -147,7 +147,7 @@ struct Backup {
 
 /// What is deleted, and what is compressed, of the files there are.
 fn plan(mut backups: Vec<Backup>, limits: &Limits, now: Timestamp) -> (Vec<Backup>, Vec<Backup>) {
-    backups.sort_by(|a, b| b.at.cmp(&a.at));
+    backups.sort_by_key(|backup| std::cmp::Reverse(backup.at));
     let hours = i64::from(limits.age_days_max) * 24;
     let oldest = now.checked_sub(k8s_openapi::jiff::SignedDuration::from_hours(hours));
     let oldest = oldest.unwrap_or(Timestamp::MIN);

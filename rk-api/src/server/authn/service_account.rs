@@ -33,8 +33,8 @@ impl Authenticator for ServiceAccountTokens {
         if token.matches('.').count() != 2 || !self.key.issued(&token) {
             return Ok(None);
         }
-        let own = [self.key.issuer().to_owned()];
-        let (user, _) = self.review(&token, &own).await.map_err(AuthenticationError)?;
+        let (user, _) =
+            self.review(&token, self.key.audiences()).await.map_err(AuthenticationError)?;
         Ok(Some(user))
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     resources::Resource,
     server::{
         filter::Filter,
-        object::{CachedObject, Facts, Stored},
+        object::{CachedObject, Facts, Stored, Views},
         status::{ApiError, Result},
     },
 };
@@ -137,7 +137,7 @@ impl Table {
         facts: Facts,
     ) -> CachedObject {
         let prefix_length = self.resource.key_prefix.len() as u32;
-        CachedObject { key, stored, revision, facts, prefix_length }
+        CachedObject { key, stored, revision, facts, prefix_length, views: Views::default() }
     }
 
     /// The object at `key`.
@@ -155,6 +155,14 @@ impl Table {
     /// How many objects there are.
     pub(crate) fn len(&self) -> usize {
         self.state.read().objects.len()
+    }
+
+    /// How long an object is on average, as far as a few of them tell; 0 when there are none.
+    pub(crate) fn mean_bytes(&self) -> usize {
+        const SAMPLE: usize = 8;
+        let state = self.state.read();
+        let sizes = state.objects.values().take(SAMPLE).map(|object| object.stored.len_max());
+        sizes.sum::<usize>() / state.objects.len().clamp(1, SAMPLE)
     }
 
     /// How many watches there are.

@@ -1,15 +1,15 @@
 //! Listing objects, whole or page by page, as of the version that is asked for.
 
+mod continuation;
+
 use std::sync::Arc;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::Response;
-use rk_store::{Range, Revision, StoreError};
-use serde::{Deserialize, Serialize};
+use rk_store::{Range, Revision};
 
+use self::continuation::Continuation;
 use super::Call;
 use crate::{
-    patch::wording,
     resources::Resource,
     server::{
         body::{self, ResponseBody},
@@ -21,20 +21,6 @@ use crate::{
     },
 };
 
-/// Where a list goes on, as kube-apiserver encodes it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Token {
-    #[serde(rename = "v")]
-    api_version: String,
-    /// The version of the first page; -1 goes on with the latest one.
-    #[serde(rename = "rv")]
-    revision: i64,
-    /// The key to go on from, below the list's prefix.
-    start: String,
-}
-
-const TOKEN_VERSION: &str = "meta.k8s.io/v1";
-
 impl<'a> Call<'a> {
     pub(super) async fn list(self, resource: &'a Arc<Resource>) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
@@ -43,10 +29,15 @@ impl<'a> Call<'a> {
         let filter = Filter::read(resource, self.namespace(resource), None, &options)?;
         let page = self.page(resource, &filter, &options).await?;
         let continue_token = match &page.next_after {
-            Some(after) => token(&filter.key_prefix(resource), after, page.revision),
+            Some(after) => {
+                let revision = Some(Revision(page.revision));
+                let next = Continuation { revision, after: after.to_string() };
+                next.encode(&filter.key_prefix(resource))
+            }
             None => String::new(),
         };
         let meta = ListMeta { revision: page.revision, continue_token, remaining: page.remaining };
+        self.server.registry.converter.show(resource, &page.items).await?;
         let json = shaper.list(&page.items, &meta);
         Ok(body::answer(&self.context.headers, 200, output.format, json))
     }
@@ -59,41 +50,60 @@ impl<'a> Call<'a> {
         options: &ListOptions,
     ) -> Result<Page> {
         let cache = &self.server.registry.cache;
-        let table = self.table(resource)?;
+        let table = &*self.table(resource)?;
         let prefix = filter.key_prefix(resource);
+        let limit = options.page_limit();
         if !options.continue_token.is_empty() {
-            if options.version()? != 0 {
+            let from = Continuation::decode(&options.continue_token, &prefix)?;
+            if !matches!(options.resource_version.as_str(), "" | "0") {
                 return Err(ApiError::bad_request(
                     "specifying resource version is not allowed when using continue",
                 ));
             }
-            let token = read_token(&options.continue_token)?;
-            // The token names the next key's lower bound; pages go on after a key.
-            let after = format!("{prefix}{}", token.start.trim_end_matches('\0'));
-            return match u64::try_from(token.revision) {
-                Ok(revision) => {
-                    let at = Revision(revision);
-                    self.page_at(&table, filter, &prefix, Some(&after), options.limit, at).await
-                }
-                Err(_) => {
-                    let applied = cache.fresh().await?;
-                    Ok(table.list(filter, Some(&after), options.limit, applied))
-                }
+            let Some(revision) = from.revision else {
+                return self.page_now(table, filter, &prefix, Some(&from.after), limit).await;
             };
+            let page = self.page_at(table, filter, &prefix, Some(&from.after), limit, revision);
+            return page.await.map_err(|error| match error.code {
+                410 => compacted(&from, &prefix),
+                _ => error,
+            });
         }
-        let version = options.version()?;
-        let exact = options.resource_version_match == "Exact"
-            // Before resourceVersionMatch there was, a limit made a version exact.
-            || (options.resource_version_match.is_empty() && options.limit > 0 && version > 0);
-        if exact {
+        let version = options.version().map_err(|error| {
+            ApiError::bad_request(format!("invalid resource version: {}", error.message))
+        })?;
+        if options.is_exact(version) {
             let at = Revision(version);
-            return self.page_at(&table, filter, &prefix, None, options.limit, at).await;
+            let page = self.page_at(table, filter, &prefix, None, limit, at).await;
+            return page.map_err(|error| match error.code {
+                410 => ApiError::expired("The resourceVersion for the provided list is too old."),
+                _ => error,
+            });
         }
-        let applied = match options.resource_version.as_str() {
-            "" => cache.fresh().await?,
-            _ => cache.wait_for(version).await?,
-        };
-        Ok(table.list(filter, None, options.limit, applied))
+        if options.resource_version.is_empty() {
+            return self.page_now(table, filter, &prefix, None, limit).await;
+        }
+        let applied = cache.wait_for(version).await?;
+        Ok(table.list(filter, None, limit, applied))
+    }
+
+    /// A page as of now, with everything that was acknowledged before. When the cache does not get
+    /// there in time the store is asked itself.
+    async fn page_now(
+        self,
+        table: &Table,
+        filter: &Filter,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page> {
+        match self.server.registry.cache.fresh().await {
+            Ok(applied) => Ok(table.list(filter, after, limit, applied)),
+            Err(error) if error.code == 504 => {
+                self.page_of_store(table, filter, prefix, after, limit, None).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A page as of a past revision: from the cache while nothing has changed since, else from the
@@ -115,85 +125,59 @@ impl<'a> Call<'a> {
                 return Ok(page);
             }
         }
-        let mut page =
-            Page { items: Vec::new(), revision: revision.0, next_after: None, remaining: None };
+        self.page_of_store(table, filter, prefix, after, limit, Some(revision)).await
+    }
+
+    /// A page read from the store's history, or as of now.
+    async fn page_of_store(
+        self,
+        table: &Table,
+        filter: &Filter,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        mut revision: Option<Revision>,
+    ) -> Result<Page> {
+        let store = self.server.registry.cache.store();
+        let mut items = Vec::new();
         let mut after: Option<Arc<str>> = after.map(Arc::from);
         loop {
-            let range = Range { prefix, after: after.as_deref(), limit, revision: Some(revision) };
-            let found = cache.store().range(range).await.map_err(expired)?;
+            let range = Range { prefix, after: after.as_deref(), limit, revision };
+            let found = store.range(range).await?;
+            // What follows must be as of the same moment.
+            let at = *revision.get_or_insert(found.revision);
+            let whole = |items| Page { items, revision: at.0, next_after: None, remaining: None };
             for (index, value) in found.items.iter().enumerate() {
                 let object = Cache::cached(table, value).filter(|object| filter.matches(object));
                 let Some(object) = object else { continue };
-                page.items.push(Arc::new(object));
-                if limit > 0 && page.items.len() == limit {
+                items.push(Arc::new(object));
+                if limit > 0 && items.len() == limit {
                     let left = found.items.len() - index - 1 + found.remaining;
-                    page.next_after = (left > 0).then(|| value.key.clone());
-                    page.remaining = (left > 0 && !filter.selects()).then_some(left);
-                    return Ok(page);
+                    return Ok(Page {
+                        next_after: (left > 0).then(|| value.key.clone()),
+                        remaining: (left > 0 && !filter.selects()).then_some(left),
+                        ..whole(items)
+                    });
                 }
             }
             match found.items.last() {
                 Some(last) if found.remaining > 0 => after = Some(last.key.clone()),
-                _ => return Ok(page),
+                _ => return Ok(whole(items)),
             }
         }
     }
 }
 
-/// What a client is told whose page is too old to go on from.
-fn expired(error: StoreError) -> ApiError {
-    match error {
-        StoreError::Compacted { .. } => ApiError::expired(
-            "The provided continue parameter is too old to display a consistent list result. You \
-             can start a new list without the continue parameter.",
-        ),
-        other => other.into(),
-    }
-}
-
-fn token(prefix: &str, after: &str, revision: u64) -> String {
-    let token = Token {
-        api_version: TOKEN_VERSION.to_owned(),
-        revision: i64::try_from(revision).unwrap_or(-1),
-        start: format!("{}\0", after.strip_prefix(prefix).unwrap_or(after)),
-    };
-    // A struct of strings and a number always serialises.
-    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
-}
-
-fn read_token(text: &str) -> Result<Token> {
-    let invalid = |why: String| ApiError::bad_request(format!("invalid continue token: {why}"));
-    let json = URL_SAFE_NO_PAD
-        .decode(text.trim_end_matches('='))
-        .map_err(|error| invalid(format!("continue key is not valid: {error}")))?;
-    let token: Token = serde_json::from_slice(&json).map_err(|error| {
-        invalid(format!("continue key is not valid: {}", wording::json_error(&json, &error)))
-    })?;
-    if token.api_version != TOKEN_VERSION {
-        return Err(invalid(format!(
-            "server does not recognize this encoded version {:?}",
-            token.api_version
-        )));
-    }
-    if token.start.is_empty() || token.revision == 0 {
-        return Err(invalid("continue key is not valid: encoded start key empty".to_owned()));
-    }
-    if token.start.split('/').any(|part| part == "..") {
-        return Err(invalid(format!("continue key is not valid: {}", token.start)));
-    }
-    Ok(token)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_says_where_to_go_on_and_as_of_when() {
-        let text = token("/registry/pods/", "/registry/pods/a/b", 7);
-        let token = read_token(&text).unwrap();
-        assert_eq!((token.start.as_str(), token.revision), ("a/b\0", 7));
-        assert!(read_token("abc").is_err());
-        assert!(read_token("").is_err());
-    }
+/// What a client is told whose next page cannot be shown as of the version of the first one any
+/// more: how to go on with the latest version.
+fn compacted(from: &Continuation, prefix: &str) -> ApiError {
+    let latest = Continuation { revision: None, ..from.clone() };
+    ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can \
+         start a new list without the continue parameter, or use the continue token in this \
+         response to retrieve the remainder of the results. Continuing with the provided token \
+         results in an inconsistent list - objects that were created, modified, or deleted between \
+         the time the first chunk was returned and now may show up in the list.",
+    )
+    .or_continue(latest.encode(prefix))
 }

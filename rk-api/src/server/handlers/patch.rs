@@ -38,6 +38,10 @@ const UNAPPLIED: &str = "application/json-patch+json, application/merge-patch+js
 const SERVED: &str = "application/json-patch+json, application/merge-patch+json, \
                       application/strategic-merge-patch+json, application/apply-patch+yaml";
 
+/// Those that are read for custom kinds, whose lists say nothing of strategic merges.
+const SERVED_FOR_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
 /// The format of server-side apply.
 const APPLY: &str = "application/apply-patch+yaml";
 
@@ -53,7 +57,7 @@ impl<'a> Call<'a> {
         }
         let output = self.output(false)?;
         let shaper = self.shaper(resource, output)?;
-        let kind = self.patch_kind()?;
+        let kind = self.patch_kind(resource)?;
         let options = WriteOptions::read(self.context.query(), "PatchOptions")?;
         if self.context.query().get("force").is_some() {
             let why = "may not be specified for non-apply patch";
@@ -90,7 +94,7 @@ impl<'a> Call<'a> {
             Ok(Change { object, managed: ManagedFields::Sent(managed) })
         };
         let updated = self.server.registry.update(&target, self.part(), change).await?;
-        Ok(self.shaped(200, output, &shaper, &updated.object))
+        self.shaped(200, output, &shaper, &updated.object).await
     }
 
     /// Whether the body is a configuration to apply.
@@ -165,7 +169,7 @@ impl<'a> Call<'a> {
         };
         let updated = self.server.registry.update(&target, part, change).await?;
         let status = if updated.created { 201 } else { 200 };
-        Ok(self.shaped(status, output, &shaper, &updated.object))
+        self.shaped(status, output, &shaper, &updated.object).await
     }
 
     /// The options of an application, and whether it is forced.
@@ -196,10 +200,15 @@ impl<'a> Call<'a> {
     }
 
     /// The patch's format.
-    pub(super) fn patch_kind(self) -> Result<PatchKind> {
+    pub(super) fn patch_kind(self, resource: &Resource) -> Result<PatchKind> {
         let media_type = negotiate::content_type(&self.context.headers);
-        PatchKind::from_media_type(media_type)
-            .ok_or_else(|| ApiError::unsupported_media_type(SERVED))
+        let kind = PatchKind::from_media_type(media_type);
+        if resource.strategy.custom().is_some() {
+            return kind
+                .filter(|kind| *kind != PatchKind::Strategic)
+                .ok_or_else(|| ApiError::unsupported_media_type(SERVED_FOR_CUSTOM));
+        }
+        kind.ok_or_else(|| ApiError::unsupported_media_type(SERVED))
     }
 }
 

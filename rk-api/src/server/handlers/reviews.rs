@@ -25,6 +25,7 @@ use crate::{
         body::{self, ResponseBody},
         decode,
         info::RequestInfo,
+        negotiate::{self, Shape},
         query::WriteOptions,
         status::{ApiError, Result, Subject},
         user::{MASTERS, UserInfo},
@@ -45,6 +46,10 @@ impl<'a> Call<'a> {
         body: Bytes,
     ) -> Result<Response<ResponseBody>> {
         let output = self.output(false)?;
+        // An answer is no row of a table.
+        if matches!(output.shape, Shape::Table(_)) {
+            return Err(ApiError::not_acceptable(negotiate::SERVED));
+        }
         let options = WriteOptions::read(self.context.query(), "CreateOptions")?;
         let json = decode::json(&self.context.headers, body)?;
         let warnings = &self.context.warnings;
@@ -192,7 +197,7 @@ fn shown(user: &UserInfo) -> ApiUser {
 
 /// Whose token it is.
 async fn token_review(server: &Inner, token: &str, audiences: Vec<String>) -> TokenReviewStatus {
-    let own = vec![server.token_key.issuer().to_owned()];
+    let own = server.token_key.audiences().to_vec();
     let wanted = if audiences.is_empty() { own.clone() } else { audiences };
     let found = match server.service_accounts.review(token, &wanted).await {
         Ok(found) => Ok(found),

@@ -54,7 +54,7 @@ impl<'a> Call<'a> {
             }
             _ if self.is_apply() => self.apply_scale(resource, &body).await?,
             _ => {
-                let kind = self.patch_kind()?;
+                let kind = self.patch_kind(resource)?;
                 let options = WriteOptions::read(self.context.query(), "PatchOptions")?;
                 let patched = |current: &Scale| {
                     let mut tree: Value =
@@ -123,9 +123,10 @@ impl<'a> Call<'a> {
             let (filter, now) = (Filter::default(), now());
             let write = target.write(SCALE_VERSION, &filter, &now);
             let parents = live_managers(&before.managed)?;
-            let mut managers = scale_managers(&parents);
+            let path = replicas_of(resource);
+            let mut managers = scale_managers(&parents, &path);
             let asked = change(&current, &mut managers, &write)?;
-            check(&asked, target.name)?;
+            check(&asked, target.name, resource)?;
             let mut new = before.object.boxed_clone();
             let meta = new.meta_mut();
             // What the scale says about the object's identity is a precondition.
@@ -135,12 +136,14 @@ impl<'a> Call<'a> {
             }
             let replicas = asked.spec.and_then(|spec| spec.replicas).unwrap_or(0);
             resource.strategy.set_replicas(new.as_mut(), replicas);
-            let managers = parent_managers(parents, managers, &api_version);
+            let managers = parent_managers(parents, managers, &api_version, &path);
             let managed = ManagedFields::Known(managers.to_json().into_bytes());
             Ok(Change { object: new, managed })
         };
         let updated = self.server.registry.update(&target, Part::Main, update).await?;
-        let decoded = resource.strategy.decode(&updated.object.stored.plain());
+        let registry = &self.server.registry;
+        let stored = registry.converter.form(resource, &updated.object).await?;
+        let decoded = resource.strategy.decode(&stored.plain());
         let mut object = decoded.map_err(ApiError::internal)?.object;
         object.meta_mut().resource_version = Some(updated.object.revision.to_string());
         scale_of(resource, object.as_ref())
@@ -183,7 +186,7 @@ fn read_scale(json: &[u8]) -> Result<Scale> {
     })
 }
 
-fn check(scale: &Scale, name: &str) -> Result<()> {
+fn check(scale: &Scale, name: &str, resource: &Resource) -> Result<()> {
     match scale.metadata.name.as_deref().unwrap_or_default() {
         "" => return Err(ApiError::bad_request("name must be provided")),
         found if found != name => {
@@ -194,7 +197,8 @@ fn check(scale: &Scale, name: &str) -> Result<()> {
         _ => {}
     }
     let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
-    if replicas < 0 {
+    // A custom kind finds that out itself.
+    if replicas < 0 && resource.strategy.custom().is_none() {
         let path = Path::new("spec.replicas");
         let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
         return Err(ApiError::invalid(&Subject::of("autoscaling", "Scale"), name, &vec![error]));
@@ -204,18 +208,25 @@ fn check(scale: &Scale, name: &str) -> Result<()> {
 
 // === managed fields ===
 
-/// Where the replicas are, in a scale and in every kind that has one.
+/// Where the replicas are in a scale, and in every built-in kind that has one.
 fn replicas() -> FieldSet {
     FieldSet::of(&[&["spec", "replicas"]])
 }
 
+/// Where they are in objects of a kind.
+fn replicas_of(resource: &Resource) -> FieldSet {
+    match resource.strategy.custom().and_then(|custom| custom.replicas_path()) {
+        Some(path) => FieldSet::of(&[&path]),
+        None => replicas(),
+    }
+}
+
 /// The managers of the replicas, as managers of the scale.
-fn scale_managers(parents: &Managers) -> Managers {
-    let replicas = replicas();
-    let owners = parents.entries().iter().filter(|entry| is_owner(entry, &replicas));
+fn scale_managers(parents: &Managers, in_parents: &FieldSet) -> Managers {
+    let owners = parents.entries().iter().filter(|entry| is_owner(entry, in_parents));
     let entries = owners.map(|entry| Entry {
         api_version: SCALE_VERSION.to_owned(),
-        fields: replicas.clone(),
+        fields: replicas(),
         ..entry.clone()
     });
     Managers::new(entries.collect())
@@ -239,17 +250,21 @@ fn record(managers: &mut Managers, write: &Write<'_>, old: &Value, new: &Value) 
 }
 
 /// The managers of the object, once `scale` are those of its replicas.
-fn parent_managers(mut parents: Managers, scale: Managers, api_version: &str) -> Managers {
-    let replicas = replicas();
+fn parent_managers(
+    mut parents: Managers,
+    scale: Managers,
+    api_version: &str,
+    in_parents: &FieldSet,
+) -> Managers {
     let id_in_scale =
         |entry: &Entry| Entry { api_version: SCALE_VERSION.to_owned(), ..entry.clone() }.id();
     let mut owners: Vec<ManagerId> =
-        scale.entries().iter().filter(|e| is_owner(e, &replicas)).map(Entry::id).collect();
+        scale.entries().iter().filter(|e| is_owner(e, &replicas())).map(Entry::id).collect();
     parents.retain_fields(|entry| {
-        if is_owner(entry, &replicas) {
+        if is_owner(entry, in_parents) {
             match owners.iter().position(|owner| *owner == id_in_scale(entry)) {
                 Some(at) => drop(owners.remove(at)),
-                None => entry.fields = entry.fields.difference(&replicas),
+                None => entry.fields = entry.fields.difference(in_parents),
             }
         }
         true
@@ -257,7 +272,7 @@ fn parent_managers(mut parents: Managers, scale: Managers, api_version: &str) ->
     let new = scale.entries().iter().filter(|entry| owners.contains(&entry.id()));
     let new = new.map(|entry| Entry {
         api_version: api_version.to_owned(),
-        fields: replicas.clone(),
+        fields: in_parents.clone(),
         ..entry.clone()
     });
     Managers::new(parents.entries().iter().cloned().chain(new).collect())

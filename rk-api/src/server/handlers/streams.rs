@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -16,7 +18,8 @@ use crate::{
     resources::Resource,
     server::{
         audit,
-        body::{RequestBody, ResponseBody},
+        body::{BoxError, ResponseBody},
+        proxy::splice,
         query::Query,
         status::{ApiError, Result, Subject},
     },
@@ -26,16 +29,6 @@ mod tunnel;
 
 /// How much of an agent's error text is passed on.
 const ERROR_BYTES_MAX: usize = 50_000;
-
-/// Headers that belong to one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::HOST,
-];
 
 impl<'a> Call<'a> {
     /// `pods/x/log`.
@@ -63,7 +56,7 @@ impl<'a> Call<'a> {
         let path = ["containerLogs", namespace, name, &container];
         let request = Request::get(uri(&path, &parameters));
         let request = request.body(ResponseBody::empty()).map_err(ApiError::internal)?;
-        let (response, _) = self.send(&node, request).await?;
+        let response = self.send_to_agent(&node, request).await?;
         if !response.status().is_success() {
             return Err(agent_error(response, resource, name).await);
         }
@@ -122,10 +115,11 @@ impl<'a> Call<'a> {
             Some(tunnel) => tunnel.agent_headers(),
             None => upgrade_headers(&self.context.headers),
         };
-        let (mut response, upgraded) = self.send(&node, request).await?;
+        let mut response = self.send_to_agent(&node, request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(agent_error(response, resource, name).await);
         }
+        let upgraded = hyper::upgrade::on(&mut response);
         let mut answer = Response::new(ResponseBody::empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         match tunnel {
@@ -139,39 +133,6 @@ impl<'a> Call<'a> {
             }
         }
         Ok(answer)
-    }
-
-    /// `nodes/x/proxy/…`: anything else that the agent serves.
-    pub(super) async fn node_proxy(
-        self,
-        resource: &'a Arc<Resource>,
-        body: RequestBody,
-    ) -> Result<Response<ResponseBody>> {
-        let info = self.context.info();
-        self.admit_connection(resource).await?;
-        let found = self.server.reader.get::<Node>(None, &info.name).await?;
-        let node =
-            found.ok_or_else(|| ApiError::not_found(&Subject::of("", "nodes"), &info.name))?;
-        let rest: Vec<&str> = info.rest.iter().map(String::as_str).collect();
-        let parameters: Vec<_> = self.context.query().iter().collect();
-        let mut request = Request::builder()
-            .method(&self.context.method)
-            .uri(uri(&rest, &parameters))
-            .body(ResponseBody::stream(body))
-            .map_err(ApiError::internal)?;
-        for (name, value) in &self.context.headers {
-            if !HOP_BY_HOP.contains(name) {
-                request.headers_mut().append(name, value.clone());
-            }
-        }
-        let (mut response, _) = self.send(&node, request).await?;
-        let mut answer = Response::new(ResponseBody::empty());
-        *answer.status_mut() = response.status();
-        *answer.headers_mut() = std::mem::take(response.headers_mut());
-        for name in HOP_BY_HOP {
-            answer.headers_mut().remove(name);
-        }
-        Ok(answer.map(|_| ResponseBody::stream(response.into_body())))
     }
 
     async fn pod(self, resource: &'a Arc<Resource>) -> Result<Pod> {
@@ -191,16 +152,21 @@ impl<'a> Call<'a> {
         found.map(Some).ok_or_else(|| ApiError::not_found(&Subject::of("", "nodes"), name))
     }
 
-    /// Sends one request to a node's agent.
-    async fn send(
+    /// Sends a request to a node's agent.
+    pub(super) async fn send_to_agent<B>(
         self,
         node: &Node,
-        mut request: Request<ResponseBody>,
-    ) -> Result<(Response<Incoming>, OnUpgrade)> {
+        mut request: Request<B>,
+    ) -> Result<Response<Incoming>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let failed = |error: &dyn std::fmt::Display| {
             ApiError::internal(format!("error dialing backend: {error}"))
         };
         let stream = self.server.nodes.connect(node).await.map_err(|error| failed(&error))?;
+        let request_body = |request: Request<B>| request.map(ResponseBody::stream);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| failed(&error))?;
@@ -209,21 +175,7 @@ impl<'a> Call<'a> {
         let host = node.metadata.name.clone().unwrap_or_default();
         let host = http::HeaderValue::from_str(&host).map_err(ApiError::internal)?;
         request.headers_mut().insert(header::HOST, host);
-        let mut response = sender.send_request(request).await.map_err(|error| failed(&error))?;
-        let upgraded = hyper::upgrade::on(&mut response);
-        Ok((response, upgraded))
-    }
-}
-
-/// Connects two upgraded connections until both sides are done.
-async fn splice(client: OnUpgrade, agent: OnUpgrade) {
-    match futures::future::try_join(client, agent).await {
-        Ok((client, agent)) => {
-            let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
-            // Either side may hang up at any time: that is how such streams end.
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut agent).await;
-        }
-        Err(error) => tracing::debug!(%error, "an upgrade failed"),
+        sender.send_request(request_body(request)).await.map_err(|error| failed(&error))
     }
 }
 

@@ -66,7 +66,7 @@ impl<'a> Call<'a> {
         let key = &self.server.token_key;
         let now = clock::now().as_second();
         let audiences = spec.audiences.clone().filter(|audiences| !audiences.is_empty());
-        let audiences = audiences.unwrap_or_else(|| vec![key.issuer().to_owned()]);
+        let audiences = audiences.unwrap_or_else(|| key.audiences().to_vec());
         spec.audiences = Some(audiences.clone());
         let claims = Claims {
             audiences,

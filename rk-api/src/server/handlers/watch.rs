@@ -33,16 +33,18 @@ impl<'a> Call<'a> {
         let table = self.table(resource)?;
         let version = options.version()?;
         let start = match (options.send_initial_events, version) {
-            (Some(true), _) | (None, 0) => Start::Objects,
-            (Some(false), 0) => Start::Now,
+            (Some(true), _) => Start::Objects,
+            (_, 0) => Start::Now,
             (_, version) => Start::After(version),
         };
-        let applied = match (options.resource_version.as_str(), options.send_initial_events) {
-            ("", _) => cache.fresh().await?,
-            (_, Some(true)) => cache.wait_for(version).await?,
-            _ => cache.revision(),
+        // Once the request is understood, failures are told by an event (KEP-3157).
+        let reached = match (options.resource_version.as_str(), options.send_initial_events) {
+            ("", _) => cache.fresh().await,
+            (_, Some(true)) => cache.wait_for(version).await,
+            _ => Ok(cache.revision()),
         };
-        let body = match table.watch(filter, start, applied) {
+        let begun = reached.and_then(|applied| table.watch(filter, start, applied));
+        let body = match begun {
             Ok((watcher, initial, revision)) => {
                 let seconds = options.timeout_seconds.filter(|seconds| *seconds > 0);
                 let timeout = seconds.map_or_else(
@@ -57,12 +59,12 @@ impl<'a> Call<'a> {
                     initial,
                     initial_end: (streams_list && options.allow_watch_bookmarks)
                         .then_some(revision),
+                    converter: self.server.registry.converter.clone(),
                     shaper,
                     bookmarks: options.allow_watch_bookmarks,
                     timeout,
                 }))
             }
-            // That the start is too old is told by an event, as kube-apiserver does.
             Err(error) => ResponseBody::full(error_frame(&error)),
         };
         let mut response = Response::new(body);

@@ -8,13 +8,14 @@ use std::{
 };
 
 use futures::future::Either;
-use http::Response;
+use http::{Response, header};
 
 use super::{LayerFuture, Next, Req, Res};
 use crate::server::{
     body::{self, ResponseBody},
     context::Subject,
     info::RequestInfo,
+    pretty,
     query::Query,
 };
 
@@ -41,12 +42,29 @@ impl<S: Next> tower::Service<Req> for RequestInfoLayer<S> {
                 if info.is_collection() {
                     info.field_selector = query.get("fieldSelector").unwrap_or_default().to_owned();
                 }
+                // The documents of OpenAPI are no objects, and large.
+                let for_people = pretty::is_wanted(&query, request.headers())
+                    && !request.uri().path().starts_with("/openapi/");
                 request.extensions_mut().insert(Subject(Arc::new((info, query))));
-                Either::Right(self.0.call(request))
+                Either::Right(match for_people {
+                    true => prettified(&mut self.0, request),
+                    false => self.0.call(request),
+                })
             }
             Err(error) => Either::Left(ready(Ok(body::failure(request.headers(), &error)))),
         }
     }
+}
+
+/// The answer, indented. It is compressed after that, not before.
+fn prettified<S: Next>(next: &mut S, mut request: Req) -> LayerFuture {
+    let accepting = request.headers().clone();
+    request.headers_mut().remove(header::ACCEPT_ENCODING);
+    let answer = next.call(request);
+    Box::pin(async move {
+        let Ok(response) = answer.await;
+        Ok(pretty::answer(response, &accepting))
+    })
 }
 
 /// The name that a field selector asks for: who may read one object may also list or watch it.

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::ready,
     task::{Context, Poll},
     time::Duration,
 };
@@ -9,11 +10,15 @@ use std::{
 use http::Response;
 
 use super::{LayerFuture, Next, Req};
-use crate::server::{
-    body::{self, ResponseBody},
-    context::Subject,
-    info::RequestInfo,
-    status::ApiError,
+use crate::{
+    meta::duration,
+    server::{
+        body::{self, ResponseBody},
+        context::Subject,
+        info::RequestInfo,
+        query::Query,
+        status::ApiError,
+    },
 };
 
 /// How long a request may take, as in kube-apiserver (`--request-timeout`).
@@ -38,15 +43,32 @@ impl<S: Next> tower::Service<Req> for TimeoutLayer<S> {
             return self.0.call(request);
         }
         let headers = request.headers().clone();
+        let limit = match subject.map_or(Ok(REQUEST_TIMEOUT), |Subject(subject)| limit(&subject.1))
+        {
+            Ok(limit) => limit,
+            Err(error) => return Box::pin(ready(Ok(body::failure(&headers, &error)))),
+        };
         let answer = self.0.call(request);
         Box::pin(async move {
-            tokio::time::timeout(REQUEST_TIMEOUT, answer).await.unwrap_or_else(|_| {
+            tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
                 let error =
                     ApiError::timeout("request did not complete within the allotted timeout");
                 Ok(body::failure(&headers, &error))
             })
         })
     }
+}
+
+/// How long a request may take: as long as it asks for (`timeout=10s`), but no longer than any.
+fn limit(query: &Query) -> Result<Duration, ApiError> {
+    let text = query.get("timeout").unwrap_or_default();
+    if text.is_empty() {
+        return Ok(REQUEST_TIMEOUT);
+    }
+    let asked = duration::parse(text).map_err(|error| {
+        ApiError::bad_request(format!("invalid timeout specified in the request URL - {error}"))
+    })?;
+    Ok(if asked.is_zero() { REQUEST_TIMEOUT } else { asked.min(REQUEST_TIMEOUT) })
 }
 
 /// Whether a request may last: watches, and streams to and from containers.

@@ -23,7 +23,7 @@ use super::{Cause, Trust};
 use crate::server::pki::Identity;
 
 /// The configuration for an endpoint; the error says what of it is not usable.
-pub(super) fn config(
+pub(in crate::server) fn config(
     trust: &Trust,
     identity: Option<&Identity>,
 ) -> Result<Arc<ClientConfig>, String> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rk_store::{Expect, StoreError};
 
-use super::{Change, ManagedFields, Registry, Target, WriteError, current};
+use super::{Change, ManagedFields, Registry, Target, WriteError};
 use crate::{
     clock,
     field::Path,
@@ -103,20 +103,15 @@ impl Registry {
         fill_metadata(object.as_mut(), target.namespace);
         target.resource.strategy.prepare_create(object.as_mut());
         // What is allocated is given back unless the object is stored in the end.
-        let allocation = self.services.allocate(target, object.as_mut(), None)?;
-        self.validate_create(target, &mut object, managed).await?;
-        let stored = Stored::encode(object.as_mut(), managed)?;
-        match self.put(target, object.as_ref(), stored, Expect::Absent).await {
-            Ok(created) => {
-                if !target.dry_run {
-                    allocation.keep();
-                }
-                Ok(created)
-            }
+        let allocation = self.services.allocate(target, object.as_mut(), None).await?;
+        let stored = self.store_new(target, &mut object, managed).await;
+        allocation.after(&stored).await;
+        match stored {
+            Ok(created) => Ok(created),
             Err(WriteError::Api(error)) => Err(error),
             Err(WriteError::Store(StoreError::Conflict { found, .. })) => {
                 let mut error = ApiError::already_exists(&Subject::plural(target.resource), &name);
-                let found = found.map(|value| current(target, &value)).transpose()?;
+                let found = self.current_of(target, found.map(|found| *found)).await?;
                 if found.is_some_and(|found| found.object.meta().deletion_timestamp.is_some()) {
                     error.message = format!("object is being deleted: {}", error.message);
                 }
@@ -124,6 +119,17 @@ impl Registry {
             }
             Err(WriteError::Store(error)) => Err(error.into()),
         }
+    }
+
+    async fn store_new(
+        &self,
+        target: &Target<'_>,
+        object: &mut Box<dyn Object>,
+        managed: &[u8],
+    ) -> std::result::Result<Arc<CachedObject>, WriteError> {
+        self.validate_create(target, object, managed).await?;
+        let stored = Stored::encode(object.as_mut(), managed)?;
+        self.put(target, object.as_ref(), stored, Expect::Absent).await
     }
 
     async fn validate_create(

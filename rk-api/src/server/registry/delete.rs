@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use k8s_openapi::{
     api::core::v1::Namespace,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::{DeleteOptions, Time},
     jiff::SignedDuration,
 };
 use rk_store::{Expect, StoreError};
 
-use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
+use super::{Current, Registry, Target, UPDATE_TRIES, WriteError};
 use crate::{
     clock,
-    resources::Object,
+    resources::{Object, custom},
     server::{
         admission::{AdmissionRequest, Operation},
         cache::Cache,
@@ -56,7 +57,7 @@ impl Registry {
                 Err(WriteError::Store(StoreError::Conflict { found, .. })) => found,
                 Err(WriteError::Store(error)) => return Err(error.into()),
             };
-            found = latest.map(|value| current(target, &value)).transpose()?;
+            found = self.current_of(target, latest.map(|latest| *latest)).await?;
         }
         Err(ApiError::modified(&target.subject(), target.name))
     }
@@ -147,7 +148,7 @@ impl Registry {
             let (revision, _) = self.store().delete(&key, expect).await?;
             self.cache.catch_up();
             self.in_force(target, revision).await;
-            self.services.release(before.object.as_ref());
+            self.services.release(before.object.as_ref()).await;
             revision
         };
         let facts = Cache::facts(target.resource, before.object.as_ref());
@@ -202,6 +203,12 @@ fn plan(target: &Target<'_>, object: &mut dyn Object, options: &DeleteOptions) -
             set_finalizers(target, object, options);
             return Plan::Mark;
         }
+    }
+    if let Some(definition) = object.as_any_mut().downcast_mut::<CustomResourceDefinition>()
+        && definition.metadata.deletion_timestamp.is_none()
+    {
+        custom::definition::mark_deleted(definition, clock::now_seconds());
+        return Plan::Mark;
     }
     let graceful = match mark_graceful(target, object, options) {
         Grace::Pending => return Plan::Wait,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rk_store::{Expect, StoreError};
 
-use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
+use super::{Current, Registry, Target, UPDATE_TRIES, WriteError};
 use crate::{
     apply::Managers,
     field::{FieldError, Path},
@@ -83,7 +83,7 @@ impl Registry {
                 Ok(object) => return Ok(Updated { object, created: false }),
                 Err(WriteError::Api(error)) => return Err(error),
                 Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
-                    found = latest.map(|value| current(target, &value)).transpose()?;
+                    found = self.current_of(target, latest.map(|latest| *latest)).await?;
                     if found.is_none() {
                         return Err(target.not_found());
                     }
@@ -110,7 +110,7 @@ impl Registry {
                 Ok(object) => return Ok(object),
                 Err(WriteError::Api(error)) => return Err(error),
                 Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
-                    found = latest.map(|value| current(target, &value)).transpose()?;
+                    found = self.current_of(target, latest.map(|latest| *latest)).await?;
                 }
                 Err(WriteError::Store(error)) => return Err(error.into()),
             }
@@ -160,14 +160,19 @@ impl Registry {
         keep_system_fields(new.as_mut(), old);
         let managed = self.mutate_update(target, before, &mut new, managed).await?;
         target.resource.strategy.prepare_update(new.as_mut(), old, part);
-        let allocation = self.services.allocate(target, new.as_mut(), Some(old))?;
-        self.validate_update(target, part, before, &mut new, &managed).await?;
+        let allocation = self.services.allocate(target, new.as_mut(), Some(old)).await?;
         let finished = is_finished(new.as_ref(), old);
-        let written = self.write_changed(target, before, new, &managed).await?;
-        if !target.dry_run && !finished {
-            allocation.keep();
+        let written = match self.validate_update(target, part, before, &mut new, &managed).await {
+            Ok(()) => self.write_changed(target, before, new, &managed).await,
+            Err(error) => Err(error.into()),
+        };
+        if finished || target.dry_run {
+            // The object is gone, with all that it had, or was not to be written.
+            allocation.undo().await;
+        } else {
+            allocation.after(&written).await;
         }
-        Ok(written)
+        written
     }
 
     /// Lets admission change the new object; returns its managed fields as they are then.

@@ -1,0 +1,348 @@
+//! Flags as kube-apiserver's parser (pflag) reads them: `--a=b`, `--a b`, `--a` for true, `-v=2`.
+
+mod table;
+
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
+
+pub(crate) use self::table::FLAGS;
+
+/// A flag.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flag {
+    /// Its name, without dashes.
+    pub(crate) name: &'static str,
+    /// What it takes.
+    pub(crate) takes: Takes,
+    /// What it does.
+    pub(crate) does: Does,
+}
+
+/// What a flag takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// A text. The last one counts.
+    Text,
+    /// Texts: separated by commas, or in flags of their own.
+    List,
+    /// Texts, each in a flag of its own: they may have commas in them.
+    Each,
+    /// `true` or `false`; `true` when it is left out.
+    Bool,
+    /// A number.
+    Number,
+    /// A time as Go writes it: `1h30m`, `10s`.
+    Duration,
+}
+
+/// What a flag does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Does {
+    /// This.
+    Something(&'static str),
+    /// Nothing here, because of this.
+    Nothing(&'static str),
+    /// It cannot be done, and to leave it out would be dangerous: the program does not start.
+    Refused(&'static str),
+}
+
+/// What was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given(BTreeMap<&'static str, Vec<String>>);
+
+/// What to do with the arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Start with these flags.
+    Start(Given),
+    /// Explain them.
+    Help,
+    /// Say which version this is.
+    Version,
+}
+
+/// The flag of this name, in any spelling that kube-apiserver takes.
+fn find(name: &str) -> Option<&'static Flag> {
+    let name = name.replace('_', "-");
+    FLAGS.iter().flat_map(|(_, flags)| *flags).find(|flag| flag.name == name)
+}
+
+/// Reads the arguments. The error names the one that is wrong.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String> {
+    let mut given = Given::default();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        let long = name.strip_prefix("--").filter(|long| !long.is_empty());
+        let (name, value) = match (long, name) {
+            (Some("help"), _) | (_, "-h") => return Ok(Command::Help),
+            (Some("version"), _) => return Ok(Command::Version),
+            (Some(long), _) => (long, value),
+            (None, "-v") => ("v", value),
+            // The level directly behind it.
+            (None, short) if short.starts_with("-v") && value.is_none() => {
+                ("v", Some(short[2..].to_owned()))
+            }
+            _ if argument.starts_with('-') => return Err(format!("unknown flag: {argument}")),
+            _ => return Err(format!("unknown argument: {argument:?}")),
+        };
+        let flag = find(name).ok_or_else(|| format!("unknown flag: --{name}"))?;
+        let value = match value {
+            Some(value) => value,
+            None if flag.takes == Takes::Bool => "true".to_owned(),
+            None => arguments.next().ok_or_else(|| format!("flag needs an argument: --{name}"))?,
+        };
+        given.add(flag, value)?;
+    }
+    Ok(Command::Start(given))
+}
+
+impl Given {
+    fn add(&mut self, flag: &Flag, value: String) -> Result<(), String> {
+        let wrong = |why: &str| {
+            Err(format!("invalid argument {value:?} for \"--{}\" flag: {why}", flag.name))
+        };
+        let values = self.0.entry(flag.name).or_default();
+        match flag.takes {
+            Takes::Each => values.push(value),
+            Takes::List => {
+                let texts = value.split(',').map(str::trim).filter(|text| !text.is_empty());
+                values.extend(texts.map(ToOwned::to_owned));
+            }
+            Takes::Bool if boolean(&value).is_none() => return wrong("it is true or false"),
+            Takes::Number if value.parse::<f64>().is_err() => return wrong("it is not a number"),
+            Takes::Duration if duration(&value).is_none() => {
+                return wrong("it is not a time such as 30s or 1h30m");
+            }
+            _ => *values = vec![value],
+        }
+        Ok(())
+    }
+
+    /// A text; `None` when it was not given, or is empty.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let text = self.0.get(name)?.last()?;
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// A list; empty when it was not given.
+    pub(crate) fn list(&self, name: &str) -> &[String] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// A switch.
+    pub(crate) fn is(&self, name: &str, default: bool) -> bool {
+        self.text(name).and_then(boolean).unwrap_or(default)
+    }
+
+    /// A number, which has to be of this type.
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, String> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let number = text.parse().map_err(|_| {
+            format!("invalid argument {text:?} for \"--{name}\" flag: it is out of range")
+        });
+        number.map(Some)
+    }
+
+    /// A time.
+    pub(crate) fn time(&self, name: &str) -> Option<Duration> {
+        self.text(name).and_then(duration)
+    }
+
+    /// What was given and has no effect, with the reasons.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.flags().filter_map(|flag| match flag.does {
+            Does::Nothing(why) => Some((flag.name, why)),
+            _ => None,
+        })
+    }
+
+    /// Refuses what cannot be done.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let refused = self.flags().find_map(|flag| match flag.does {
+            Does::Refused(why) => Some(format!("--{} is not possible here: {why}", flag.name)),
+            _ => None,
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn flags(&self) -> impl Iterator<Item = &'static Flag> {
+        self.0.keys().filter_map(|name| find(name))
+    }
+}
+
+/// Go's `strconv.ParseBool`.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Go's `time.ParseDuration`, without signs.
+fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let units = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..units] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[units..];
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
+}
+
+/// All flags, by what they are about.
+pub(crate) fn help() -> String {
+    let mut text = String::from(
+        "The Kubernetes API server: kube-apiserver's flags over etcd, or over a directory.\n\n\
+         Usage:\n  apiserver --etcd-servers=URL[,URL…] | --data-dir=DIRECTORY  [flags]\n",
+    );
+    for (group, flags) in FLAGS {
+        let _ = writeln!(text, "\n{group} flags:\n");
+        for flag in *flags {
+            let kind = match flag.takes {
+                Takes::Text => " string",
+                Takes::List | Takes::Each => " strings",
+                Takes::Bool => "",
+                Takes::Number => " int",
+                Takes::Duration => " duration",
+            };
+            let does = match flag.does {
+                Does::Something(help) => help.to_owned(),
+                Does::Nothing(why) => format!("Accepted, without effect: {why}."),
+                Does::Refused(why) => format!("Refused: {why}."),
+            };
+            let name = if flag.name == "v" { "-v, --v" } else { flag.name };
+            let dashes = if flag.name == "v" { "" } else { "--" };
+            let _ = writeln!(text, "  {dashes}{name}{kind}\n        {does}");
+        }
+    }
+    text.push_str("\n  -h, --help\n  --version\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(arguments: &str) -> Given {
+        match parse(arguments.split(' ').map(ToOwned::to_owned)) {
+            Ok(Command::Start(given)) => given,
+            other => panic!("{arguments}: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn refused(arguments: &str, expected: &str) {
+        let error = parse(arguments.split(' ').map(ToOwned::to_owned)).unwrap_err();
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn values_follow_an_equals_sign_or_a_space() {
+        for arguments in ["--secure-port=6443", "--secure-port 6443", "--secure_port=6443"] {
+            assert_eq!(given(arguments).number("secure-port"), Ok(Some(6443_u16)));
+        }
+        for arguments in ["-v=2", "-v 2", "-v2", "--v=2", "--v 2"] {
+            assert_eq!(given(arguments).number("v"), Ok(Some(2_u8)), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn switches_need_no_value_and_take_none_from_the_next_argument() {
+        let given = given("--allow-privileged --anonymous-auth=false --secure-port 1");
+        assert!(given.is("allow-privileged", false));
+        assert!(!given.is("anonymous-auth", true));
+        assert!(given.is("profiling", true) && given.text("profiling").is_none());
+    }
+
+    #[test]
+    fn lists_are_joined_and_keep_their_order() {
+        let given = given("--etcd-servers=a,b --etcd-servers c --service-account-issuer=x");
+        assert_eq!(given.list("etcd-servers"), ["a", "b", "c"]);
+        assert_eq!(given.list("service-account-issuer"), ["x"]);
+        assert!(given.list("oidc-required-claim").is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        refused("--no-such-flag=1", "unknown flag: --no-such-flag");
+        refused("-x", "unknown flag: -x");
+        refused("serve", "unknown argument: \"serve\"");
+        refused("--etcd-servers", "flag needs an argument: --etcd-servers");
+        let error = "invalid argument \"x\" for \"--secure-port\" flag: it is not a number";
+        refused("--secure-port=x", error);
+        let error = "invalid argument \"maybe\" for \"--profiling\" flag: it is true or false";
+        refused("--profiling=maybe", error);
+        let error = given("--secure-port=70000").number::<u16>("secure-port").unwrap_err();
+        assert!(error.contains("--secure-port"), "{error}");
+    }
+
+    #[test]
+    fn times_are_gos() {
+        for (text, milliseconds) in
+            [("10s", 10_000), ("1h30m", 5_400_000), ("1.5s", 1500), ("200ms", 200), ("0", 0)]
+        {
+            assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "10", "s", "1x", "1h3"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_one_row_and_is_explained() {
+        let help = help();
+        let all: Vec<_> = FLAGS.iter().flat_map(|(_, flags)| *flags).map(|f| f.name).collect();
+        for (index, name) in all.iter().enumerate() {
+            assert!(!all[..index].contains(name), "{name} is there twice");
+            assert!(help.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_flags_of_a_stock_cluster_are_known() {
+        let stock = "--logtostderr=false --v=2 --log-dir=/logs \
+            --etcd-servers=https://20.0.0.70:2379,https://20.0.0.72:2379 \
+            --bind-address=20.0.0.71 --secure-port=6443 --advertise-address=20.0.0.71 \
+            --allow-privileged=true --service-cluster-ip-range=10.0.0.0/24 \
+            --enable-admission-plugins=NamespaceLifecycle,LimitRanger,ServiceAccount,ResourceQuota,NodeRestriction \
+            --authorization-mode=RBAC,Node --enable-bootstrap-token-auth=true \
+            --token-auth-file=/token.csv --service-node-port-range=30000-50000 \
+            --kubelet-client-certificate=/a.pem --kubelet-client-key=/a-key.pem \
+            --tls-cert-file=/a.pem --tls-private-key-file=/a-key.pem --client-ca-file=/ca.pem \
+            --service-account-key-file=/ca-key.pem --service-account-issuer=api \
+            --service-account-signing-key-file=/a-key.pem --etcd-cafile=/e/ca.pem \
+            --etcd-certfile=/e/server.pem --etcd-keyfile=/e/server-key.pem \
+            --requestheader-client-ca-file=/ca.pem --proxy-client-cert-file=/a.pem \
+            --proxy-client-key-file=/a-key.pem --requestheader-allowed-names=kubernetes \
+            --requestheader-extra-headers-prefix=X-Remote-Extra- \
+            --requestheader-group-headers=X-Remote-Group \
+            --requestheader-username-headers=X-Remote-User --enable-aggregator-routing=true \
+            --audit-log-maxage=30 --audit-log-maxbackup=3 --audit-log-maxsize=100 \
+            --audit-log-path=/logs/k8s-audit.log";
+        let given = match parse(stock.split_whitespace().map(ToOwned::to_owned)) {
+            Ok(Command::Start(given)) => given,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(given.idle().count(), 0, "each has an effect");
+        assert_eq!(given.list("authorization-mode"), ["RBAC", "Node"]);
+    }
+}

@@ -1,0 +1,1 @@
+//! What holds of any schema and any object: see the properties.

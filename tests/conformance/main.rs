@@ -1,0 +1,17 @@
+//! Kubernetes' conformance requirements, shown with kube's client on a whole cluster in process,
+//! whose clock is paused: what takes minutes takes none.
+//!
+//! A requirement is covered by a test that checks all that Kubernetes' own test of it checks, and
+//! says so in a comment: `Conformance:` and its name. `list.rs` counts them, wherever they are.
+
+mod access;
+mod chunking;
+mod cluster;
+mod discovery;
+mod fields;
+mod garbage;
+mod list;
+mod namespaces;
+mod quotas;
+mod service_accounts;
+mod watches;
