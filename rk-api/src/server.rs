@@ -82,7 +82,9 @@ use rk_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    admission::{Admission, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection},
+    admission::{
+        Admission, Lookup, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection,
+    },
     aggregation::Aggregator,
     allocator::Services,
     audit::{Audit, AuditConfig, AuditConfigError},
@@ -92,7 +94,7 @@ use self::{
     },
     authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
-    custom_resources::CustomResources,
+    custom_resources::{Converter, CustomResources},
     flow_control::{FlowControl, InFlight},
     handlers::Handler,
     kinds::Kinds,
@@ -495,7 +497,7 @@ impl Builder {
         let metrics = Arc::new(Metrics::default());
         let provisioner = Provisioner::default();
         let mut plugins = self.plugins.plugins(&Parts {
-            reader: reader.clone(),
+            lookup: Lookup { reader: reader.clone(), kinds: kinds.clone() },
             rbac,
             authorizer: authorizer.clone(),
             outbound: outbound.clone(),
@@ -515,6 +517,7 @@ impl Builder {
             event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
+            converter: Arc::new(Converter::new(outbound.clone())),
         };
         let custom_resources = CustomResources::of(&reader);
         let (readonly, mutating) = self.max_in_flight;

@@ -1,5 +1,4 @@
-//! Kubernetes' conformance requirements for kubectl, and quotas as kubectl shows them. What a
-//! requirement asks of a web server in a container is not asked here.
+//! Kubernetes' conformance requirements for kubectl, and quotas as kubectl shows them.
 
 use serde_json::Value;
 
@@ -22,6 +21,10 @@ scenarios! {
         a_proxy_listens_on_a_socket,
         a_proxy_finds_a_port_of_its_own,
         get_watch_and_chunks_show_all;
+    Real:
+        a_controller_is_created_and_deleted_with_its_pods,
+        a_controller_is_scaled_down_and_up,
+        logs_are_filtered;
 }
 
 fn s34_a_quota_counts_and_refuses(t: &Shell) {
@@ -342,4 +345,85 @@ fn get_watch_and_chunks_show_all(t: &Shell) {
         watched.lines().any(|line| line.starts_with("ADDED") && line.contains("later")),
         "{watched}"
     );
+}
+
+const UPDATE_DEMO: &str = "\
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: update-demo-nautilus, labels: {name: update-demo, version: nautilus}}
+spec:
+  replicas: 2
+  selector: {name: update-demo, version: nautilus}
+  template:
+    metadata: {labels: {name: update-demo, version: nautilus}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: update-demo
+        image: busybox
+        imagePullPolicy: IfNotPresent
+        ports: [{containerPort: 80}]
+        command: [sh, -c, 'mkdir /www; echo {\\\"image\\\":\\\"nautilus.jpg\\\"} > /www/data.json; httpd -f -h /www']
+";
+
+/// So many Pods of the demonstration run its image, and each answers through the API server.
+fn update_demo_has(t: &Shell, pods: usize) {
+    let list = "kubectl get pods -l name=update-demo -o template \
+                --template='{{range .items}}{{.metadata.name}} {{end}}'";
+    let names = t.until(list, "the Pods", |names| names.split_whitespace().count() == pods);
+    for name in names.split_whitespace() {
+        let running = "{{if (exists . \"status\" \"containerStatuses\")}}\
+                       {{range .status.containerStatuses}}{{if (and (eq .name \"update-demo\") \
+                       (exists . \"state\" \"running\"))}}true{{end}}{{end}}{{end}}";
+        let pod = format!("kubectl get pods {name} -o template --template='");
+        t.until(&format!("{pod}{running}'"), "running", |found| found == "true");
+        let image = "{{if (exists . \"spec\" \"containers\")}}{{range .spec.containers}}\
+                     {{if eq .name \"update-demo\"}}{{.image}}{{end}}{{end}}{{end}}";
+        assert_eq!(t.ok(&format!("{pod}{image}'")), "busybox");
+        let path = format!("/api/v1/namespaces/{}/pods/{name}/proxy/data.json", t.namespace());
+        t.eventually(&format!("kubectl get --raw {path}"), "nautilus.jpg");
+    }
+}
+
+// Conformance: Kubectl, replication controller
+fn a_controller_is_created_and_deleted_with_its_pods(t: &Shell) {
+    t.write("update-demo.yaml", UPDATE_DEMO);
+    t.ok("kubectl create -f - < update-demo.yaml");
+    update_demo_has(t, 2);
+    t.ok("kubectl delete --grace-period=0 --force -f - < update-demo.yaml");
+    assert_eq!(t.ok("kubectl get rc,svc -l name=update-demo --no-headers"), "");
+    t.until("kubectl get pods -l name=update-demo -o name", "no Pods", str::is_empty);
+}
+
+// Conformance: Kubectl, scale replication controller
+fn a_controller_is_scaled_down_and_up(t: &Shell) {
+    t.write("update-demo.yaml", UPDATE_DEMO);
+    t.ok("kubectl create -f - < update-demo.yaml");
+    update_demo_has(t, 2);
+    for replicas in [1, 2] {
+        t.ok(&format!("kubectl scale rc update-demo-nautilus --replicas={replicas} --timeout=5m"));
+        update_demo_has(t, replicas);
+    }
+    t.ok("kubectl delete --grace-period=0 --force -f - < update-demo.yaml");
+}
+
+// Conformance: Kubectl, logs
+fn logs_are_filtered(t: &Shell) {
+    let spec = "restartPolicy: Never\ncontainers:\n- name: logs-generator\n  image: busybox\n  \
+                imagePullPolicy: IfNotPresent\n  command: [sh, -c, 'i=0; while :; do \
+                echo I0101 put /api/v1/namespaces/default/pods/$i 200; i=$((i+1)); sleep 0.5; done']";
+    apply(t, "logs-generator", spec);
+    t.eventually("kubectl logs logs-generator logs-generator", "/api/v1/namespaces/");
+    let lines = |line: &str| t.ok(line).lines().count();
+    assert_eq!(lines("kubectl logs logs-generator logs-generator --tail=1"), 1);
+    assert_eq!(t.ok("kubectl logs logs-generator logs-generator --limit-bytes=1").len(), 1);
+    let stamped = t.ok("kubectl logs logs-generator logs-generator --tail=1 --timestamps");
+    let time = stamped.split_whitespace().next().expect("a time");
+    assert!(time.contains('T') && time.ends_with('Z'), "{stamped}");
+    assert_eq!(stamped.lines().count(), 1);
+    t.ok("sleep 3");
+    let recent = lines("kubectl logs logs-generator logs-generator --since=1s");
+    let all = lines("kubectl logs logs-generator logs-generator --since=24h");
+    assert!(recent < all, "{recent} of {all}");
+    t.ok("kubectl delete pod logs-generator --grace-period=1");
 }

@@ -292,19 +292,20 @@ impl<'a> Call<'a> {
             version => cache.wait_for(super::query::parse_version(version)?).await?,
         };
         let object = self.table(resource)?.get(&target.key()).ok_or_else(|| target.not_found())?;
-        Ok(self.shaped(200, output, &shaper, &object))
+        self.shaped(200, output, &shaper, &object).await
     }
 
     /// An answer that shows one object.
-    fn shaped(
+    async fn shaped(
         self,
         status: u16,
         output: Output,
         shaper: &Shaper,
-        object: &CachedObject,
-    ) -> Response<ResponseBody> {
+        object: &Arc<CachedObject>,
+    ) -> Result<Response<ResponseBody>> {
+        self.server.registry.converter.show(&shaper.resource, std::slice::from_ref(object)).await?;
         let mut out = Vec::with_capacity(object.stored.len_max());
         shaper.object(object, object.revision, true, &mut out);
-        body::answer(&self.context.headers, status, output.format, out)
+        Ok(body::answer(&self.context.headers, status, output.format, out))
     }
 }

@@ -11,6 +11,8 @@
 mod decode;
 mod encode;
 #[cfg(test)]
+mod foreign;
+#[cfg(test)]
 mod round_trips;
 
 use std::{collections::HashMap, sync::OnceLock};

@@ -133,3 +133,54 @@ impl Watcher {
         Poll::Ready(Delivery::Changes(std::mem::take(&mut queue.changes)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::server::cache::event::Past;
+
+    fn changed(watcher: &Watcher, revisions: std::ops::RangeInclusive<usize>) {
+        for revision in revisions {
+            let past = Past { revision: revision as u64, object: None, previous: None };
+            watcher.offer(&Arc::new(past.event()));
+        }
+    }
+
+    /// How many changes the watcher is handed until there are none, and why it ended if it did.
+    fn handed(watcher: &Watcher) -> (usize, Option<Closed>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut count, mut turns) = (0, 0);
+        loop {
+            match watcher.poll_next(&mut cx) {
+                Poll::Ready(Delivery::Changes(changes)) => count += changes.len(),
+                Poll::Ready(Delivery::Closed(why)) => return (count, Some(why)),
+                Poll::Pending if turns == 2 => return (count, None),
+                Poll::Pending => turns += 1,
+            }
+        }
+    }
+
+    #[test]
+    fn who_keeps_up_sees_all_and_who_does_not_must_list_again() {
+        let (quick, slow) = (
+            Watcher::new(Filter::default(), 0, VecDeque::new()),
+            Watcher::new(Filter::default(), 0, VecDeque::new()),
+        );
+        for half in [1..=QUEUE_MAX, QUEUE_MAX + 1..=2 * QUEUE_MAX] {
+            changed(&quick, half.clone());
+            changed(&slow, half);
+            assert_eq!(handed(&quick), (QUEUE_MAX, None));
+        }
+        // Nothing is left out in the middle: what was queued is not handed out either.
+        assert_eq!(handed(&slow), (0, Some(Closed::Expired)));
+    }
+
+    #[test]
+    fn what_was_seen_is_not_shown_again() {
+        let watcher = Watcher::new(Filter::default(), 3, VecDeque::new());
+        changed(&watcher, 1..=5);
+        assert_eq!(handed(&watcher).0, 2);
+    }
+}

@@ -37,6 +37,7 @@ impl<'a> Call<'a> {
             None => String::new(),
         };
         let meta = ListMeta { revision: page.revision, continue_token, remaining: page.remaining };
+        self.server.registry.converter.show(resource, &page.items).await?;
         let json = shaper.list(&page.items, &meta);
         Ok(body::answer(&self.context.headers, 200, output.format, json))
     }
@@ -49,7 +50,7 @@ impl<'a> Call<'a> {
         options: &ListOptions,
     ) -> Result<Page> {
         let cache = &self.server.registry.cache;
-        let table = self.table(resource)?;
+        let table = &*self.table(resource)?;
         let prefix = filter.key_prefix(resource);
         let limit = options.page_limit();
         if !options.continue_token.is_empty() {
@@ -60,9 +61,9 @@ impl<'a> Call<'a> {
                 ));
             }
             let Some(revision) = from.revision else {
-                return self.page_now(&table, filter, &prefix, Some(&from.after), limit).await;
+                return self.page_now(table, filter, &prefix, Some(&from.after), limit).await;
             };
-            let page = self.page_at(&table, filter, &prefix, Some(&from.after), limit, revision);
+            let page = self.page_at(table, filter, &prefix, Some(&from.after), limit, revision);
             return page.await.map_err(|error| match error.code {
                 410 => compacted(&from, &prefix),
                 _ => error,
@@ -73,14 +74,14 @@ impl<'a> Call<'a> {
         })?;
         if options.is_exact(version) {
             let at = Revision(version);
-            let page = self.page_at(&table, filter, &prefix, None, limit, at).await;
+            let page = self.page_at(table, filter, &prefix, None, limit, at).await;
             return page.map_err(|error| match error.code {
                 410 => ApiError::expired("The resourceVersion for the provided list is too old."),
                 _ => error,
             });
         }
         if options.resource_version.is_empty() {
-            return self.page_now(&table, filter, &prefix, None, limit).await;
+            return self.page_now(table, filter, &prefix, None, limit).await;
         }
         let applied = cache.wait_for(version).await?;
         Ok(table.list(filter, None, limit, applied))

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The object as the server keeps it: what its type knows, in the type's order.
-fn kept(row: &Resource, json: &[u8]) -> Result<Value, TestCaseError> {
+pub(super) fn kept(row: &Resource, json: &[u8]) -> Result<Value, TestCaseError> {
     let decoded = row.strategy.decode(json);
     let decoded = decoded.map_err(|error| TestCaseError::fail(format!("{error}")))?;
     prop_assert!(decoded.strict_errors.is_empty(), "unknown: {:?}", decoded.strict_errors);
