@@ -83,6 +83,7 @@ fn self_signed(directory: &Path, options: &Options) -> Result<Identity, String> 
         return Ok(Identity { certificate_pem: text(&certificate)?, key_pem: text(&key)? });
     }
     let mut names = vec![advertised(options).to_string(), "127.0.0.1".into(), "localhost".into()];
+    names.extend((!options.bind.is_unspecified()).then(|| options.bind.to_string()));
     names.extend(options.host_name.clone());
     for name in ["", ".default", ".default.svc", ".default.svc.cluster.local"] {
         names.push(format!("kubernetes{name}"));
@@ -163,9 +164,24 @@ pub(crate) async fn builder(
         .priority_and_fairness(options.fairness)
         .max_in_flight(options.in_flight.0, options.in_flight.1)
         .require_service_accounts(!options.disabled_plugins.iter().any(|p| p == "ServiceAccount"))
+        .admission_plugins(&names(&options.enabled_plugins), &names(&options.disabled_plugins))
         .audit(audit(&options.audit)?);
-    if options.among_endpoints {
-        builder = builder.advertise(SocketAddr::new(advertised(options), port));
+    if let Some(pair) = &options.aggregator {
+        read_pair(pair)?;
+    }
+    if let Some(file) = &options.plugin_config {
+        let beside = |path: &Path| {
+            let path = file.path.parent().unwrap_or(Path::new("")).join(path);
+            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let exemptions = crate::plugins::pod_security(&read(file)?, beside);
+        builder = builder.pod_security_exemptions(exemptions.map_err(|error| wrong(file, &error))?);
+    }
+    let own = advertised(options);
+    if options.among_endpoints && own.is_loopback() {
+        tracing::info!("{own} is of no use to others: the Service kubernetes has no endpoint here");
+    } else if options.among_endpoints {
+        builder = builder.advertise(SocketAddr::new(own, port));
     }
     builder = authentication(options, builder).await?;
     let mut modes = Vec::new();
@@ -195,6 +211,10 @@ pub(crate) async fn builder(
         builder = builder.node_connector(Arc::new(nodes));
     }
     Ok(builder)
+}
+
+fn names(list: &[String]) -> Vec<&str> {
+    list.iter().map(String::as_str).collect()
 }
 
 /// The kinds of the versions that are served.

@@ -14,6 +14,7 @@ mod assemble;
 mod flags;
 mod logs;
 mod options;
+mod plugins;
 
 use std::{net::SocketAddr, process::ExitCode};
 

@@ -33,6 +33,7 @@
 //! [KEP-555]: https://github.com/kubernetes/enhancements/tree/master/keps/sig-api-machinery/555-server-side-apply
 
 mod applier;
+mod atomics;
 mod bytes;
 mod compare;
 mod creator;

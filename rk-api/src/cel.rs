@@ -56,6 +56,7 @@ mod macros;
 mod parser;
 mod plan;
 pub mod regex;
+pub mod rules;
 mod schema;
 mod time;
 mod types;

@@ -262,6 +262,11 @@ impl Document {
         Self { hash: discovery::hash(&body), body: body.into() }
     }
 
+    /// A Swagger document as protobuf.
+    pub(crate) fn swagger_protobuf(document: &Value) -> Self {
+        Self::new(protobuf::encode(document))
+    }
+
     /// A document of JSON.
     pub(crate) fn json(document: &Value) -> Self {
         Self::new(document.to_string().into_bytes())

@@ -57,6 +57,9 @@ pub enum PatchError {
     Unmergeable(String),
 }
 
+/// What the failure of a test says of itself.
+const FAILED_TEST: &str = "value did not match";
+
 // === impl PatchKind ===
 
 impl PatchKind {
@@ -74,6 +77,19 @@ impl PatchKind {
 // === impl PatchError ===
 
 impl PatchError {
+    /// What is wrong, also where clients are not told.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::CannotApply(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the patch tests something that is not so.
+    pub fn is_failed_test(&self) -> bool {
+        matches!(self, Self::CannotApply(why) if why.contains(FAILED_TEST))
+    }
+
     /// The HTTP status.
     pub fn code(&self) -> u16 {
         match self {

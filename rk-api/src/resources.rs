@@ -4,7 +4,7 @@
 //! [`Kind`], which says how it is defaulted, validated and updated. The server's handlers are
 //! generic over this table: adding a kind adds no handler.
 
-mod admission;
+pub(crate) mod admission;
 mod api_service;
 mod binding;
 mod builtin;

@@ -16,6 +16,7 @@
 //! - An object is encoded once, when it is written; everybody who reads it shares these bytes.
 
 pub mod admission;
+mod aggregation;
 mod allocator;
 pub mod audit;
 pub mod authn;
@@ -60,8 +61,10 @@ mod token;
 mod user;
 mod watch;
 mod webhook;
+mod writer;
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     net::SocketAddr,
     ops::RangeInclusive,
@@ -79,7 +82,10 @@ use rk_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    admission::{Admission, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection},
+    admission::{
+        Admission, Lookup, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection,
+    },
+    aggregation::Aggregator,
     allocator::Services,
     audit::{Audit, AuditConfig, AuditConfigError},
     authn::{
@@ -88,7 +94,7 @@ use self::{
     },
     authz::{AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     cache::Cache,
-    custom_resources::CustomResources,
+    custom_resources::{Converter, CustomResources},
     flow_control::{FlowControl, InFlight},
     handlers::Handler,
     kinds::Kinds,
@@ -111,12 +117,13 @@ use self::{
     registry::Registry,
 };
 pub use self::{
+    aggregation::ExtensionAuthentication,
     allocator::Cidr,
     body::{BoxError, ResponseBody},
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
     outbound::{Dialer, TcpDialer},
-    pki::{Pki, ServerTls, TlsVersion},
+    pki::{Identity, Pki, ServerTls, TlsVersion},
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
     user::UserInfo,
@@ -153,6 +160,9 @@ pub(crate) struct Inner {
     authorizer: Arc<dyn Authorizer>,
     audit: Option<Arc<Audit>>,
     flow_control: Option<Arc<FlowControl>>,
+    aggregator: Aggregator,
+    /// What other servers are told of how this one authenticates.
+    published_authentication: BTreeMap<String, String>,
     /// Whether the default roles are there.
     roles_ready: tokio::sync::watch::Sender<bool>,
     /// Where others reach this server.
@@ -211,6 +221,8 @@ pub struct Builder {
     audit: AuditConfig,
     priority_and_fairness: bool,
     max_in_flight: (u32, u32),
+    proxy_client: Option<Identity>,
+    extension_authentication: ExtensionAuthentication,
 }
 
 /// Why a server did not start.
@@ -411,6 +423,22 @@ impl Builder {
         self
     }
 
+    /// The certificate that this server shows to the servers behind it, which believe it who asks
+    /// (`--proxy-client-cert-file`, `--proxy-client-key-file`); none by default.
+    #[must_use]
+    pub fn proxy_client(mut self, identity: Identity) -> Self {
+        self.proxy_client = Some(identity);
+        self
+    }
+
+    /// What the servers behind this one are told of how it authenticates, in the ConfigMap
+    /// `extension-apiserver-authentication` of kube-system; nothing by default.
+    #[must_use]
+    pub fn extension_authentication(mut self, authorities: ExtensionAuthentication) -> Self {
+        self.extension_authentication = authorities;
+        self
+    }
+
     /// Records requests; not so by default. See [`audit`].
     #[must_use]
     pub fn audit(mut self, config: AuditConfig) -> Self {
@@ -469,7 +497,7 @@ impl Builder {
         let metrics = Arc::new(Metrics::default());
         let provisioner = Provisioner::default();
         let mut plugins = self.plugins.plugins(&Parts {
-            reader: reader.clone(),
+            lookup: Lookup { reader: reader.clone(), kinds: kinds.clone() },
             rbac,
             authorizer: authorizer.clone(),
             outbound: outbound.clone(),
@@ -489,6 +517,7 @@ impl Builder {
             event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
             tracker: Tracker { enabled: self.managed_fields, kinds: kinds.clone() },
+            converter: Arc::new(Converter::new(outbound.clone())),
         };
         let custom_resources = CustomResources::of(&reader);
         let (readonly, mutating) = self.max_in_flight;
@@ -499,6 +528,9 @@ impl Builder {
         });
         let service_accounts =
             ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
+        let aggregator = Aggregator::new(self.proxy_client);
+        let published_authentication =
+            aggregation::published(&self.extension_authentication, self.request_headers.as_ref());
         let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
         if let Some(headers) = self.request_headers {
             authenticators.push(Arc::new(headers));
@@ -524,6 +556,8 @@ impl Builder {
             authorizer,
             audit,
             flow_control,
+            aggregator,
+            published_authentication,
             roles_ready: tokio::sync::watch::Sender::new(false),
             advertised: self.advertised,
             shutdown,
@@ -536,6 +570,7 @@ impl Builder {
         masters::start(&inner);
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
+        tokio::spawn(aggregation::run(Arc::downgrade(&inner), inner.shutdown.clone()));
         let gate = match &inner.flow_control {
             Some(flow_control) => {
                 let (server, shutdown) = (Arc::downgrade(&inner), inner.shutdown.clone());
@@ -593,6 +628,8 @@ impl ApiServer {
             audit: AuditConfig::default(),
             priority_and_fairness: true,
             max_in_flight: (400, 200),
+            proxy_client: None,
+            extension_authentication: ExtensionAuthentication::default(),
         }
     }
 

@@ -281,8 +281,12 @@ async fn a_stream_is_carried_both_ways() {
         .header("upgrade", "echo")
         .body(kube::client::Body::empty())
         .unwrap();
-    let mut answer = server.client().send(request).await.unwrap();
+    let answer = server.client().send(request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(answer.headers()["upgrade"], "echo");
-    let _ = &mut answer;
+    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    stream.write_all(b"there and back").await.unwrap();
+    let mut back = [0; 14];
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"there and back");
 }

@@ -67,6 +67,7 @@ mod service_account;
 mod service_account_tokens;
 mod taint_eviction;
 mod time;
+mod token_cleaner;
 mod write;
 
 pub use self::{

@@ -1,5 +1,6 @@
 //! Kills a process that writes, at random moments, again and again (SIGKILL), and looks afterwards:
-//! every acknowledged write is there, none is torn, and history goes on where it was.
+//! every acknowledged write is there, none is torn, and history goes on where it was. Backups that
+//! it was making are whole, of one revision, and restore.
 //!
 //! The program starts itself as the process to be killed. `RK_CRASH_ROUNDS` says how often
 //! (default 300); `RK_CRASH_SECONDS` when to stop at the latest (default 120).
@@ -8,7 +9,7 @@
 use std::{collections::BTreeMap, io::Write, path::Path, process::Stdio, time::Duration};
 
 use bytes::Bytes;
-use rk_store::{EmbeddedStore, Expect, Options, Range, Revision, Store, Versioned};
+use rk_store::{EmbeddedStore, Expect, Options, Range, RangeResponse, Revision, Store, Versioned};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -19,6 +20,7 @@ const WRITERS: usize = 12;
 const KEYS: u64 = 8;
 const DIRECTORY: &str = "RK_CRASH_DIRECTORY";
 const STEPS: &str = "RK_CRASH_STEPS";
+const BACKUP: &str = "RK_CRASH_BACKUP";
 
 /// Small files, so that the process dies in new segments, seals and snapshots too.
 fn options() -> Options {
@@ -62,6 +64,7 @@ async fn child(directory: String) {
     let steps = std::env::var(STEPS).unwrap();
     let store = EmbeddedStore::open(directory, options()).await.unwrap();
     say("open");
+    tokio::spawn(back_up(store.clone()));
     let writers: Vec<_> = steps
         .split(' ')
         .map(|number| number.parse::<u64>().unwrap())
@@ -70,6 +73,15 @@ async fn child(directory: String) {
         .collect();
     for writer in writers {
         writer.await.unwrap();
+    }
+}
+
+/// Makes one backup after the other.
+async fn back_up(store: EmbeddedStore) {
+    let path = std::env::var(BACKUP).unwrap();
+    loop {
+        store.backup(&path).await.unwrap();
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -107,6 +119,7 @@ struct Known {
     unacknowledged_but_there: u64,
     torn: u64,
     snapshots: u64,
+    backups: u64,
 }
 
 impl Known {
@@ -168,29 +181,40 @@ async fn parent() {
     };
     let rounds = number("RK_CRASH_ROUNDS", 300);
     let limit = Duration::from_secs(number("RK_CRASH_SECONDS", 120));
-    let home = tempfile::tempdir().unwrap();
+    let (home, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let copy = copies.path().join("backup");
     let mut known = Known { steps: vec![0; WRITERS], ..Known::default() };
     let mut dice = Dice(rounds);
     let begin = Instant::now();
     let mut killed = 0;
     while killed < rounds && begin.elapsed() < limit {
-        kill_at_random(home.path(), &mut dice, &mut known).await;
+        kill_at_random(home.path(), &copy, &mut dice, &mut known).await;
         killed += 1;
-        look(home.path(), &mut known, killed).await;
+        let found = look(home.path(), &mut known, killed).await;
+        if copy.exists() {
+            restore(&copy, &found, &copies.path().join(killed.to_string())).await;
+            known.backups += 1;
+        }
     }
     println!(
         "killed {killed} times: {} acknowledged writes were all there, {} more had become durable \
-         unheard, {} torn tails were cut off, {} starts were from a snapshot",
-        known.acknowledged, known.unacknowledged_but_there, known.torn, known.snapshots
+         unheard, {} torn tails were cut off, {} starts were from a snapshot, {} backups restored",
+        known.acknowledged,
+        known.unacknowledged_but_there,
+        known.torn,
+        known.snapshots,
+        known.backups
     );
     assert!(known.acknowledged > killed, "the process hardly got to write");
+    assert!(known.backups > 0, "the process never got to make a backup");
 }
 
-async fn kill_at_random(directory: &Path, dice: &mut Dice, known: &mut Known) {
+async fn kill_at_random(directory: &Path, copy: &Path, dice: &mut Dice, known: &mut Known) {
     let steps: Vec<_> = known.steps.iter().map(u64::to_string).collect();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .env(DIRECTORY, directory)
         .env(STEPS, steps.join(" "))
+        .env(BACKUP, copy)
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -221,7 +245,7 @@ async fn kill_at_random(directory: &Path, dice: &mut Dice, known: &mut Known) {
     }
 }
 
-async fn look(directory: &Path, known: &mut Known, round: u64) {
+async fn look(directory: &Path, known: &mut Known, round: u64) -> RangeResponse {
     let store = EmbeddedStore::open(directory, options()).await.unwrap();
     let report = store.open_report().unwrap().clone();
     known.torn += u64::from(report.torn.is_some());
@@ -232,4 +256,21 @@ async fn look(directory: &Path, known: &mut Known, round: u64) {
     known.revision = all.revision.0;
     known.check(&all.items, round);
     store.close().await;
+    all
+}
+
+/// Restores the last backup, and compares it with what the store has come to since: a key that was
+/// not written after the backup's revision is as it was then.
+async fn restore(copy: &Path, now: &RangeResponse, directory: &Path) {
+    let revision = EmbeddedStore::restore(copy, directory).await.unwrap();
+    assert!(revision <= now.revision, "a backup of {revision} knows more than the store");
+    let store = EmbeddedStore::open(directory, options()).await.unwrap();
+    let then = store.range(Range::default()).await.unwrap();
+    assert_eq!(then.revision, revision);
+    assert!(then.items.iter().all(|item| item.modified <= revision));
+    for item in now.items.iter().filter(|item| item.modified <= revision) {
+        assert!(then.items.contains(item), "{} is not in the backup of {revision}", item.key);
+    }
+    store.close().await;
+    std::fs::remove_dir_all(directory).unwrap();
 }

@@ -22,6 +22,10 @@ pub(crate) enum Needs {
     Sim,
     /// It looks into a container.
     Real,
+    /// It starts the `apiserver` example.
+    Program,
+    /// It starts that and etcd.
+    Etcd,
 }
 
 /// A test of a scenario.
@@ -105,6 +109,10 @@ impl Clusters {
         }
         match (needs, &self.real) {
             (Needs::Real, Err(reason)) => Some(reason.clone()),
+            (Needs::Etcd, _) if !cfg!(feature = "etcd") => {
+                Some("it was built without the feature etcd".into())
+            }
+            (Needs::Etcd, _) if !has_etcd() => Some("etcd or etcdctl is not on the PATH".into()),
             _ => None,
         }
     }
@@ -112,7 +120,7 @@ impl Clusters {
     /// Runs one test in a namespace of its own.
     pub(crate) fn run(&self, scenario: &Scenario) -> Outcome {
         let running = match (scenario.needs, &self.real) {
-            (Needs::Sim, _) => &self.sim,
+            (Needs::Sim | Needs::Program | Needs::Etcd, _) => &self.sim,
             (Needs::Real, Ok(real)) => real,
             (Needs::Real, Err(reason)) => return Outcome::Failed(reason.clone()),
         };
@@ -203,6 +211,11 @@ fn has_kubectl() -> bool {
     })
 }
 
+fn has_etcd() -> bool {
+    let runs = |program| Command::new(program).arg("--help").output().is_ok();
+    runs("etcd") && runs("etcdctl")
+}
+
 /// What a command printed, and how it ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
@@ -253,6 +266,11 @@ impl Shell {
 
     fn close(&self) {
         self.sh(&format!("kubectl delete namespace {} --wait=false", self.namespace));
+    }
+
+    /// The folder that commands run in.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The namespace that kubectl works in unless told otherwise.

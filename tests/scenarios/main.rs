@@ -15,9 +15,11 @@ mod cluster;
 mod conformance;
 mod controllers;
 mod encodings;
+mod etcd;
 mod harness;
 mod kubectl;
 mod lifecycle;
+mod masters;
 mod network;
 mod pods;
 mod probes;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         encodings::all(),
         kubectl::all(),
         lifecycle::all(),
+        masters::all(),
         network::all(),
         pods::all(),
         probes::all(),
@@ -133,6 +136,8 @@ fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Tria
         let kind = match scenario.needs {
             Needs::Sim => "sim",
             Needs::Real => "real",
+            Needs::Program => "program",
+            Needs::Etcd => "etcd",
         };
         Trial::test(scenario.name, move || match (ignored, clusters) {
             (Some(reason), _) => Err(Failed::from(format!("RK_REQUIRE=all, but {reason}"))),

@@ -35,7 +35,6 @@ pub(crate) fn call(cost: Cost, args: &[Value<'_>], result: &Value<'_>) -> u64 {
         | Cost::BytesToString
         | Cost::Quote
         | Cost::Format
-        | Cost::Affix
         | Cost::Transform
         | Cost::Parse
         | Cost::Url => scaled(size(0), TRAVERSAL),

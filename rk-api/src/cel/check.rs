@@ -327,21 +327,20 @@ impl Checker<'_> {
         inner.clone()
     }
 
-    /// Kubernetes wants elements of one type in a literal.
-    fn join(&mut self, id: Id, previous: Option<Type>, current: Type) -> Type {
+    /// What holds for both of two elements. That they are of one type is checked afterwards.
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
         let Some(previous) = previous else { return current };
         if self.unifier.assignable(&previous, &current) {
             return most_general(&previous, &current).clone();
         }
-        self.mismatch(id, &previous, &current);
-        Type::Error
+        Type::Dyn
     }
 
     fn list(&mut self, items: &[(Expr, bool)]) -> Type {
         let mut element = None;
         for (item, optional) in items {
             let of = self.element(item, *optional);
-            element = Some(self.join(item.id, element, of));
+            element = Some(self.join(element, of));
         }
         Type::list(element.unwrap_or_else(|| Type::Var(self.unifier.fresh(1))))
     }
@@ -350,9 +349,9 @@ impl Checker<'_> {
         let (mut key, mut value) = (None, None);
         for entry in entries {
             let of = self.expr(&entry.key);
-            key = Some(self.join(entry.key.id, key, of));
+            key = Some(self.join(key, of));
             let of = self.element(&entry.value, entry.optional);
-            value = Some(self.join(entry.value.id, value, of));
+            value = Some(self.join(value, of));
         }
         let mut free = || Type::Var(self.unifier.fresh(1));
         Type::map(key.unwrap_or_else(&mut free), value.unwrap_or_else(&mut free))
@@ -445,57 +444,99 @@ pub(crate) fn qualified_name(expr: &Expr) -> Option<String> {
     }
 }
 
-/// Checks literals in calls that can only fail: malformed regular expressions, durations and
-/// timestamps.
+/// What Kubernetes checks beyond types: literals in calls that can only fail, and that the elements
+/// of a literal list or map are of one type.
 ///
 /// # Errors
-/// All that are malformed.
+/// All that are wrong.
 pub(crate) fn literals(source: &str, ast: &Ast, checked: &Checked) -> Result<(), CompileError> {
-    let mut issues = Issues::new(source);
-    visit(&ast.root, &mut |expr| {
-        let Kind::Call { args, target, .. } = &expr.kind else { return };
-        let Some(Meaning::Call { function, .. }) = checked.meaning(expr.id) else { return };
-        let argument = match (function.name, args.as_slice()) {
-            ("matches", [.., pattern]) => pattern,
-            ("duration" | "timestamp", [text]) if target.is_none() => text,
-            _ => return,
-        };
-        let Kind::Literal(Literal::String(text)) = &argument.kind else { return };
-        let wrong = match function.name {
-            "matches" => super::regex::compile(text).err().map(|_| "matches"),
-            "duration" => super::time::parse_duration(text).is_none().then_some("duration"),
-            _ => super::time::Timestamp::parse(text).is_err().then_some("timestamp"),
-        };
-        if let Some(what) = wrong {
-            issues.report(ast.positions.get(argument.id), format!("invalid {what} argument"));
-        }
-    });
-    match issues.into_error() {
+    let mut judge = Literals { ast, checked, issues: Issues::new(source) };
+    judge.visit(&ast.root, false);
+    match judge.issues.into_error() {
         Some(error) => Err(error),
         None => Ok(()),
     }
 }
 
-/// Calls `with` for every node.
-fn visit(expr: &Expr, with: &mut impl FnMut(&Expr)) {
-    with(expr);
-    match &expr.kind {
-        Kind::Literal(_) | Kind::Ident(_) => {}
-        Kind::Select { operand, .. } => visit(operand, with),
-        Kind::Call { target, args, .. } => {
-            target.iter().for_each(|target| visit(target, with));
-            args.iter().for_each(|arg| visit(arg, with));
-        }
-        Kind::List(items) => items.iter().for_each(|(item, _)| visit(item, with)),
-        Kind::Map(entries) => entries.iter().for_each(|entry| {
-            visit(&entry.key, with);
-            visit(&entry.value, with);
-        }),
-        Kind::Struct { fields, .. } => fields.iter().for_each(|field| visit(&field.value, with)),
-        Kind::Comprehension(fold) => {
-            for part in [&fold.range, &fold.init, &fold.condition, &fold.step, &fold.result] {
-                visit(part, with);
+struct Literals<'c> {
+    ast: &'c Ast,
+    checked: &'c Checked,
+    issues: Issues<'c>,
+}
+
+impl Literals<'_> {
+    /// Judges a node and those in it. What is given to `format` may be of any types.
+    fn visit(&mut self, expr: &Expr, in_format: bool) {
+        match &expr.kind {
+            Kind::Literal(_) | Kind::Ident(_) => {}
+            Kind::Select { operand, .. } => self.visit(operand, in_format),
+            Kind::Call { function, target, args } => {
+                self.call(expr, target.is_some(), args);
+                let in_format = in_format || **function == *"format";
+                target.iter().for_each(|target| self.visit(target, in_format));
+                args.iter().for_each(|arg| self.visit(arg, in_format));
             }
+            Kind::List(items) => {
+                if !in_format {
+                    self.same_types(items.iter().map(|(item, optional)| (item, *optional)));
+                }
+                items.iter().for_each(|(item, _)| self.visit(item, in_format));
+            }
+            Kind::Map(entries) => {
+                if !in_format {
+                    self.same_types(entries.iter().map(|entry| (&entry.key, false)));
+                    self.same_types(entries.iter().map(|entry| (&entry.value, entry.optional)));
+                }
+                for entry in entries {
+                    self.visit(&entry.key, in_format);
+                    self.visit(&entry.value, in_format);
+                }
+            }
+            Kind::Struct { fields, .. } => {
+                fields.iter().for_each(|field| self.visit(&field.value, in_format));
+            }
+            Kind::Comprehension(fold) => {
+                for part in [&fold.range, &fold.init, &fold.condition, &fold.step, &fold.result] {
+                    self.visit(part, in_format);
+                }
+            }
+        }
+    }
+
+    fn same_types<'e>(&mut self, elements: impl Iterator<Item = (&'e Expr, bool)>) {
+        let mut first: Option<Type> = None;
+        for (element, optional) in elements {
+            let mut of = self.checked.type_of(element.id).clone();
+            if optional {
+                of = of.unwrap_optional().0.clone();
+            }
+            match &first {
+                None => first = Some(of),
+                Some(first) if *first == of => {}
+                Some(first) => {
+                    let message = format!("expected type '{first}' but found '{of}'");
+                    return self.issues.report(self.ast.positions.get(element.id), message);
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, expr: &Expr, is_method: bool, args: &[Expr]) {
+        let Some(Meaning::Call { function, .. }) = self.checked.meaning(expr.id) else { return };
+        let argument = match (function.name, args) {
+            ("matches", [.., pattern]) => pattern,
+            ("duration" | "timestamp", [text]) if !is_method => text,
+            _ => return,
+        };
+        let Kind::Literal(Literal::String(text)) = &argument.kind else { return };
+        let is_wrong = match function.name {
+            "matches" => super::regex::compile(text).is_err(),
+            "duration" => super::time::parse_duration(text).is_none(),
+            _ => super::time::Timestamp::parse(text).is_err(),
+        };
+        if is_wrong {
+            let message = format!("invalid {} argument", function.name);
+            self.issues.report(self.ast.positions.get(argument.id), message);
         }
     }
 }

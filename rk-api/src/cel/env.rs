@@ -49,6 +49,14 @@ impl Env {
         self
     }
 
+    /// Adds a variable that is bound to an optional value of JSON with this schema.
+    #[must_use]
+    pub fn optional_json_variable(mut self, name: &str, schema: Arc<Schema>) -> Self {
+        let of = Type::optional(schema.value_type());
+        self.variables.insert(name.into(), Variable { of, schema: Some(schema) });
+        self
+    }
+
     /// Adds the variable `authorizer`.
     #[must_use]
     pub fn authorizer(self) -> Self {

@@ -82,10 +82,19 @@ impl<'a> Evaluator<'_, 'a> {
     fn eval(&mut self, node: &'a Node) -> Result<'a> {
         match node {
             Node::Literal(literal) => Ok(value_of(literal)),
-            Node::TypeName(name) => {
-                self.spend(SELECT)?;
-                Ok(Value::Type(name.clone()))
+            Node::Constant(node) => {
+                let before = self.cost;
+                let value = self.eval(node);
+                self.cost = before;
+                value
             }
+            Node::InConstant(parts) => {
+                let [item, list] = &**parts;
+                let item = self.eval(item)?;
+                let list = self.eval(list)?;
+                operators::contains(&mut self.effort, &[item, list])
+            }
+            Node::TypeName(name) => Ok(Value::Type(name.clone())),
             Node::Variable(name) => {
                 self.spend(SELECT)?;
                 let missing = || EvalError::new(format!("no such attribute(s): {name}"));

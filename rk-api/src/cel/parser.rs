@@ -17,6 +17,8 @@ const MAX_SOURCE_CHARS: usize = 100_000;
 /// Of a tree with its macros expanded. cel-go counts each rule of the grammar by itself and allows
 /// 250 of each.
 pub(crate) const MAX_HEIGHT: u32 = 250;
+/// Of parentheses and brackets in each other: each takes more of the stack than a level of the tree.
+const MAX_NESTING: u32 = 120;
 /// What a macro adds to the height when it is expanded.
 const MACRO_HEIGHT: u32 = 4;
 const MACROS: &[&str] = &[
@@ -193,7 +195,7 @@ impl Parser<'_> {
 
     fn expr(&mut self) -> Parsed {
         self.nesting += 1;
-        if self.nesting > MAX_HEIGHT {
+        if self.nesting > MAX_NESTING {
             return self.too_deep();
         }
         let parsed = self.conditional();
@@ -202,35 +204,41 @@ impl Parser<'_> {
     }
 
     fn conditional(&mut self) -> Parsed {
-        let condition = self.or()?;
+        let condition = self.binary(OR)?;
         let Some(at) = self.take("?") else { return Some(condition) };
-        let yes = self.or()?;
+        let yes = self.binary(OR)?;
         self.expect(":")?;
         let no = self.expr()?;
         self.call(at, op::CONDITIONAL, vec![condition, yes, no])
     }
 
-    fn or(&mut self) -> Parsed {
-        self.logical("||", op::OR, Self::and)
-    }
-
-    fn and(&mut self) -> Parsed {
-        self.logical("&&", op::AND, |parser| parser.relation())
+    /// Operators that bind at least as strongly as `level`, by precedence climbing: few frames for
+    /// each level of nesting.
+    fn binary(&mut self, level: u8) -> Parsed {
+        let mut left = self.unary()?;
+        while let Some((precedence, function)) = operator(self.token()) {
+            if precedence < level {
+                break;
+            }
+            if precedence <= AND {
+                left = self.logical(left, precedence, function)?;
+                continue;
+            }
+            let at = self.next().start;
+            let right = self.binary(precedence + 1)?;
+            left = self.call(at, function, vec![left, right])?;
+        }
+        Some(left)
     }
 
     /// A chain of one logical operator, as a balanced tree: these chains are long where expressions
     /// are generated.
-    fn logical(
-        &mut self,
-        sign: &str,
-        function: &str,
-        mut operand: impl FnMut(&mut Self) -> Parsed,
-    ) -> Parsed {
-        let mut terms = vec![operand(self)?];
+    fn logical(&mut self, left: (Expr, u32), precedence: u8, function: &'static str) -> Parsed {
+        let mut terms = vec![left];
         let mut signs = Vec::new();
-        while let Some(at) = self.take(sign) {
-            signs.push(at);
-            terms.push(operand(self)?);
+        while operator(self.token()).is_some_and(|(_, found)| found == function) {
+            signs.push(self.next().start);
+            terms.push(self.binary(precedence + 1)?);
         }
         self.balance(function, &signs, &mut terms.into_iter())
     }
@@ -242,62 +250,12 @@ impl Parser<'_> {
         signs: &[usize],
         terms: &mut std::vec::IntoIter<(Expr, u32)>,
     ) -> Parsed {
-        let middle = signs.len() / 2;
-        let (left, right) = match signs.split_at_checked(middle) {
-            Some((left, [_, right @ ..])) => (left, right),
-            _ => return terms.next(),
+        let (left, [sign, right @ ..]) = signs.split_at(signs.len() / 2) else {
+            return terms.next();
         };
         let left = self.balance(function, left, terms)?;
         let right = self.balance(function, right, terms)?;
-        self.call(signs[middle], function, vec![left, right])
-    }
-
-    fn relation(&mut self) -> Parsed {
-        let mut left = self.sum()?;
-        loop {
-            let function = match self.token() {
-                Token::Sign("<") => op::LESS,
-                Token::Sign("<=") => op::LESS_EQUALS,
-                Token::Sign(">") => op::GREATER,
-                Token::Sign(">=") => op::GREATER_EQUALS,
-                Token::Sign("==") => op::EQUALS,
-                Token::Sign("!=") => op::NOT_EQUALS,
-                Token::In => op::IN,
-                _ => return Some(left),
-            };
-            let at = self.next().start;
-            let right = self.sum()?;
-            left = self.call(at, function, vec![left, right])?;
-        }
-    }
-
-    fn sum(&mut self) -> Parsed {
-        let mut left = self.product()?;
-        loop {
-            let function = match self.token() {
-                Token::Sign("+") => op::ADD,
-                Token::Sign("-") => op::SUBTRACT,
-                _ => return Some(left),
-            };
-            let at = self.next().start;
-            let right = self.product()?;
-            left = self.call(at, function, vec![left, right])?;
-        }
-    }
-
-    fn product(&mut self) -> Parsed {
-        let mut left = self.unary()?;
-        loop {
-            let function = match self.token() {
-                Token::Sign("*") => op::MULTIPLY,
-                Token::Sign("/") => op::DIVIDE,
-                Token::Sign("%") => op::MODULO,
-                _ => return Some(left),
-            };
-            let at = self.next().start;
-            let right = self.unary()?;
-            left = self.call(at, function, vec![left, right])?;
-        }
+        self.call(*sign, function, vec![left, right])
     }
 
     fn unary(&mut self) -> Parsed {
@@ -555,6 +513,30 @@ impl Parser<'_> {
         }
         self.node(at, Kind::Map(entries), below)
     }
+}
+
+const OR: u8 = 0;
+const AND: u8 = 1;
+
+/// How strongly a binary operator binds, and its function.
+fn operator(token: Token) -> Option<(u8, &'static str)> {
+    Some(match token {
+        Token::Sign("||") => (OR, op::OR),
+        Token::Sign("&&") => (AND, op::AND),
+        Token::Sign("<") => (2, op::LESS),
+        Token::Sign("<=") => (2, op::LESS_EQUALS),
+        Token::Sign(">") => (2, op::GREATER),
+        Token::Sign(">=") => (2, op::GREATER_EQUALS),
+        Token::Sign("==") => (2, op::EQUALS),
+        Token::Sign("!=") => (2, op::NOT_EQUALS),
+        Token::In => (2, op::IN),
+        Token::Sign("+") => (3, op::ADD),
+        Token::Sign("-") => (3, op::SUBTRACT),
+        Token::Sign("*") => (4, op::MULTIPLY),
+        Token::Sign("/") => (4, op::DIVIDE),
+        Token::Sign("%") => (4, op::MODULO),
+        _ => return None,
+    })
 }
 
 fn integer(sign: &str, text: &str) -> Option<i64> {

@@ -15,6 +15,11 @@ use super::{
 #[derive(Debug)]
 pub(crate) enum Node {
     Literal(Literal),
+    /// What can be computed ahead: lists and maps of literals, and conversions of them. They cost
+    /// nothing.
+    Constant(Box<Node>),
+    /// Whether a value is in a list of literals, which costs nothing, either.
+    InConstant(Box<[Node; 2]>),
     TypeName(TypeName),
     Variable(Arc<str>),
     /// A variable of a macro, by its place.
@@ -142,15 +147,22 @@ impl Planner<'_> {
             Kind::Call { function, target, args } => {
                 self.call(expr, function, target.as_deref(), args)
             }
-            Kind::List(items) => Node::List(
-                items.iter().map(|(item, optional)| (self.expr(item), *optional)).collect(),
-            ),
-            Kind::Map(entries) => Node::Map(
-                entries
+            Kind::List(items) => {
+                let items: Vec<_> =
+                    items.iter().map(|(item, optional)| (self.expr(item), *optional)).collect();
+                let constant = items.iter().all(|(item, optional)| item.is_constant() && !optional);
+                constant_if(constant, Node::List(items))
+            }
+            Kind::Map(entries) => {
+                let entries: Vec<_> = entries
                     .iter()
                     .map(|entry| (self.expr(&entry.key), self.expr(&entry.value), entry.optional))
-                    .collect(),
-            ),
+                    .collect();
+                let constant = entries.iter().all(|(key, value, optional)| {
+                    key.is_constant() && value.is_constant() && !optional
+                });
+                constant_if(constant, Node::Map(entries))
+            }
             Kind::Struct { name, fields } => Node::Struct {
                 name: name.trim_start_matches('.').into(),
                 fields: fields
@@ -212,7 +224,15 @@ impl Planner<'_> {
                 {
                     return Node::NotStrictlyFalse(Box::new(arg));
                 }
-                Node::Call(Box::new(CallNode { call: function.call, cost, args, kind }))
+                if let (op::IN, Cost::InList, [_, Node::Constant(_)]) =
+                    (name, cost, args.as_slice())
+                    && let Ok(pair) = <[Node; 2]>::try_from(std::mem::take(&mut args))
+                {
+                    return Node::InConstant(Box::new(pair));
+                }
+                let constant = CONVERSIONS.contains(&name) && args.iter().all(Node::is_constant);
+                let call = CallNode { call: function.call, cost, args, kind };
+                constant_if(constant, Node::Call(Box::new(call)))
             }
         }
     }
@@ -241,6 +261,20 @@ impl Planner<'_> {
         let two = fold.var2.is_some();
         Node::Fold(Box::new(Fold { base, two, range, init, condition, step, result }))
     }
+}
+
+/// Functions whose results are computed ahead when their arguments are literals.
+const CONVERSIONS: &[&str] =
+    &["bool", "bytes", "double", "duration", "int", "string", "timestamp", "uint"];
+
+impl Node {
+    fn is_constant(&self) -> bool {
+        matches!(self, Node::Literal(_) | Node::Constant(_) | Node::TypeName(_))
+    }
+}
+
+fn constant_if(constant: bool, node: Node) -> Node {
+    if constant { Node::Constant(Box::new(node)) } else { node }
 }
 
 /// `accu + […]` and the like replace the accumulator, so they may change the one there is. No text

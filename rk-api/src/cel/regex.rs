@@ -13,8 +13,11 @@ const MAX_SIZE: usize = 4 << 20;
 /// # Errors
 /// What is malformed, in the words of this crate.
 pub fn compile(pattern: &str) -> Result<Regex, String> {
-    RegexBuilder::new(&translate(pattern)).size_limit(MAX_SIZE).build().map_err(|error| match error
-    {
+    let translated = translate(pattern).map_err(|operator| {
+        format!("error parsing regexp: invalid nested repetition operator: `{operator}`")
+    })?;
+    let regex = RegexBuilder::new(&translated).size_limit(MAX_SIZE).build();
+    regex.map_err(|error| match error {
         regex::Error::Syntax(text) => {
             let last = text.lines().last().unwrap_or("").trim();
             let why = last.strip_prefix("error: ").unwrap_or(last);
@@ -24,11 +27,25 @@ pub fn compile(pattern: &str) -> Result<Regex, String> {
     })
 }
 
-fn translate(pattern: &str) -> String {
+/// The expression in this crate's syntax; an error is a repetition of a repetition, which only this
+/// crate allows.
+fn translate(pattern: &str) -> Result<String, String> {
     let mut out = String::with_capacity(pattern.len() + 16);
     let mut chars = pattern.char_indices().peekable();
     let mut class = false;
+    // Where a repetition began, if one has just ended, and whether it was made lazy.
+    let mut repeated: Option<(usize, bool)> = None;
     while let Some((at, c)) = chars.next() {
+        let repeats =
+            !class && (matches!(c, '*' | '+' | '?') || (c == '{' && is_repetition(&pattern[at..])));
+        repeated = match repeated {
+            Some((start, false)) if repeats && c == '?' => Some((start, true)),
+            Some((start, _)) if repeats => return Err(pattern[start..=at].to_owned()),
+            _ if repeats => Some((at, false)),
+            // The rest of a count belongs to it.
+            Some(within) if c != '{' && closes_count(&pattern[within.0..=at]) => Some(within),
+            _ => None,
+        };
         match c {
             '\\' => {
                 let Some((_, escaped)) = chars.next() else {
@@ -59,6 +76,17 @@ fn translate(pattern: &str) -> String {
                     (other, _) => {
                         out.push('\\');
                         out.push(other);
+                        // `\p{Greek}` and `\x{1F}` have braces of their own.
+                        if matches!(other, 'p' | 'P' | 'x')
+                            && matches!(chars.peek(), Some((_, '{')))
+                        {
+                            for (_, c) in chars.by_ref() {
+                                out.push(c);
+                                if c == '}' {
+                                    break;
+                                }
+                            }
+                        }
                     }
                 }
             }
@@ -96,11 +124,11 @@ fn translate(pattern: &str) -> String {
             }
             '-' if class && matches!(chars.peek(), Some((_, '-'))) => out.push_str(r"\-"),
             '{' if !class && !is_repetition(&pattern[at..]) => out.push_str(r"\{"),
-            '}' if !class && !closes_repetition(&pattern[..=at]) => out.push_str(r"\}"),
+            '}' if !class && repeated.is_none() => out.push_str(r"\}"),
             c => out.push(c),
         }
     }
-    out
+    Ok(out)
 }
 
 /// Whether `{` begins a count; if not, it stands for itself.
@@ -113,15 +141,12 @@ fn is_repetition(text: &str) -> bool {
     !low.is_empty() && low.bytes().chain(high.bytes()).all(|b| b.is_ascii_digit())
 }
 
-/// Whether the `}` at the end of `text` closes a count or a name such as `\p{Greek}` or `\x{1F}`.
-fn closes_repetition(text: &str) -> bool {
-    let Some(open) = text.rfind('{') else { return false };
-    is_repetition(&text[open..]) || {
-        let before = text[..open].as_bytes();
-        before.len() >= 2
-            && before[before.len() - 2] == b'\\'
-            && matches!(before[before.len() - 1], b'p' | b'P' | b'x')
-    }
+/// Whether `text` is a count, or the beginning of one.
+fn closes_count(text: &str) -> bool {
+    text.strip_prefix('{').is_some_and(|inner| {
+        let inner = inner.strip_suffix('}').unwrap_or(inner);
+        inner.bytes().all(|b| b.is_ascii_digit() || b == b',')
+    })
 }
 
 #[cfg(test)]
@@ -148,7 +173,7 @@ mod tests {
     fn signs_that_are_literal_in_re2_are_literal() {
         check("a{", "a{", true);
         check("a{,2}", "a{,2}", true);
-        check("x{2}", "xx", true);
+        check("^x{2,3}?y}$", "xxy}", true);
         check("[[]", "[", true);
         check("[&&]", "&", true);
         check("[]a]", "]", true);
@@ -160,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_does_not_end_is_refused() {
-        for pattern in ["(", "[", "a**", r"\", "(?=a)", r"(a)\1"] {
+        for pattern in ["(", "[", "a**", "a{2}*", "a+??", r"\", "(?=a)", r"(a)\1"] {
             assert!(compile(pattern).is_err(), "{pattern}");
         }
     }

@@ -1,8 +1,10 @@
 //! What expressions mean.
 
+mod costs;
 mod errors;
 mod language;
 mod libraries;
+mod rules;
 
 use serde_json::{Value as Json, json};
 

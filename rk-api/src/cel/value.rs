@@ -195,6 +195,11 @@ impl<'a> Value<'a> {
         Value::Map(Map::Owned(Arc::new(entries.collect())))
     }
 
+    /// An optional value.
+    pub fn optional(value: Option<Value<'a>>) -> Self {
+        Value::Optional(value.map(Arc::new))
+    }
+
     /// An optional with a value.
     pub(crate) fn some(value: Value<'a>) -> Self {
         Value::Optional(Some(Arc::new(value)))

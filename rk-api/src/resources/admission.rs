@@ -1,5 +1,6 @@
 //! What is registered for admission: webhooks, policies and their bindings.
 
+pub(crate) mod expressions;
 mod policy;
 mod policy_binding;
 mod rules;

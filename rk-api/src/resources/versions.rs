@@ -20,6 +20,7 @@
 
 mod autoscaler;
 mod budget;
+mod definition;
 mod endpoint_slice;
 mod event;
 mod ingress;
@@ -116,6 +117,8 @@ impl Version {
     }
 }
 
+const DEFINITIONS: &str = "apiextensions.k8s.io/v1";
+const DEFINITIONS_BETA: &str = "apiextensions.k8s.io/v1beta1";
 const ADMISSION: &str = "admissionregistration.k8s.io/v1";
 const ADMISSION_BETA: &str = "admissionregistration.k8s.io/v1beta1";
 const NETWORKING: &str = "networking.k8s.io/v1";
@@ -223,6 +226,10 @@ const VERSIONS: &[Version] = &[
             "1.22",
             "admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration",
         ),
+    Version::of(DEFINITIONS, "CustomResourceDefinition", DEFINITIONS_BETA)
+        .by(&definition::V1BETA1)
+        .judged_by(&definition::V1BETA1_RULES)
+        .deprecated("1.16", "1.22", "apiextensions.k8s.io/v1 CustomResourceDefinition"),
     Version::of("scheduling.k8s.io/v1", "PriorityClass", "scheduling.k8s.io/v1beta1").deprecated(
         "1.14",
         "1.22",

@@ -6,6 +6,7 @@ mod claim_resize;
 mod default_ingress_class;
 mod default_storage_class;
 mod escalation;
+mod expressions;
 mod extended_resources;
 mod external_ips;
 mod first_look;
@@ -22,6 +23,7 @@ mod pod_antiaffinity;
 mod pod_certificates;
 mod pod_security;
 mod pod_tolerations;
+mod policies;
 mod priority;
 mod request;
 mod resource_quota;
@@ -41,7 +43,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 pub(super) use self::{
-    matching::CONFIGURATION_GROUP,
+    matching::{CONFIGURATION_GROUP, Lookup},
     metrics::AdmissionMetrics,
     namespaces::Provisioner,
     plugins::{Parts, Selection},

@@ -1,12 +1,14 @@
 //! Follows CustomResourceDefinitions: serves what they define, says so in their status, and cleans up
 //! when they go.
 //!
-//! One task looks at all definitions whenever one has changed. It first makes their objects readable
-//! and their kinds served, and only then writes `Established` into the status: who sees that can use
-//! the kind. Any number of servers can follow the same definitions; each serves them, and whoever
-//! writes a status first spares the others that.
+//! One task looks at all definitions whenever one has changed: it loads their objects, writes their
+//! status, and then serves their kinds. A request for a kind that is not served waits as long as a
+//! definition has not been looked at, and so does discovery: who has seen `Established` can use the
+//! kind. Any number of servers can follow the same definitions; each serves them, and whoever writes
+//! a status first spares the others that.
 
 mod cleanup;
+mod conversion;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,9 +16,13 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceDefinitionNames,
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+
+pub(super) use self::conversion::Converter;
 
 use super::{
     Inner,
@@ -56,12 +62,21 @@ pub(super) struct CustomResources {
     cleaning: Mutex<HashSet<String>>,
 }
 
-/// What is served, by the definition's name.
+/// What is known of each definition and what it is served as, by its name.
 #[derive(Debug, Default)]
 struct State {
+    known: HashMap<String, Known>,
     families: BTreeMap<String, Family>,
-    /// The definitions as they were last seen, so that only those that changed are decoded.
-    definitions: HashMap<String, (u64, Arc<CustomResourceDefinition>)>,
+}
+
+/// What is kept of a definition that was looked at: definitions are large.
+#[derive(Debug)]
+struct Known {
+    revision: u64,
+    group: String,
+    accepted: Option<CustomResourceDefinitionNames>,
+    /// Whether it has the names that it wants, so that others cannot matter to it.
+    settled: bool,
 }
 
 /// Wakes the follower when a definition comes, changes or goes.
@@ -95,31 +110,50 @@ impl CustomResources {
         }
     }
 
-    /// Waits until a definition that the store has was looked at.
+    /// Waits until the definition of a kind was looked at, if the store has one.
     async fn settle(&self, server: &Inner, info: &RequestInfo) {
         let Some(table) = &self.table else { return };
         if server.registry.cache.fresh().await.is_err() {
             return;
         }
         let name = format!("{}.{}", info.resource, info.group);
-        let Some(definition) = table.get(&table.resource.key(None, &name)) else { return };
+        if let Some(definition) = table.get(&table.resource.key(None, &name)) {
+            self.wait_for(definition.revision).await;
+        }
+    }
+
+    /// Waits until all definitions that the cache has were looked at.
+    async fn settle_all(&self) {
+        if let Some(table) = &self.table {
+            self.wait_for(table.revision()).await;
+        }
+    }
+
+    async fn wait_for(&self, revision: u64) {
+        if *self.seen.borrow() >= revision {
+            return;
+        }
         let mut seen = self.seen.subscribe();
-        let looked_at = seen.wait_for(|seen| *seen >= definition.revision);
+        let looked_at = seen.wait_for(|seen| *seen >= revision);
         // A slow store makes the kind unknown for longer.
         let _ = tokio::time::timeout(SETTLED_WITHIN, looked_at).await;
     }
 }
 
 /// The kinds for a request. One for a kind that is not served waits, if a definition of it is on
-/// its way.
+/// its way; one that asks what there is waits for all of them.
 pub(super) async fn kinds(server: &Inner, info: &RequestInfo) -> Arc<Snapshot> {
     let kinds = server.kinds.now();
-    let is_known = |kinds: &Snapshot| {
-        !info.is_resource
-            || info.group.is_empty()
-            || kinds.resources.get(&info.group, &info.version, &info.resource).is_some()
-    };
-    if is_known(&kinds) {
+    if !info.is_resource {
+        if info.path.starts_with("/apis") || info.path.starts_with("/openapi") {
+            server.custom_resources.settle_all().await;
+            return server.kinds.now();
+        }
+        return kinds;
+    }
+    let is_known = info.group.is_empty()
+        || kinds.resources.get(&info.group, &info.version, &info.resource).is_some();
+    if is_known {
         return kinds;
     }
     server.custom_resources.settle(server, info).await;
@@ -155,56 +189,76 @@ async fn follow(
     }
 }
 
-/// Looks at all definitions once.
+/// Looks at the definitions that changed, and at those to which that may matter.
 async fn sync(server: &Arc<Inner>) -> Result<()> {
     let custom = &server.custom_resources;
     let Some(table) = &custom.table else { return Ok(()) };
     let mut state = custom.state.lock().await;
     let revision = server.registry.cache.revision();
-    let definitions = state.read(table)?;
-    serve(server, &mut state, &definitions).await?;
-    for definition in &definitions {
-        let name = definition.metadata.name.as_deref().unwrap_or_default();
-        if definition.metadata.deletion_timestamp.is_some() {
-            cleanup::begin(server, definition);
-        } else {
-            let mut wanted = CustomResourceDefinition::clone(definition);
-            if naming::update_status(&mut wanted, definitions.iter().map(AsRef::as_ref)) {
-                write_status(server, name, |found| {
-                    naming::update_status(found, definitions.iter().map(AsRef::as_ref));
-                })
-                .await?;
-            }
+    let items = table.list(&Default::default(), None, 0, 0).items;
+    let mut waiting = state.waiting(&items)?;
+    // Who came first takes its names before others do.
+    waiting.sort_by_cached_key(|(_, definition)| {
+        (definition.metadata.creation_timestamp.clone(), definition.metadata.name.clone())
+    });
+    let mut families = state.families.clone();
+    families.retain(|name, _| items.iter().any(|item| item.name() == name));
+    for (revision, definition) in waiting {
+        let name = definition.metadata.name.clone().unwrap_or_default();
+        let (known, family) = look_at(server, &state, revision, definition).await?;
+        match family {
+            Some(family) => _ = families.insert(name.clone(), family),
+            None => _ = families.remove(&name),
         }
+        state.known.insert(name, known);
     }
+    publish(server, &mut state, families);
     custom.seen.send_modify(|seen| *seen = revision.max(*seen));
     Ok(())
 }
 
 impl State {
-    /// The definitions of the table, those that were made first first: they take their names before
-    /// others do.
-    fn read(&mut self, table: &Table) -> Result<Vec<Arc<CustomResourceDefinition>>> {
-        let page = table.list(&Default::default(), None, 0, 0);
-        let mut found = HashMap::with_capacity(page.items.len());
-        for item in page.items {
-            let known = self.definitions.remove(item.name());
-            let definition = match known.filter(|(revision, _)| *revision == item.revision) {
-                Some((_, definition)) => definition,
-                None => Arc::new(decode(&item)?),
-            };
-            found.insert(item.name().to_owned(), (item.revision, definition));
-        }
-        self.definitions = found;
-        let mut all: Vec<_> =
-            self.definitions.values().map(|(_, definition)| definition.clone()).collect();
-        all.sort_by(|a, b| {
-            let age = |it: &CustomResourceDefinition| {
-                (it.metadata.creation_timestamp.clone(), it.metadata.name.clone())
-            };
-            age(a).cmp(&age(b))
+    /// Forgets definitions that are gone, and decodes those to look at: those that are new or
+    /// changed, and those of the same groups that lack a name.
+    fn waiting(
+        &mut self,
+        items: &[Arc<CachedObject>],
+    ) -> Result<Vec<(u64, CustomResourceDefinition)>> {
+        let mut groups = HashSet::new();
+        let present: HashSet<&str> = items.iter().map(|item| item.name()).collect();
+        self.known.retain(|name, known| {
+            let stays = present.contains(name.as_str());
+            if !stays {
+                groups.insert(known.group.clone());
+            }
+            stays
         });
-        Ok(all)
+        let is_same = |item: &CachedObject| {
+            self.known.get(item.name()).is_some_and(|known| known.revision == item.revision)
+        };
+        let mut waiting = Vec::new();
+        for item in items.iter().filter(|item| !is_same(item)) {
+            let definition = decode(item)?;
+            groups.insert(definition.spec.group.clone());
+            waiting.push((item.revision, definition));
+        }
+        for item in items.iter().filter(|item| is_same(item)) {
+            let known = self.known.get(item.name());
+            if known.is_some_and(|known| !known.settled && groups.contains(&known.group)) {
+                waiting.push((item.revision, decode(item)?));
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// The names that others of its group have.
+    fn taken(&self, definition: &CustomResourceDefinition) -> naming::Taken<'_> {
+        let (group, name) = (&definition.spec.group, definition.metadata.name.as_deref());
+        let others = self
+            .known
+            .iter()
+            .filter(|(other, known)| known.group == *group && Some(other.as_str()) != name);
+        naming::Taken::by(others.filter_map(|(_, known)| known.accepted.as_ref()))
     }
 }
 
@@ -213,49 +267,73 @@ fn decode(object: &CachedObject) -> Result<CustomResourceDefinition> {
         .map_err(|error| ApiError::internal(format!("{}: {error}", object.key)))
 }
 
-/// Serves what the definitions define: what changed is compiled, loaded and published.
-async fn serve(
+/// Brings one definition's status up to date, loads its objects, and says what it is to be served
+/// as.
+async fn look_at(
     server: &Arc<Inner>,
-    state: &mut State,
-    definitions: &[Arc<CustomResourceDefinition>],
-) -> Result<()> {
-    let cache = &server.registry.cache;
-    let mut families = BTreeMap::new();
-    let mut changed = false;
-    for definition in definitions {
-        // As it will be once its status is written.
-        let mut wanted = CustomResourceDefinition::clone(definition);
-        naming::update_status(&mut wanted, definitions.iter().map(AsRef::as_ref));
-        if !is_true(&wanted, ESTABLISHED) && !is_true(&wanted, NAMES_ACCEPTED) {
-            continue;
-        }
-        let name = wanted.metadata.name.clone().unwrap_or_default();
-        let known = state.families.remove(&name);
-        let (fingerprint, data_fingerprint) = fingerprints(&wanted);
-        let is_same = |family: &Family| family.fingerprint == fingerprint;
-        let family = match known {
-            Some(known) if is_same(&known) => known,
-            known => {
-                let Some(family) = Family::of(&wanted) else { continue };
-                let same_data = |known: &Family| known.data_fingerprint == data_fingerprint;
-                if !known.as_ref().is_some_and(same_data) {
-                    cache.attach(family.stored.clone()).await?;
-                }
-                changed = true;
-                family
-            }
-        };
-        families.insert(name, family);
+    state: &State,
+    revision: u64,
+    definition: CustomResourceDefinition,
+) -> Result<(Known, Option<Family>)> {
+    let name = definition.metadata.name.clone().unwrap_or_default();
+    let taken = state.taken(&definition);
+    let deleted = definition.metadata.deletion_timestamp.is_some();
+    let mut wanted = definition;
+    let changed = !deleted && naming::update_status(&mut wanted, &taken);
+    let family = match is_true(&wanted, ESTABLISHED) || is_true(&wanted, NAMES_ACCEPTED) {
+        true => load(server, state.families.get(&name), &wanted).await?,
+        false => None,
+    };
+    if changed {
+        write_status(server, &name, |found| _ = naming::update_status(found, &taken)).await?;
     }
-    let gone = std::mem::replace(&mut state.families, families);
-    if changed || !gone.is_empty() {
-        let rows = state.families.values().flat_map(|family| family.rows.iter().cloned());
-        server.kinds.serve(rows);
+    let accepted = naming::accepted(&wanted).cloned();
+    let known = Known {
+        revision,
+        group: wanted.spec.group.clone(),
+        settled: deleted || is_true(&wanted, NAMES_ACCEPTED),
+        accepted,
+    };
+    if deleted {
+        cleanup::begin(server, wanted);
     }
-    for family in gone.values() {
-        cache.detach(&family.stored.key_prefix);
+    Ok((known, family))
+}
+
+/// What a definition is served as. What changed is compiled; where stored objects may look
+/// otherwise by it, they are loaded again.
+async fn load(
+    server: &Inner,
+    known: Option<&Family>,
+    definition: &CustomResourceDefinition,
+) -> Result<Option<Family>> {
+    let (fingerprint, data_fingerprint) = fingerprints(definition);
+    if let Some(known) = known.filter(|known| known.fingerprint == fingerprint) {
+        return Ok(Some(known.clone()));
     }
-    Ok(())
+    let Some(family) = Family::of(definition) else { return Ok(None) };
+    if known.is_none_or(|known| known.data_fingerprint != data_fingerprint) {
+        server.registry.cache.attach(family.stored.clone()).await?;
+    }
+    Ok(Some(family))
+}
+
+/// Serves these, and nothing else.
+fn publish(server: &Inner, state: &mut State, next: BTreeMap<String, Family>) {
+    let last = std::mem::replace(&mut state.families, next);
+    let same = |name: &String, family: &Family| {
+        state.families.get(name).is_some_and(|next| next.fingerprint == family.fingerprint)
+    };
+    if last.len() == state.families.len() && last.iter().all(|(name, family)| same(name, family)) {
+        return;
+    }
+    let rows = state.families.values().flat_map(|family| family.rows.iter().cloned());
+    server.kinds.serve(rows);
+    let gone = last.iter().filter(|(name, _)| !state.families.contains_key(*name));
+    for (name, family) in gone {
+        server.registry.cache.detach(&family.stored.key_prefix);
+        server.registry.converter.forget(name);
+    }
 }
 
 /// Changes the status of a definition, and what else goes with it. A definition that is gone is

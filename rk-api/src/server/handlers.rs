@@ -24,10 +24,10 @@ use std::{
 use http::{HeaderValue, Method, Response, header};
 
 use super::{
-    Inner,
+    Inner, aggregation,
     body::{self, RequestBody, ResponseBody},
     cache::Table,
-    context::Context,
+    context::{Context, Subject},
     custom_resources,
     kinds::Snapshot,
     layers::{LayerFuture, Req},
@@ -55,6 +55,11 @@ impl tower::Service<Req> for Handler {
     fn call(&mut self, request: Req) -> Self::Future {
         let server = self.0.clone();
         Box::pin(async move {
+            let subject = request.extensions().get::<Subject>();
+            let routed = subject.and_then(|Subject(subject)| server.aggregator.route(&subject.0));
+            if let Some(backend) = routed {
+                return Ok(aggregation::serve(&server, &backend, request).await);
+            }
             let headers = request.headers().clone();
             let answer = match Context::new(request) {
                 Ok((mut context, body, extensions)) => {
@@ -287,19 +292,20 @@ impl<'a> Call<'a> {
             version => cache.wait_for(super::query::parse_version(version)?).await?,
         };
         let object = self.table(resource)?.get(&target.key()).ok_or_else(|| target.not_found())?;
-        Ok(self.shaped(200, output, &shaper, &object))
+        self.shaped(200, output, &shaper, &object).await
     }
 
     /// An answer that shows one object.
-    fn shaped(
+    async fn shaped(
         self,
         status: u16,
         output: Output,
         shaper: &Shaper,
-        object: &CachedObject,
-    ) -> Response<ResponseBody> {
+        object: &Arc<CachedObject>,
+    ) -> Result<Response<ResponseBody>> {
+        self.server.registry.converter.show(&shaper.resource, std::slice::from_ref(object)).await?;
         let mut out = Vec::with_capacity(object.stored.len_max());
         shaper.object(object, object.revision, true, &mut out);
-        body::answer(&self.context.headers, status, output.format, out)
+        Ok(body::answer(&self.context.headers, status, output.format, out))
     }
 }

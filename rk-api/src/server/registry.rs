@@ -17,6 +17,7 @@ use super::{
     allocator::{Allocation, Services},
     cache::{Cache, Table},
     context::Context,
+    custom_resources::Converter,
     managed_fields::Tracker,
     object::{CachedObject, Stored},
     status::{ApiError, Result, Subject},
@@ -47,6 +48,8 @@ pub(super) struct Registry {
     pub services: Services,
     /// Who manages which fields.
     pub tracker: Tracker,
+    /// Asks webhooks for other versions of custom objects.
+    pub converter: Arc<Converter>,
 }
 
 /// What a write is about, and who makes it.
@@ -143,7 +146,20 @@ impl Registry {
     /// The object as the store has it.
     pub(super) async fn read(&self, target: &Target<'_>) -> Result<Option<Current>> {
         let found = self.store().get(&target.key()).await?;
-        found.map(|value| current(target, &value)).transpose()
+        self.current_of(target, found).await
+    }
+
+    /// What the store has, decoded: in the version that the request is about.
+    async fn current_of(
+        &self,
+        target: &Target<'_>,
+        value: Option<Versioned>,
+    ) -> Result<Option<Current>> {
+        let Some(value) = value else { return Ok(None) };
+        let stored = Stored::new(value.value.clone())
+            .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
+        let stored = self.converter.read(target.resource, stored).await?;
+        current(target, stored, &value).map(Some)
     }
 
     /// Writes an object, which `stored` encodes, and returns it as it is then.
@@ -156,7 +172,15 @@ impl Registry {
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
         let table = self.cache.table(target.resource)?;
         let key = target.key();
-        let facts = Cache::facts(target.resource, object);
+        let (stored, facts) = match self.converter.to_store(target.resource, &stored).await? {
+            None => (stored, Cache::facts(target.resource, object)),
+            // What selectors look at is in the stored form.
+            Some(stored) => {
+                let object = table.resource.strategy.decode_stored(&stored.plain());
+                let object = object.map_err(ApiError::internal)?;
+                (stored, Cache::facts(&table.resource, object.as_ref()))
+            }
+        };
         if target.dry_run {
             let revision = match expect {
                 Expect::Revision(revision) => revision.0,
@@ -207,9 +231,7 @@ impl Registry {
 }
 
 /// Decodes what the store has.
-fn current(target: &Target<'_>, value: &Versioned) -> Result<Current> {
-    let stored = Stored::new(value.value.clone())
-        .ok_or_else(|| ApiError::internal(format!("{} holds no object", value.key)))?;
+fn current(target: &Target<'_>, stored: Stored, value: &Versioned) -> Result<Current> {
     let decoded = target.resource.strategy.decode_stored(&stored.plain());
     let mut object =
         decoded.map_err(|error| ApiError::internal(format!("{}: {error}", value.key)))?;

@@ -9,15 +9,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, Sleep};
 
 use super::{
     cache::{Cache, Change, Closed, Delivery, Table, WatchEvent, Watcher, frame},
+    custom_resources::Converter,
     flow_control::Seat,
     negotiate::Shape,
     object::CachedObject,
     shape::Shaper,
-    status::ApiError,
+    status::{ApiError, Result},
 };
 
 /// How often a watch that allows it is sent a bookmark.
@@ -41,6 +43,8 @@ pub(super) struct WatchParts {
     pub initial: Vec<Arc<CachedObject>>,
     /// The revision of a bookmark after these objects.
     pub initial_end: Option<u64>,
+    /// Brings custom objects into the version that is watched.
+    pub converter: Arc<Converter>,
     /// The form of the events.
     pub shaper: Shaper,
     /// Whether to send bookmarks.
@@ -61,6 +65,8 @@ pub(super) struct WatchBody {
     headed: bool,
     /// What it takes of its priority level while the initial objects are not all sent.
     seat: Option<Seat>,
+    /// A webhook that is being asked for what is to be sent next.
+    converting: Option<BoxFuture<'static, Result<()>>>,
 }
 
 impl WatchBody {
@@ -78,6 +84,7 @@ impl WatchBody {
             ended: false,
             headed: false,
             seat: None,
+            converting: None,
         }
     }
 
@@ -93,6 +100,10 @@ impl WatchBody {
         if self.ended {
             return Poll::Ready(None);
         }
+        if let Err(error) = ready!(self.poll_converted(cx)) {
+            self.ended = true;
+            return Poll::Ready(Some(error_frame(&error)));
+        }
         if !self.initial.is_empty() {
             return Poll::Ready(Some(self.initial_chunk()));
         }
@@ -106,7 +117,7 @@ impl WatchBody {
         match self.parts.watcher.poll_next(cx) {
             Poll::Ready(Delivery::Changes(changes)) => {
                 self.pending = changes;
-                return Poll::Ready(Some(self.pending_chunk()));
+                return self.poll_chunk(cx);
             }
             Poll::Ready(Delivery::Closed(why)) => {
                 self.ended = true;
@@ -133,6 +144,26 @@ impl WatchBody {
                 return Poll::Ready(Some(self.bookmark(revision, false)));
             }
         }
+    }
+
+    /// Waits until what is to be sent next is there in the version that is watched.
+    fn poll_converted(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let resource = &self.parts.shaper.resource;
+        if self.converting.is_none() {
+            let events = self.pending.iter();
+            let changed = events.filter_map(|(change, event)| event.past.subject(*change));
+            let waiting = Converter::waiting(resource, self.initial.iter().chain(changed));
+            if waiting.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let (converter, resource) = (self.parts.converter.clone(), resource.clone());
+            let convert = async move { converter.show(&resource, &waiting).await };
+            self.converting = Some(Box::pin(convert));
+        }
+        let Some(converting) = &mut self.converting else { return Poll::Ready(Ok(())) };
+        let converted = ready!(converting.as_mut().poll(cx));
+        self.converting = None;
+        Poll::Ready(converted)
     }
 
     fn initial_chunk(&mut self) -> Bytes {

@@ -8,6 +8,7 @@ use crate::{
     clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
     endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
     replicaset, resource_quota, root_ca, service_account, service_account_tokens, taint_eviction,
+    token_cleaner,
 };
 
 /// A controller that a manager can start.
@@ -126,6 +127,9 @@ pub(super) const REGISTRY: &[Entry] = &[
         &[("v1", "nodes"), ("v1", "pods")],
         |name, context, token| run(taint_eviction::controller(name, context), context, token),
     ),
+    entry("token-cleaner-controller", "tokencleaner", &[("v1", "secrets")], |_, context, token| {
+        Box::pin(token_cleaner::run(context.clone(), token))
+    }),
 ];
 
 /// The service account in kube-system whose role lets a controller do its work; `None` for those
@@ -143,6 +147,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
         "serviceaccount-controller" => "service-account-controller",
         "serviceaccount-token-controller" => return None,
+        "token-cleaner-controller" => "token-cleaner",
         same => same,
     })
 }

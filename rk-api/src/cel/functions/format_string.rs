@@ -99,15 +99,9 @@ fn write(
             if !number.is_finite() {
                 out.push_str(&special(number));
             } else if verb == 'f' {
-                out.push_str(&format!("{number:.precision$}"));
+                out.push_str(&grouped(&format!("{number:.precision$}")));
             } else {
-                let text = format!("{number:.precision$e}");
-                let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-                let (sign, exponent) = match exponent.strip_prefix('-') {
-                    Some(exponent) => ('-', exponent),
-                    None => ('+', exponent),
-                };
-                out.push_str(&format!("{digits}e{sign}{exponent:0>2}"));
+                out.push_str(&scientific(&format!("{number:.precision$e}")));
             }
         }
         'b' => match value {
@@ -140,6 +134,40 @@ fn write(
         }
     }
     Ok(())
+}
+
+/// A number with commas between its thousands: cel-go writes for the locale `en_US`.
+fn grouped(number: &str) -> String {
+    let (sign, digits) = match number.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", number),
+    };
+    let (whole, fraction) = match digits.find('.') {
+        Some(point) => digits.split_at(point),
+        None => (digits, ""),
+    };
+    let mut out = String::from(sign);
+    for (n, digit) in whole.char_indices() {
+        if n > 0 && (whole.len() - n) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out.push_str(fraction);
+    out
+}
+
+/// `1.5×10⁰³`, of `1.5e3`.
+fn scientific(number: &str) -> String {
+    const SUPERSCRIPTS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+    let (digits, exponent) = number.split_once('e').unwrap_or((number, "0"));
+    let (sign, exponent) = match exponent.strip_prefix('-') {
+        Some(exponent) => ("⁻", exponent),
+        None => ("", exponent),
+    };
+    let exponent = format!("{exponent:0>2}");
+    let raised = exponent.bytes().map(|digit| SUPERSCRIPTS[usize::from(digit - b'0') % 10]);
+    format!("{digits}×10{sign}{}", raised.collect::<String>())
 }
 
 fn double(value: &Value<'_>) -> Option<f64> {

@@ -11,8 +11,9 @@ fn lists_are_searched_and_summed() {
         "[1, 2, 2, 3].indexOf(2) == 1 && [1, 2, 2].lastIndexOf(2) == 2 && [1].indexOf(5) == -1",
         "[1, 2].includes(2) && 'a'.includes('a')",
         "[1, 2, 3, 4].slice(1, 3) == [2, 3]",
-        "[[1], [2, [3]]].flatten() == [1, 2, [3]] || true",
+        "[[1], [2, 3]].flatten() == [1, 2, 3]",
         "[dyn([1]), dyn([[2]])].flatten(2) == [1, 2]",
+        "[dyn(1), dyn('a')].includes('a')",
         "lists.range(3) == [0, 1, 2] && [1, 2].reverse() == [2, 1]",
         "[1, 2, 1].distinct() == [1, 2] && [3, 1, 2].sort() == [1, 2, 3]",
         "['aaa', 'b', 'cc'].sortBy(x, x.size()) == ['b', 'cc', 'aaa']",
@@ -59,7 +60,7 @@ fn strings_are_taken_apart() {
 fn strings_are_formatted() {
     all_true(&[
         "'%s %d %%'.format(['a', 1]) == 'a 1 %'",
-        "'%.2f'.format([1.256]) == '1.26' && '%.3e'.format([2.71828]) == '2.718e+00'",
+        "'%.2f'.format([1.256]) == '1.26' && '%.3e'.format([2718.28]) == '2.718×10⁰³' && '%e'.format([0.5]) == '5.000000×10⁻⁰¹' && '%.1f'.format([-1234567.25]) == '-1,234,567.2'",
         "'%b %o %x %X'.format([5, 8, 255, 255]) == '101 10 ff FF'",
         "'%x'.format(['hi']) == '6869' && '%b'.format([true]) == '1'",
         "'%s'.format([[1, 'a', null]]) == '[1, \"a\", null]'",
@@ -163,7 +164,7 @@ fn an_authorizer_is_asked_until_it_has_answered() {
         .compile(
             "authorizer.group('apps').resource('deployments').namespace('n').check('create').allowed() \
              && !authorizer.serviceAccount('n', 's').path('/healthz').check('get').allowed() \
-             && authorizer.requestResource.check('custom').reason() == 'why'",
+             && authorizer.requestResource.subresource('log').name('p') != authorizer.requestResource",
         )
         .unwrap();
     let mut decisions = Decisions::default();
@@ -186,5 +187,5 @@ fn an_authorizer_is_asked_until_it_has_answered() {
             Err(error) => panic!("{error}: {asked:?}"),
         }
     };
-    assert_eq!((result, asked), (Some(true), vec!["create".into(), "get".into(), "custom".into()]));
+    assert_eq!((result, asked), (Some(true), vec!["create".to_owned(), "get".to_owned()]));
 }

@@ -1,7 +1,6 @@
 //! ValidatingAdmissionPolicy and MutatingAdmissionPolicy: admission by expressions.
 //!
-//! Expressions are checked for being there, not for what they mean: that is known when they are
-//! compiled.
+//! Expressions are compiled when a policy is written, and refused then if they make no sense.
 
 use std::collections::BTreeSet;
 
@@ -22,9 +21,12 @@ use super::{
         row::Row,
         workload,
     },
-    PARAM_KIND, rules,
+    PARAM_KIND,
+    expressions::{Given, Outcome, Scope},
+    rules,
 };
 use crate::{
+    cel::Type,
     field::{ErrorList, FieldError, Path},
     meta::{
         names,
@@ -105,8 +107,9 @@ impl Kind for ValidatingPolicies {
             &path,
         );
         let at = path.child("matchConditions");
-        rules::conditions(&mut errors, list(&spec.match_conditions), &at);
-        variables(&mut errors, list(&spec.variables), &path.child("variables"));
+        let given = Given { params: spec.param_kind.is_some(), ..Given::default() };
+        rules::conditions(&mut errors, list(&spec.match_conditions), given.params, &at);
+        let scope = variables(&mut errors, list(&spec.variables), given, &path.child("variables"));
         let (validations, annotations) = (list(&spec.validations), list(&spec.audit_annotations));
         if validations.is_empty() && annotations.is_empty() {
             let wrong = "validations or auditAnnotations must contain at least one item";
@@ -114,10 +117,19 @@ impl Kind for ValidatingPolicies {
             errors.required(&path.child("auditAnnotations"), wrong);
         }
         for (i, rule) in validations.iter().enumerate() {
-            validation(&mut errors, rule, &path.child("validations").index(i));
+            let at = path.child("validations").index(i);
+            validation(&mut errors, rule, &scope, given, &at);
         }
         let own_name = name(&policy.metadata);
-        audit(&mut errors, annotations, own_name, &path.child("auditAnnotations"));
+        let at = path.child("auditAnnotations");
+        audit(&mut errors, annotations, own_name, &at);
+        for (i, annotation) in annotations.iter().enumerate() {
+            let (at, source) = (at.index(i).child("valueExpression"), &annotation.value_expression);
+            if !source.trim().is_empty() && source.len() <= ANNOTATION_MAX {
+                let given = Given { authorizer: true, ..given };
+                scope.check(&mut errors, given, source, Outcome::OptionalString, &at);
+            }
+        }
         errors.0
     }
 
@@ -191,14 +203,17 @@ impl Kind for MutatingPolicies {
             &path,
         );
         let at = path.child("matchConditions");
-        rules::conditions(&mut errors, list(&spec.match_conditions), &at);
-        variables(&mut errors, list(&spec.variables), &path.child("variables"));
+        let given = Given { params: spec.param_kind.is_some(), authorizer: true, patches: true };
+        rules::conditions(&mut errors, list(&spec.match_conditions), given.params, &at);
+        let scope = variables(&mut errors, list(&spec.variables), given, &path.child("variables"));
         let mutations = list(&spec.mutations);
         if mutations.is_empty() {
             errors.required(&path.child("mutations"), "mutations must contain at least one item");
         }
         for (i, mutation) in mutations.iter().enumerate() {
-            self::mutation(&mut errors, mutation, &path.child("mutations").index(i));
+            let at = path.child("mutations").index(i);
+            self::mutation(&mut errors, mutation, &at);
+            patch(&mut errors, mutation, &scope, given, &at);
         }
         let at = path.child("reinvocationPolicy");
         errors.required_one_of(&at, text(&spec.reinvocation_policy), &["IfNeeded", "Never"]);
@@ -281,7 +296,10 @@ fn param_kind(errors: &mut Errors, kind: &ParamKind, path: &Path) {
     }
 }
 
-fn variables(errors: &mut Errors, variables: &[Variable], path: &Path) {
+/// What is wrong with variables; the scope of what comes after them.
+fn variables(errors: &mut Errors, variables: &[Variable], given: Given, path: &Path) -> Scope {
+    let given = Given { authorizer: true, ..given };
+    let mut scope = Scope::default();
     let is_identifier = |name: &str| {
         name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
             && !name.starts_with(|c: char| c.is_ascii_digit())
@@ -295,7 +313,14 @@ fn variables(errors: &mut Errors, variables: &[Variable], path: &Path) {
             errors.invalid(&at.child("name"), variable.name.as_str(), wrong);
         }
         expression(errors, &variable.expression, &at);
+        if !variable.expression.trim().is_empty() {
+            let at = at.child("expression");
+            let found = scope.check(errors, given, &variable.expression, Outcome::Any, &at);
+            let of = found.map_or(Type::Dyn, |program| program.output_type().clone());
+            scope.declare(&variable.name, &of);
+        }
     }
+    scope
 }
 
 fn expression(errors: &mut Errors, expression: &str, path: &Path) {
@@ -304,13 +329,20 @@ fn expression(errors: &mut Errors, expression: &str, path: &Path) {
     }
 }
 
-fn validation(errors: &mut Errors, rule: &Validation, path: &Path) {
+fn validation(errors: &mut Errors, rule: &Validation, scope: &Scope, given: Given, path: &Path) {
     expression(errors, &rule.expression, path);
+    if !rule.expression.trim().is_empty() {
+        let (at, given) = (path.child("expression"), Given { authorizer: true, ..given });
+        scope.check(errors, given, rule.expression.trim(), Outcome::Bool, &at);
+    }
     let blank = |text: &str| !text.is_empty() && text.trim().is_empty();
     let wording = text(&rule.message_expression);
     if blank(wording) {
         let at = path.child("messageExpression");
         errors.invalid(&at, wording, "must be non-empty if specified");
+    } else if !wording.is_empty() {
+        let at = path.child("messageExpression");
+        scope.check(errors, given, wording.trim(), Outcome::String, &at);
     }
     let (at, message) = (path.child("message"), text(&rule.message));
     if blank(message) {
@@ -349,6 +381,23 @@ fn audit(errors: &mut Errors, annotations: &[AuditAnnotation], policy: &str, pat
         if !known.insert(key) {
             errors.push(FieldError::duplicate(&at.child("key"), key));
         }
+    }
+}
+
+/// What a mutation results in.
+fn patch(errors: &mut Errors, mutation: &Mutation, scope: &Scope, given: Given, path: &Path) {
+    let mut check = |source: Option<&String>, outcome, field| {
+        if let Some(source) = source.filter(|source| !source.trim().is_empty()) {
+            let at = path.child(field);
+            scope.check(errors, given, source.trim(), outcome, &at.child("expression"));
+        }
+    };
+    let apply = mutation.apply_configuration.as_ref().and_then(|it| it.expression.as_ref());
+    let json = mutation.json_patch.as_ref().and_then(|it| it.expression.as_ref());
+    match mutation.patch_type.as_str() {
+        "ApplyConfiguration" => check(apply, Outcome::Object, "applyConfiguration"),
+        "JSONPatch" => check(json, Outcome::JsonPatch, "jsonPatch"),
+        _ => {}
     }
 }
 

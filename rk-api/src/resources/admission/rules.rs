@@ -10,7 +10,10 @@ use k8s_openapi::{
 };
 use serde_json::json;
 
-use super::super::check::{Errors, default_text, list, text};
+use super::{
+    super::check::{Errors, default_text, list, text},
+    expressions::{Given, Outcome, Scope},
+};
 use crate::{
     field::{FieldError, Path},
     meta::names,
@@ -170,16 +173,26 @@ fn rule_resources(errors: &mut Errors, resources: &[String], path: &Path) {
     }
 }
 
-/// What is wrong with conditions, but for the expressions themselves.
-pub(super) fn conditions(errors: &mut Errors, conditions: &[MatchCondition], path: &Path) {
+/// What is wrong with conditions, which can refer to `params` where there are some.
+pub(super) fn conditions(
+    errors: &mut Errors,
+    conditions: &[MatchCondition],
+    params: bool,
+    path: &Path,
+) {
+    let given = Given { params, authorizer: true, patches: false };
     if conditions.len() > CONDITIONS_MAX {
         errors.push(FieldError::too_many(path, conditions.len(), CONDITIONS_MAX));
     }
     let mut known = BTreeSet::new();
     for (i, condition) in conditions.iter().enumerate() {
         let at = path.index(i);
-        if condition.expression.trim().is_empty() {
+        let expression = condition.expression.trim();
+        if expression.is_empty() {
             errors.required(&at.child("expression"), "");
+        } else {
+            let at = at.child("expression");
+            Scope::default().check(errors, given, expression, Outcome::Bool, &at);
         }
         errors.required_form(&at.child("name"), &condition.name, names::qualified_name);
         if !condition.name.is_empty() && !known.insert(&condition.name) {

@@ -287,7 +287,7 @@ fn webhook(errors: &mut Errors, hook: &Webhook<'_>, side_effects: &[&str], path:
         errors.one_of(&path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
     }
     client(errors, hook.client, &path.child("clientConfig"));
-    rules::conditions(errors, hook.match_conditions, &path.child("matchConditions"));
+    rules::conditions(errors, hook.match_conditions, false, &path.child("matchConditions"));
 }
 
 fn review_versions(errors: &mut Errors, versions: &[String], path: &Path) {

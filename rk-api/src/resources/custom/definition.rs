@@ -24,7 +24,7 @@ use crate::{
     field::{ErrorList, FieldError, Path},
     meta::table::name,
     resources::{
-        Column, Kind, Part, Resource,
+        Column, Kind, Object, Part, Resource,
         check::{Errors, IMMUTABLE, list, text},
         row::Row,
         workload,
@@ -154,12 +154,7 @@ impl Kind for Definitions {
 
     fn validate_create(definition: &CustomResourceDefinition) -> ErrorList {
         let mut errors = Errors::default();
-        let expected = format!("{}.{}", definition.spec.names.plural, definition.spec.group);
-        let found = text(&definition.metadata.name);
-        if found != expected {
-            let detail = "must be spec.names.plural+\".\"+spec.group";
-            errors.invalid(&Path::new("metadata.name"), found, detail);
-        }
+        named_by_its_spec(&mut errors, definition);
         spec::validate(&mut errors, &definition.spec, &spec::Leniency::of_new());
         validate_status(&mut errors, definition);
         stored_versions(&mut errors, definition);
@@ -179,19 +174,7 @@ impl Kind for Definitions {
             return errors.0;
         }
         spec::validate(&mut errors, &new.spec, &spec::Leniency::of_change(new, old));
-        let path = Path::new("spec");
-        let names = path.child("names");
-        let mut unchanged = |at: &Path, new: &str, old: &str| {
-            if new != old {
-                errors.invalid(at, new, IMMUTABLE);
-            }
-        };
-        if is_true(old, ESTABLISHED) {
-            unchanged(&path.child("scope"), &new.spec.scope, &old.spec.scope);
-            unchanged(&names.child("kind"), &new.spec.names.kind, &old.spec.names.kind);
-        }
-        unchanged(&path.child("group"), &new.spec.group, &old.spec.group);
-        unchanged(&names.child("plural"), &new.spec.names.plural, &old.spec.names.plural);
+        unchanged_names(&mut errors, new, old);
         validate_status(&mut errors, new);
         stored_versions(&mut errors, new);
         errors.extend(approval::validate(new, Some(old)));
@@ -209,6 +192,64 @@ impl Kind for Definitions {
     }
 
     const UNCONDITIONAL_UPDATE: bool = false;
+}
+
+/// What is wrong with a new definition in `v1beta1`, where schemas need not be structural and
+/// approval is not asked for.
+pub(in crate::resources) fn judge_beta(object: &dyn Object) -> ErrorList {
+    let Some(definition) = object.as_any().downcast_ref::<CustomResourceDefinition>() else {
+        return ErrorList::new();
+    };
+    let mut errors = Errors::default();
+    named_by_its_spec(&mut errors, definition);
+    spec::validate(&mut errors, &definition.spec, &spec::Leniency::of_beta());
+    validate_status(&mut errors, definition);
+    stored_versions(&mut errors, definition);
+    errors.0
+}
+
+/// The same for a change.
+pub(in crate::resources) fn judge_beta_change(new: &dyn Object, old: &dyn Object) -> ErrorList {
+    let new = new.as_any().downcast_ref::<CustomResourceDefinition>();
+    let old = old.as_any().downcast_ref::<CustomResourceDefinition>();
+    let (Some(new), Some(old)) = (new, old) else { return ErrorList::new() };
+    let mut errors = Errors::default();
+    spec::validate(&mut errors, &new.spec, &spec::Leniency::of_beta());
+    unchanged_names(&mut errors, new, old);
+    validate_status(&mut errors, new);
+    stored_versions(&mut errors, new);
+    errors.0
+}
+
+/// A definition's name is that of what it defines.
+fn named_by_its_spec(errors: &mut Errors, definition: &CustomResourceDefinition) {
+    let expected = format!("{}.{}", definition.spec.names.plural, definition.spec.group);
+    let found = text(&definition.metadata.name);
+    if found != expected {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        errors.invalid(&Path::new("metadata.name"), found, detail);
+    }
+}
+
+/// What objects are stored by does not change.
+fn unchanged_names(
+    errors: &mut Errors,
+    new: &CustomResourceDefinition,
+    old: &CustomResourceDefinition,
+) {
+    let path = Path::new("spec");
+    let names = path.child("names");
+    let mut unchanged = |at: &Path, new: &str, old: &str| {
+        if new != old {
+            errors.invalid(at, new, IMMUTABLE);
+        }
+    };
+    if is_true(old, ESTABLISHED) {
+        unchanged(&path.child("scope"), &new.spec.scope, &old.spec.scope);
+        unchanged(&names.child("kind"), &new.spec.names.kind, &old.spec.names.kind);
+    }
+    unchanged(&path.child("group"), &new.spec.group, &old.spec.group);
+    unchanged(&names.child("plural"), &new.spec.names.plural, &old.spec.names.plural);
 }
 
 /// The version that is stored is among those that may be.

@@ -67,8 +67,8 @@ fn map(items: &[Value], keys: &[Box<str>], path: &Path, errors: &mut ErrorList) 
 
 /// The members by which an item of a map is told apart.
 pub(super) fn identity(item: &Value, keys: &[Box<str>]) -> Value {
-    let member = |key: &Box<str>| Some((key.to_string(), item.get(&**key)?.clone()));
-    Value::Object(keys.iter().filter_map(member).collect())
+    let member = |key: &str| Some((key.to_owned(), item.get(key)?.clone()));
+    Value::Object(keys.iter().filter_map(|key| member(key)).collect())
 }
 
 /// As text that is the same for the same values: members of an object are in the order of their

@@ -40,6 +40,9 @@ pub struct Version {
     pub(crate) api_version: Arc<str>,
     /// Group and version of what is stored.
     pub(crate) stored_as: Arc<str>,
+    /// Group and version in which objects are written down: what is stored, unless a webhook is to
+    /// convert them on their way to the store.
+    pub(super) encoded_as: Arc<str>,
     /// The kind.
     pub(crate) kind: Arc<str>,
     /// The kind of lists.
@@ -51,6 +54,8 @@ pub struct Version {
     pub(super) schema: Arc<Schema>,
     /// The schemas of all versions: what is stored can be of any of them.
     pub(super) siblings: Arc<[(Arc<str>, Arc<Schema>)]>,
+    /// Whether unknown fields are taken away, as they are unless the definition is an old one.
+    pub(super) prunes: bool,
     pub(super) has_status: bool,
     pub(super) scale: Option<ScalePaths>,
     pub(super) columns: Vec<Column>,
@@ -148,7 +153,7 @@ impl<'a> Maker<'a> {
         let spec = &definition.spec;
         let schema = |version| match schema_of(version) {
             Some(props) => Arc::new(Schema::compile(props)),
-            // An old definition without one keeps everything.
+            // A definition of old without one keeps everything.
             None => Arc::new(Schema { preserves_unknown: true, ..Schema::default() }),
         };
         let siblings = spec
@@ -199,17 +204,21 @@ impl<'a> Maker<'a> {
         let own = api_version(self.spec, &version.name);
         let known = self.siblings.iter().find(|(api_version, _)| *api_version == own);
         let subresources = version.subresources.as_ref();
+        // Only who asks a webhook needs the version as it is: a change of name is made on the way.
+        let converted = self.conversion.is_some();
         let own_fields = version.selectable_fields.iter().flatten();
         let source = schema_of(version).and_then(|props| serde_json::to_string(props).ok());
         Version {
             definition: self.definition.clone(),
             stored_as: self.stored_as.clone(),
+            encoded_as: if converted { own.clone() } else { self.stored_as.clone() },
             kind: self.kind.clone(),
             list_kind: self.list_kind.clone(),
             conversion: self.conversion.clone(),
             source: source.unwrap_or_else(|| KEEPS_EVERYTHING.to_owned()).into(),
             schema: known.map(|(_, schema)| schema.clone()).unwrap_or_default(),
             siblings: self.siblings.clone(),
+            prunes: self.spec.preserve_unknown_fields != Some(true),
             has_status: subresources.is_some_and(|it| it.status.is_some()),
             scale: subresources.and_then(|it| it.scale.as_ref()).map(ScalePaths::of),
             columns: printer_columns(version).iter().map(column).collect(),

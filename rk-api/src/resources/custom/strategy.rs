@@ -68,11 +68,13 @@ impl Version {
         let mut members = parts.members;
         let unknown = |path: String| format!("unknown field \"{path}\"");
         strict_errors.extend(embedded::coerce(&mut members, schema).into_iter().map(unknown));
-        strict_errors.extend(prune::prune(&mut members, schema).into_iter().map(unknown));
+        if self.prunes {
+            strict_errors.extend(prune::prune(&mut members, schema).into_iter().map(unknown));
+        }
         let kind = if *kind == *self.kind { self.kind.clone() } else { kind.as_str().into() };
         let mut object = Custom {
             api_version: self.api_version.clone(),
-            stored_as: self.stored_as.clone(),
+            stored_as: self.encoded_as.clone(),
             kind,
             metadata,
             members,
@@ -85,7 +87,7 @@ impl Version {
                 // It stays what it is until the webhook was asked.
                 object.api_version = found.as_str().into();
                 object.stored_as = object.api_version.clone();
-            } else {
+            } else if self.prunes {
                 prune::prune(&mut object.members, &self.schema);
             }
         } else if stored {
@@ -333,7 +335,7 @@ fn cell(column: &Column, tree: &Value, now: Timestamp) -> Value {
             None => number.as_f64().map_or(Value::Null, |value| Value::from(value as i64)),
         },
         ("number", Value::Number(number)) => {
-            number.as_f64().map_or(Value::Null, |value| whole_or_not(value))
+            number.as_f64().map_or(Value::Null, whole_or_not)
         }
         ("boolean", Value::Bool(_)) => found.clone(),
         ("string", Value::String(text)) => text.as_str().into(),

@@ -3,9 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::api::{
-    admissionregistration::v1::{NamedRuleWithOperations, RuleWithOperations},
-    core::v1::Namespace,
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::{MatchResources, NamedRuleWithOperations, RuleWithOperations},
+        core::v1::Namespace,
+    },
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 
 use super::{AdmissionRequest, Operation};
@@ -13,6 +16,7 @@ use crate::{
     meta::selectors::LabelQuery,
     resources::Resource,
     server::{
+        kinds::Kinds,
         reader::Reader,
         status::{ApiError, Result, Subject},
     },
@@ -132,10 +136,19 @@ impl Rule {
     }
 }
 
+/// Where kinds and objects are looked up. Cloning shares it.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Lookup {
+    pub reader: Reader,
+    pub kinds: Arc<Kinds>,
+}
+
 /// Which requests somebody is about.
 #[derive(Clone, Debug)]
 pub(super) struct Matcher {
     pub rules: Vec<Rule>,
+    /// Whether it is about all kinds, whatever the rules.
+    pub everything: bool,
     /// What is left out of them.
     pub excluded: Vec<Rule>,
     /// Whether the rules also mean other versions of what they name.
@@ -149,12 +162,12 @@ pub(super) struct Matcher {
 pub(super) struct Equivalents(Option<Vec<Arc<Resource>>>);
 
 impl Equivalents {
-    fn of(&mut self, reader: &Reader, resource: &Arc<Resource>) -> &[Arc<Resource>] {
+    fn of(&mut self, kinds: &Kinds, resource: &Arc<Resource>) -> &[Arc<Resource>] {
         self.0.get_or_insert_with(|| {
             let same = |row: &&Arc<Resource>| {
                 row.key_prefix == resource.key_prefix && !Arc::ptr_eq(row, resource)
             };
-            reader.resources.iter().filter(same).cloned().collect()
+            kinds.now().resources.iter().filter(same).cloned().collect()
         })
     }
 }
@@ -196,23 +209,47 @@ pub(super) struct Facts {
     equivalents: Equivalents,
 }
 
+impl From<&MatchResources> for Matcher {
+    /// What a policy, or one of its bindings, is about.
+    fn from(resources: &MatchResources) -> Self {
+        let query = |selector: &Option<LabelSelector>| {
+            selector.as_ref().map_or_else(LabelQuery::everything, LabelQuery::from_selector)
+        };
+        let rules = |rules: &Option<Vec<NamedRuleWithOperations>>| -> Vec<Rule> {
+            rules.iter().flatten().map(Into::into).collect()
+        };
+        let own = rules(&resources.resource_rules);
+        Self {
+            everything: own.is_empty(),
+            rules: own,
+            excluded: rules(&resources.exclude_resource_rules),
+            equivalent: resources.match_policy.as_deref() != Some("Exact"),
+            namespaces: query(&resources.namespace_selector),
+            objects: query(&resources.object_selector),
+        }
+    }
+}
+
 impl Matcher {
     /// Whether it is about the request; if so, the version in which it wants to see it.
     pub(super) async fn matches(
         &self,
-        reader: &Reader,
+        lookup: &Lookup,
         request: &AdmissionRequest<'_>,
         facts: &mut Facts,
     ) -> Result<Option<Arc<Resource>>> {
         if self.objects_differ(request) {
             return Ok(None);
         }
-        if Self::find(&self.excluded, self.equivalent, reader, request, facts).is_some() {
+        if Self::find(&self.excluded, self.equivalent, lookup, request, facts).is_some() {
             return Ok(None);
         }
-        let found = Self::find(&self.rules, self.equivalent, reader, request, facts);
+        let found = match self.everything {
+            true => Some(request.resource.clone()),
+            false => Self::find(&self.rules, self.equivalent, lookup, request, facts),
+        };
         let Some(found) = found else { return Ok(None) };
-        let in_namespace = self.in_namespace(reader, request, facts).await?;
+        let in_namespace = self.in_namespace(&lookup.reader, request, facts).await?;
         Ok(in_namespace.then_some(found))
     }
 
@@ -229,7 +266,7 @@ impl Matcher {
     fn find(
         rules: &[Rule],
         equivalent: bool,
-        reader: &Reader,
+        lookup: &Lookup,
         request: &AdmissionRequest<'_>,
         facts: &mut Facts,
     ) -> Option<Arc<Resource>> {
@@ -240,7 +277,7 @@ impl Matcher {
         if !equivalent || rules.is_empty() {
             return None;
         }
-        let others = facts.equivalents.of(reader, request.resource);
+        let others = facts.equivalents.of(&lookup.kinds, request.resource);
         rules.iter().find_map(|rule| {
             let fits = |row: &&Arc<Resource>| rule.matches(&Asked::of(request, row));
             others.iter().find(fits).cloned()

@@ -101,7 +101,6 @@ pub(super) struct Evaluation<'a> {
     pub action: &'static str,
 }
 
-#[allow(dead_code, reason = "policies count, too")]
 impl AdmissionMetrics {
     pub(in crate::server) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {

@@ -16,6 +16,7 @@ use super::{
     extended_resources::ExtendedResourceToleration,
     external_ips::DenyServiceExternalIps,
     limit_ranger::LimitRanger,
+    matching::Lookup,
     namespace_lifecycle::NamespaceLifecycle,
     namespaces::{NamespaceAutoProvision, NamespaceExists, Provisioner},
     node_restriction::NodeRestriction,
@@ -25,6 +26,7 @@ use super::{
     pod_certificates::PodCertificates,
     pod_security::{PodSecurity, PodSecurityExemptions},
     pod_tolerations::PodTolerationRestriction,
+    policies::{MutatingPolicies, ValidatingPolicies},
     priority::Priority,
     resource_quota::ResourceQuotas,
     runtime_class::RuntimeClasses,
@@ -38,13 +40,12 @@ use super::{
 use crate::server::{
     authz::{Authorizer, rbac::Rbac},
     outbound::Outbound,
-    reader::Reader,
 };
 
 /// What plug-ins are made of.
 #[derive(Debug)]
 pub(in crate::server) struct Parts {
-    pub reader: Reader,
+    pub lookup: Lookup,
     pub rbac: Rbac,
     pub authorizer: Arc<dyn Authorizer>,
     pub outbound: Outbound,
@@ -69,51 +70,53 @@ const PLUGINS: &[Row] = &[
     ("AlwaysAdmit", false, |_| None),
     ("NamespaceAutoProvision", false, |p| {
         some(NamespaceAutoProvision {
-            reader: p.reader.clone(),
+            reader: p.lookup.reader.clone(),
             provisioner: p.provisioner.clone(),
         })
     }),
-    ("NamespaceLifecycle", true, |p| some(NamespaceLifecycle(p.reader.clone()))),
-    ("NamespaceExists", false, |p| some(NamespaceExists(p.reader.clone()))),
+    ("NamespaceLifecycle", true, |p| some(NamespaceLifecycle(p.lookup.reader.clone()))),
+    ("NamespaceExists", false, |p| some(NamespaceExists(p.lookup.reader.clone()))),
     ("LimitPodHardAntiAffinityTopology", false, |_| some(HardAntiAffinityTopology)),
-    ("LimitRanger", true, |p| some(LimitRanger::new(p.reader.clone()))),
+    ("LimitRanger", true, |p| some(LimitRanger::new(p.lookup.reader.clone()))),
     ("ServiceAccount", true, |p| {
-        let (reader, required) = (p.reader.clone(), p.require_service_accounts);
+        let (reader, required) = (p.lookup.reader.clone(), p.require_service_accounts);
         some(ServiceAccounts { reader, required })
     }),
-    ("NodeRestriction", true, |p| some(NodeRestriction(p.reader.clone()))),
+    ("NodeRestriction", true, |p| some(NodeRestriction(p.lookup.reader.clone()))),
     ("TaintNodesByCondition", true, |_| some(TaintNodesByCondition)),
     ("AlwaysPullImages", false, |_| some(AlwaysPullImages)),
     ("PodSecurity", true, |p| {
-        some(PodSecurity::new(p.reader.clone(), p.pod_security_exemptions.clone()))
+        some(PodSecurity::new(p.lookup.reader.clone(), p.pod_security_exemptions.clone()))
     }),
-    ("PodNodeSelector", false, |p| some(PodNodeSelector(p.reader.clone()))),
-    ("Priority", true, |p| some(Priority::new(p.reader.clone()))),
+    ("PodNodeSelector", false, |p| some(PodNodeSelector(p.lookup.reader.clone()))),
+    ("Priority", true, |p| some(Priority::new(p.lookup.reader.clone()))),
     ("DefaultTolerationSeconds", true, |_| some(DefaultTolerationSeconds)),
-    ("PodTolerationRestriction", false, |p| some(PodTolerationRestriction(p.reader.clone()))),
+    ("PodTolerationRestriction", false, |p| {
+        some(PodTolerationRestriction(p.lookup.reader.clone()))
+    }),
     ("ExtendedResourceToleration", false, |_| some(ExtendedResourceToleration)),
-    ("DefaultStorageClass", true, |p| some(DefaultStorageClass(p.reader.clone()))),
+    ("DefaultStorageClass", true, |p| some(DefaultStorageClass(p.lookup.reader.clone()))),
     ("StorageObjectInUseProtection", false, |_| some(StorageObjectInUseProtection)),
     ("OwnerReferencesPermissionEnforcement", false, |p| {
-        let (reader, authorizer) = (p.reader.clone(), p.authorizer.clone());
+        let (reader, authorizer) = (p.lookup.reader.clone(), p.authorizer.clone());
         some(OwnerReferences { reader, authorizer })
     }),
-    ("PersistentVolumeClaimResize", true, |p| some(PersistentVolumeClaimResize(p.reader.clone()))),
-    ("RuntimeClass", true, |p| some(RuntimeClasses(p.reader.clone()))),
+    ("PersistentVolumeClaimResize", true, |p| {
+        some(PersistentVolumeClaimResize(p.lookup.reader.clone()))
+    }),
+    ("RuntimeClass", true, |p| some(RuntimeClasses(p.lookup.reader.clone()))),
     ("CertificateApproval", true, |p| some(Approval(p.authorizer.clone()))),
     ("CertificateSigning", true, |p| some(Signing(p.authorizer.clone()))),
     ("ClusterTrustBundleAttest", true, |p| some(Attestation(p.authorizer.clone()))),
     ("CertificateSubjectRestriction", true, |_| some(SubjectRestriction)),
-    ("DefaultIngressClass", true, |p| some(DefaultIngressClass(p.reader.clone()))),
+    ("DefaultIngressClass", true, |p| some(DefaultIngressClass(p.lookup.reader.clone()))),
     ("DenyServiceExternalIPs", false, |_| some(DenyServiceExternalIps)),
     // What is configured comes after what is built in, and what counts or refuses comes last.
-    ("MutatingAdmissionWebhook", true, |p| {
-        some(MutatingWebhooks::new(&p.reader, &p.outbound, &p.metrics))
-    }),
-    ("ValidatingAdmissionWebhook", true, |p| {
-        some(ValidatingWebhooks::new(&p.reader, &p.outbound, &p.metrics))
-    }),
-    ("ResourceQuota", true, |p| some(ResourceQuotas::new(p.reader.clone()))),
+    ("MutatingAdmissionPolicy", true, |p| some(MutatingPolicies::new(p))),
+    ("MutatingAdmissionWebhook", true, |p| some(MutatingWebhooks::new(p))),
+    ("ValidatingAdmissionPolicy", true, |p| some(ValidatingPolicies::new(p))),
+    ("ValidatingAdmissionWebhook", true, |p| some(ValidatingWebhooks::new(p))),
+    ("ResourceQuota", true, |p| some(ResourceQuotas::new(p.lookup.reader.clone()))),
     ("AlwaysDeny", false, |_| some(AlwaysDeny)),
 ];
 

@@ -19,7 +19,6 @@ pub(in crate::server) struct Rounds {
     /// Who among the webhooks is to be asked again.
     pub webhooks: Invoked,
     /// And among the policies.
-    #[allow(dead_code, reason = "for mutating policies")]
     pub policies: Invoked,
 }
 

@@ -18,6 +18,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use serde_json::json;
 use tokio::time::Instant;
 
+pub(super) use self::review::user_info;
 use self::{
     call::Failure,
     config::{Hook, Hooks},
@@ -25,16 +26,18 @@ use self::{
 };
 use super::{
     Admission, AdmissionRequest,
-    matching::{Facts, is_exempt},
+    expressions::{Evaluator, Inputs},
+    matching::{Facts, Lookup, is_exempt},
     metrics::{AdmissionMetrics, Call},
+    plugins::Parts,
     shown::{Seen, Views, replace},
 };
 use crate::{
     patch::{self, PatchKind},
     server::{
         audit,
+        authz::Authorizer,
         outbound::Outbound,
-        reader::Reader,
         status::{ApiError, Result},
     },
 };
@@ -43,7 +46,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Dispatcher {
     hooks: Arc<Hooks>,
-    reader: Reader,
+    lookup: Lookup,
+    authorizer: Arc<dyn Authorizer>,
     outbound: Outbound,
     metrics: AdmissionMetrics,
     /// As metrics name it.
@@ -59,16 +63,16 @@ pub(super) struct MutatingWebhooks(Dispatcher);
 pub(super) struct ValidatingWebhooks(Dispatcher);
 
 impl MutatingWebhooks {
-    pub(super) fn new(reader: &Reader, outbound: &Outbound, metrics: &AdmissionMetrics) -> Self {
-        let hooks = Hooks::of::<MutatingWebhookConfiguration>(reader);
-        Self(Dispatcher::new(hooks, reader, outbound, metrics, "admit"))
+    pub(super) fn new(parts: &Parts) -> Self {
+        let hooks = Hooks::of::<MutatingWebhookConfiguration>(&parts.lookup.reader);
+        Self(Dispatcher::new(hooks, parts, "admit"))
     }
 }
 
 impl ValidatingWebhooks {
-    pub(super) fn new(reader: &Reader, outbound: &Outbound, metrics: &AdmissionMetrics) -> Self {
-        let hooks = Hooks::of::<ValidatingWebhookConfiguration>(reader);
-        Self(Dispatcher::new(hooks, reader, outbound, metrics, "validating"))
+    pub(super) fn new(parts: &Parts) -> Self {
+        let hooks = Hooks::of::<ValidatingWebhookConfiguration>(&parts.lookup.reader);
+        Self(Dispatcher::new(hooks, parts, "validating"))
     }
 }
 
@@ -166,15 +170,15 @@ enum Outcome {
 }
 
 impl Dispatcher {
-    fn new(
-        hooks: Arc<Hooks>,
-        reader: &Reader,
-        outbound: &Outbound,
-        metrics: &AdmissionMetrics,
-        kind: &'static str,
-    ) -> Self {
-        let (reader, outbound) = (reader.clone(), outbound.clone());
-        Self { hooks, reader, outbound, metrics: metrics.clone(), kind }
+    fn new(hooks: Arc<Hooks>, parts: &Parts, kind: &'static str) -> Self {
+        Self {
+            hooks,
+            lookup: parts.lookup.clone(),
+            authorizer: parts.authorizer.clone(),
+            outbound: parts.outbound.clone(),
+            metrics: parts.metrics.clone(),
+            kind,
+        }
     }
 
     fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
@@ -189,9 +193,24 @@ impl Dispatcher {
         facts: &mut Facts,
         views: &mut Views,
     ) -> Result<Option<Arc<Seen>>> {
-        let found = hook.matcher.matches(&self.reader, request, facts).await?;
+        let found = hook.matcher.matches(&self.lookup, request, facts).await?;
         let Some(resource) = found else { return Ok(None) };
-        views.of(request, &resource).map(Some)
+        let seen = views.of(request, &resource)?;
+        if hook.conditions.is_empty() {
+            return Ok(Some(seen));
+        }
+        let namespace = facts.namespace.get(&self.lookup.reader, request).await?;
+        let inputs = Inputs::new(request, seen.clone(), namespace.as_deref(), None);
+        let mut evaluator = Evaluator::new(&self.authorizer, request.user);
+        match hook.conditions.hold(&mut evaluator, &inputs).await {
+            Ok(true) => Ok(Some(seen)),
+            Err(why) if !hook.fails_open => Err(request.forbidden(&why)),
+            Ok(false) | Err(_) => {
+                let operation = request.operation.as_str();
+                self.metrics.excluded(&hook.name, "webhook", self.kind, operation);
+                Ok(None)
+            }
+        }
     }
 
     async fn ask(&self, hook: &Hook, request: &AdmissionRequest<'_>, seen: &Seen) -> Outcome {
@@ -249,7 +268,7 @@ fn apply(
     }
     let mut tree = seen.object.clone();
     patch::apply(PatchKind::Json, &seen.resource.schema, &mut tree, patch)
-        .map_err(ApiError::internal)?;
+        .map_err(|error| ApiError::internal(error.detail()))?;
     if tree == seen.object {
         return Ok(false);
     }

@@ -32,12 +32,12 @@ const LOOK_AFTER: Duration = Duration::from_millis(50);
 const LOOK_AFTER_MAX: Duration = Duration::from_secs(5);
 
 /// Begins to clean up, unless that is under way.
-pub(super) fn begin(server: &Arc<Inner>, definition: &Arc<CustomResourceDefinition>) {
+pub(super) fn begin(server: &Arc<Inner>, definition: CustomResourceDefinition) {
     let name = definition.metadata.name.clone().unwrap_or_default();
-    if !is_kept(definition) || !server.custom_resources.cleaning.lock().insert(name.clone()) {
+    if !is_kept(&definition) || !server.custom_resources.cleaning.lock().insert(name.clone()) {
         return;
     }
-    let (server, definition) = (Arc::downgrade(server), definition.clone());
+    let server = Arc::downgrade(server);
     tokio::spawn(async move {
         loop {
             let ended = clean_up(&server, &definition, &name).await;

@@ -19,15 +19,8 @@ use super::{
 };
 use crate::{
     clock,
-    resources::{BuiltIn, Object, Part},
-    server::{
-        Inner,
-        cache::Observer,
-        object::CachedObject,
-        registry::{Change, Current, Target},
-        status::Result,
-        user::UserInfo,
-    },
+    resources::{BuiltIn, Part},
+    server::{Inner, cache::Observer, object::CachedObject, status::Result, writer::Writer},
 };
 
 /// How often seats are lent and borrowed anew, and how often the default objects are looked at.
@@ -111,9 +104,9 @@ async fn follow(server: &Inner, flow_control: &FlowControl) -> Result<()> {
     let dangling = flow_control.configure(levels, schemas.clone());
     for (schema, (name, is_dangling)) in schemas.into_iter().zip(dangling) {
         let Some(status) = with_condition(&schema, is_dangling) else { continue };
-        let target = Writer { server, subresource: "status", manager: CONSUMER };
-        target
-            .update::<FlowSchema>(&name, Part::Status, move |found| {
+        let writer = Writer { server, manager: CONSUMER };
+        writer
+            .update::<FlowSchema>(None, &name, Part::Status, move |found| {
                 found.status.clone_from(&status.status);
             })
             .await?;
@@ -168,16 +161,16 @@ async fn each<T: Configured>(server: &Inner, wanted: Vec<T>) -> Result<()> {
     if server.reader.resource::<T>().is_none() {
         return Ok(());
     }
-    let writer = Writer { server, subresource: "", manager: PRODUCER };
+    let writer = Writer { server, manager: PRODUCER };
     let found = server.reader.list::<T>(None)?;
     for object in &wanted {
         let name = name_of(object);
         match found.iter().find(|found| name_of(*found) == name) {
-            None => writer.create(name, object).await?,
+            None => writer.create(None, object).await?,
             Some(found) => {
                 if let Some(updated) = updated(found, object) {
                     writer
-                        .update::<T>(name, Part::Main, move |found| *found = updated.clone())
+                        .update::<T>(None, name, Part::Main, move |found| *found = updated.clone())
                         .await?;
                 }
             }
@@ -186,7 +179,7 @@ async fn each<T: Configured>(server: &Inner, wanted: Vec<T>) -> Result<()> {
     for object in &found {
         let is_default = wanted.iter().any(|wanted| name_of(wanted) == name_of(object));
         if !is_default && auto_update(object.metadata()) == Some(true) {
-            writer.delete::<T>(name_of(object)).await?;
+            writer.delete::<T>(None, name_of(object)).await?;
         }
     }
     Ok(())
@@ -238,80 +231,6 @@ impl Configured for PriorityLevelConfiguration {
         self.spec = other.spec.clone();
         if self.spec.exempt.is_some() && exempt.is_some() {
             self.spec.exempt = exempt;
-        }
-    }
-}
-
-/// Writes objects as the server itself.
-struct Writer<'a> {
-    server: &'a Inner,
-    subresource: &'static str,
-    manager: &'static str,
-}
-
-impl Writer<'_> {
-    async fn create<T: Configured>(&self, name: &str, object: &T) -> Result<()> {
-        let Some(resource) = self.server.reader.resource::<T>() else { return Ok(()) };
-        let user = UserInfo::new("system:apiserver", ["system:masters"]);
-        let mut object: Box<dyn Object> = Box::new(object.clone());
-        resource.strategy.default(object.as_mut());
-        let target = self.target(resource, &user, name);
-        match self.server.registry.create(&target, object).await {
-            // Another server of the same store was faster.
-            Err(error) if error.reason == "AlreadyExists" => Ok(()),
-            result => result.map(drop),
-        }
-    }
-
-    async fn update<T: Configured>(
-        &self,
-        name: &str,
-        part: Part,
-        change: impl Fn(&mut T) + Send + Sync,
-    ) -> Result<()> {
-        let Some(resource) = self.server.reader.resource::<T>() else { return Ok(()) };
-        let user = UserInfo::new("system:apiserver", ["system:masters"]);
-        let target = self.target(resource, &user, name);
-        let change = |found: Option<&Current>| {
-            let found = found.ok_or_else(|| target.not_found())?;
-            let mut object = found.object.boxed_clone();
-            if let Some(object) = object.as_any_mut().downcast_mut::<T>() {
-                change(object);
-            }
-            Ok(Change::from(object))
-        };
-        match self.server.registry.update(&target, part, change).await {
-            // Somebody changes or deletes it at this moment: that is told again.
-            Err(error) if error.is_conflict() || error.code == 404 => Ok(()),
-            result => result.map(drop),
-        }
-    }
-
-    async fn delete<T: Configured>(&self, name: &str) -> Result<()> {
-        let Some(resource) = self.server.reader.resource::<T>() else { return Ok(()) };
-        let user = UserInfo::new("system:apiserver", ["system:masters"]);
-        let target = self.target(resource, &user, name);
-        match self.server.registry.delete(&target, &Default::default()).await {
-            Err(error) if error.code == 404 => Ok(()),
-            result => result.map(drop),
-        }
-    }
-
-    fn target<'a>(
-        &self,
-        resource: &'a Arc<crate::resources::Resource>,
-        user: &'a UserInfo,
-        name: &'a str,
-    ) -> Target<'a> {
-        Target {
-            resource,
-            subresource: self.subresource,
-            namespace: None,
-            name,
-            user,
-            dry_run: false,
-            manager: self.manager,
-            context: None,
         }
     }
 }

@@ -42,7 +42,7 @@ impl<'a> Call<'a> {
             if store.key.as_ref() != target.key() {
                 return Err(target.not_found());
             }
-            return Ok(self.shaped(200, output, &shaper, &store));
+            return self.shaped(200, output, &shaper, &store).await;
         }
         let options = ListOptions::read(self.context.query(), false)?;
         let filter = Filter::read(resource, None, None, &options)?;

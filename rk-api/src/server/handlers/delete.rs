@@ -52,7 +52,7 @@ impl<'a> Call<'a> {
         }
         let code =
             if !deleted.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
-        Ok(self.shaped(code, output, &shaper, &deleted.object))
+        self.shaped(code, output, &shaper, &deleted.object).await
     }
 
     pub(super) async fn delete_collection(
@@ -77,6 +77,7 @@ impl<'a> Call<'a> {
             }
         }
         let meta = ListMeta { revision: page.revision, ..ListMeta::default() };
+        self.server.registry.converter.show(resource, &items).await?;
         let json = shaper.list(&items, &meta);
         Ok(body::answer(&self.context.headers, 200, output.format, json))
     }

@@ -37,6 +37,7 @@ impl<'a> Call<'a> {
             None => String::new(),
         };
         let meta = ListMeta { revision: page.revision, continue_token, remaining: page.remaining };
+        self.server.registry.converter.show(resource, &page.items).await?;
         let json = shaper.list(&page.items, &meta);
         Ok(body::answer(&self.context.headers, 200, output.format, json))
     }

@@ -10,9 +10,7 @@ use crate::{
     openapi::{self, Document},
     server::{
         body::{self, ResponseBody},
-        health,
-        kinds::Snapshot,
-        negotiate,
+        health, negotiate,
         status::{ApiError, Result},
     },
 };
@@ -37,16 +35,20 @@ impl Call<'_> {
                 serde_json::to_vec_pretty(&version()).map_err(ApiError::internal)?,
             )),
             ["metrics"] => Ok(text(200, self.server.metrics.text(&self.server.registry.cache))),
-            ["api"] => self.discovery(Snapshot::aggregated_core, |call| {
-                Some(discovery::api_versions(call.host()))
-            }),
-            ["apis"] => self.discovery(Snapshot::aggregated_groups, |call| {
-                Some(discovery::api_group_list(&call.kinds.resources))
-            }),
+            ["api"] => self.discovery(
+                |call| call.kinds.aggregated_core().clone(),
+                |call| Some(discovery::api_versions(call.host())),
+            ),
+            ["apis"] => self.discovery(
+                |call| call.server.aggregator.aggregated(call.kinds),
+                |call| Some(call.server.aggregator.groups(&call.kinds.resources)),
+            ),
             ["api", version] => {
                 self.document(discovery::api_resource_list(&self.kinds.resources, "", version))
             }
-            ["apis", group] => self.document(discovery::api_group(&self.kinds.resources, group)),
+            ["apis", group] => {
+                self.document(self.server.aggregator.group(&self.kinds.resources, group))
+            }
             ["apis", group, version] => {
                 self.document(discovery::api_resource_list(&self.kinds.resources, group, version))
             }
@@ -80,7 +82,7 @@ impl Call<'_> {
     /// Aggregated discovery for those who ask for it, else the classic document.
     fn discovery(
         self,
-        aggregated: fn(&Snapshot) -> &Document,
+        aggregated: impl FnOnce(Self) -> Document,
         classic: impl FnOnce(Self) -> Option<Value>,
     ) -> Result<Response<ResponseBody>> {
         let clauses = negotiate::accepted(&self.context.headers);
@@ -98,7 +100,7 @@ impl Call<'_> {
         if !wants {
             return self.document(classic(self));
         }
-        let document = aggregated(self.kinds);
+        let document = aggregated(self);
         let mut response = self.cached(document.body.clone(), &document.etag());
         let headers = response.headers_mut();
         let media_type = HeaderValue::from_static(discovery::AGGREGATED_MEDIA_TYPE);
@@ -113,21 +115,21 @@ impl Call<'_> {
         let first = clauses.first().map(|clause| clause.media_type);
         let protobuf = first.is_some_and(|first| openapi::V2_PROTOBUF_ACCEPTED.contains(&first));
         if protobuf {
-            let mut response = self.openapi(documents.v2_protobuf());
+            let mut response = self.openapi(&self.server.aggregator.openapi_v2_protobuf(documents));
             let media_type = HeaderValue::from_static(openapi::V2_PROTOBUF_CONTENT_TYPE);
             response.headers_mut().insert(header::CONTENT_TYPE, media_type);
             return Ok(response);
         }
-        Ok(self.openapi(documents.v2_json()))
+        Ok(self.openapi(&self.server.aggregator.openapi_v2(documents)))
     }
 
     fn openapi_v3(self, path: Option<&str>) -> Result<Response<ResponseBody>> {
         let documents = &self.kinds.documents;
         let document = match path {
-            None => documents.v3_index(),
-            Some(path) => documents.v3(path).ok_or_else(ApiError::no_such_path)?,
+            None => self.server.aggregator.openapi_v3(documents),
+            Some(path) => documents.v3(path).ok_or_else(ApiError::no_such_path)?.clone(),
         };
-        let mut response = self.openapi(document);
+        let mut response = self.openapi(&document);
         // The hash in the URL names this very document: a client may keep it for good.
         if path.is_some() && self.context.query().get("hash") == Some(document.hash.as_str()) {
             let forever = HeaderValue::from_static("public, max-age=31536000, immutable");

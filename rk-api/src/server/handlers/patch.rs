@@ -94,7 +94,7 @@ impl<'a> Call<'a> {
             Ok(Change { object, managed: ManagedFields::Sent(managed) })
         };
         let updated = self.server.registry.update(&target, self.part(), change).await?;
-        Ok(self.shaped(200, output, &shaper, &updated.object))
+        self.shaped(200, output, &shaper, &updated.object).await
     }
 
     /// Whether the body is a configuration to apply.
@@ -182,7 +182,7 @@ impl<'a> Call<'a> {
         };
         let updated = self.server.registry.update(&target, part, change).await?;
         let status = if updated.created { 201 } else { 200 };
-        Ok(self.shaped(status, output, &shaper, &updated.object))
+        self.shaped(status, output, &shaper, &updated.object).await
     }
 
     /// The options of an application, and whether it is forced.

@@ -170,7 +170,7 @@ impl<'a> Call<'a> {
         let status = node.status.as_ref();
         let endpoints = status.and_then(|status| status.daemon_endpoints.as_ref());
         let agent = endpoints.and_then(|endpoints| endpoints.kubelet_endpoint.as_ref());
-        let agent = agent.map_or(AGENT_PORT, |agent| agent.port);
+        let agent = agent.map(|agent| agent.port).filter(|port| *port != 0).unwrap_or(AGENT_PORT);
         if named.port.is_empty() || named.port == agent.to_string() {
             return Ok(NodeAddress::Agent(Box::new(node)));
         }

@@ -141,7 +141,9 @@ impl<'a> Call<'a> {
             Ok(Change { object: new, managed })
         };
         let updated = self.server.registry.update(&target, Part::Main, update).await?;
-        let decoded = resource.strategy.decode(&updated.object.stored.plain());
+        let registry = &self.server.registry;
+        let stored = registry.converter.form(resource, &updated.object).await?;
+        let decoded = resource.strategy.decode(&stored.plain());
         let mut object = decoded.map_err(ApiError::internal)?.object;
         object.meta_mut().resource_version = Some(updated.object.revision.to_string());
         scale_of(resource, object.as_ref())

@@ -59,6 +59,7 @@ impl<'a> Call<'a> {
                     initial,
                     initial_end: (streams_list && options.allow_watch_bookmarks)
                         .then_some(revision),
+                    converter: self.server.registry.converter.clone(),
                     shaper,
                     bookmarks: options.allow_watch_bookmarks,
                     timeout,

@@ -41,7 +41,7 @@ impl<'a> Call<'a> {
         }
         let managed = ManagedFields::Sent(managed);
         let created = self.server.registry.create_as(&target, Change { object, managed }).await?;
-        Ok(self.shaped(201, output, &shaper, &created))
+        self.shaped(201, output, &shaper, &created).await
     }
 
     pub(super) async fn update(
@@ -82,7 +82,7 @@ impl<'a> Call<'a> {
         };
         let updated = self.server.registry.update(&target, part, change).await?;
         let status = if updated.created { 201 } else { 200 };
-        Ok(self.shaped(status, output, &shaper, &updated.object))
+        self.shaped(status, output, &shaper, &updated.object).await
     }
 
     /// Which part of the object the request is about.

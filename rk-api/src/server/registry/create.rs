@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rk_store::{Expect, StoreError};
 
-use super::{Change, ManagedFields, Registry, Target, WriteError, current};
+use super::{Change, ManagedFields, Registry, Target, WriteError};
 use crate::{
     clock,
     field::Path,
@@ -111,7 +111,7 @@ impl Registry {
             Err(WriteError::Api(error)) => Err(error),
             Err(WriteError::Store(StoreError::Conflict { found, .. })) => {
                 let mut error = ApiError::already_exists(&Subject::plural(target.resource), &name);
-                let found = found.map(|value| current(target, &value)).transpose()?;
+                let found = self.current_of(target, found.map(|found| *found)).await?;
                 if found.is_some_and(|found| found.object.meta().deletion_timestamp.is_some()) {
                     error.message = format!("object is being deleted: {}", error.message);
                 }

@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use rk_store::{Expect, StoreError};
 
-use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
+use super::{Current, Registry, Target, UPDATE_TRIES, WriteError};
 use crate::{
     clock,
     resources::{Object, custom},
@@ -57,7 +57,7 @@ impl Registry {
                 Err(WriteError::Store(StoreError::Conflict { found, .. })) => found,
                 Err(WriteError::Store(error)) => return Err(error.into()),
             };
-            found = latest.map(|value| current(target, &value)).transpose()?;
+            found = self.current_of(target, latest.map(|latest| *latest)).await?;
         }
         Err(ApiError::modified(&target.subject(), target.name))
     }

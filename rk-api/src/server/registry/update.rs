@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rk_store::{Expect, StoreError};
 
-use super::{Current, Registry, Target, UPDATE_TRIES, WriteError, current};
+use super::{Current, Registry, Target, UPDATE_TRIES, WriteError};
 use crate::{
     apply::Managers,
     field::{FieldError, Path},
@@ -83,7 +83,7 @@ impl Registry {
                 Ok(object) => return Ok(Updated { object, created: false }),
                 Err(WriteError::Api(error)) => return Err(error),
                 Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
-                    found = latest.map(|value| current(target, &value)).transpose()?;
+                    found = self.current_of(target, latest.map(|latest| *latest)).await?;
                     if found.is_none() {
                         return Err(target.not_found());
                     }
@@ -110,7 +110,7 @@ impl Registry {
                 Ok(object) => return Ok(object),
                 Err(WriteError::Api(error)) => return Err(error),
                 Err(WriteError::Store(StoreError::Conflict { found: latest, .. })) => {
-                    found = latest.map(|value| current(target, &value)).transpose()?;
+                    found = self.current_of(target, latest.map(|latest| *latest)).await?;
                 }
                 Err(WriteError::Store(error)) => return Err(error.into()),
             }

@@ -24,19 +24,16 @@ use crate::{
 
 /// The names that the other definitions of a group have taken.
 #[derive(Debug, Default)]
-struct Taken<'a> {
+pub(crate) struct Taken<'a> {
     resources: HashSet<&'a str>,
     kinds: HashSet<&'a str>,
 }
 
 impl<'a> Taken<'a> {
-    fn by(others: impl Iterator<Item = &'a CustomResourceDefinition>) -> Self {
+    /// The names that were accepted of the others.
+    pub(crate) fn by(others: impl Iterator<Item = &'a CustomResourceDefinitionNames>) -> Self {
         let mut taken = Self::default();
-        for other in others {
-            let Some(names) = other.status.as_ref().and_then(|it| it.accepted_names.as_ref())
-            else {
-                continue;
-            };
+        for names in others {
             taken.resources.extend([names.plural.as_str(), text(&names.singular)]);
             taken.resources.extend(list(&names.short_names).iter().map(String::as_str));
             taken.kinds.extend([names.kind.as_str(), text(&names.list_kind)]);
@@ -45,16 +42,17 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// Brings the status of a definition up to date, given all definitions. Says whether it changed.
-pub(crate) fn update_status<'a>(
-    definition: &mut CustomResourceDefinition,
-    all: impl Iterator<Item = &'a CustomResourceDefinition>,
-) -> bool {
+/// The names that a definition may use.
+pub(crate) fn accepted(
+    definition: &CustomResourceDefinition,
+) -> Option<&CustomResourceDefinitionNames> {
+    definition.status.as_ref()?.accepted_names.as_ref()
+}
+
+/// Brings the status of a definition up to date. Says whether it changed.
+pub(crate) fn update_status(definition: &mut CustomResourceDefinition, taken: &Taken<'_>) -> bool {
     let before = definition.status.clone();
-    let group = definition.spec.group.clone();
-    let name = definition.metadata.name.clone();
-    let others = all.filter(|other| other.spec.group == group && other.metadata.name != name);
-    accept_names(definition, &Taken::by(others));
+    accept_names(definition, taken);
     establish(definition);
     note_schema(definition);
     note_approval(definition);

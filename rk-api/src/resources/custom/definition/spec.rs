@@ -62,6 +62,19 @@ impl Leniency {
         }
     }
 
+    /// What `v1beta1` never asked for.
+    pub(super) fn of_beta() -> Self {
+        Self {
+            no_schema: true,
+            not_structural: true,
+            odd_types: true,
+            odd_lists: true,
+            odd_reviews: false,
+            odd_certificates: true,
+            selectable: HashSet::new(),
+        }
+    }
+
     /// What a change is forgiven.
     pub(super) fn of_change(
         new: &CustomResourceDefinition,

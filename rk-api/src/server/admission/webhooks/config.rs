@@ -11,7 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use super::{super::matching::Matcher, review::Version};
+use super::{
+    super::{expressions::Conditions, matching::Matcher},
+    review::Version,
+};
 use crate::{
     meta::selectors::LabelQuery,
     server::{
@@ -42,8 +45,8 @@ pub(super) struct Hook {
     pub reinvocable: bool,
     /// The version of AdmissionReview that it is asked in; `None` when it knows none that is known.
     pub review: Option<Version>,
-    #[allow(dead_code, reason = "they are expressions")]
-    pub conditions: Vec<MatchCondition>,
+    /// What must hold of a request, besides the rules.
+    pub conditions: Conditions,
 }
 
 /// A kind of configuration.
@@ -124,6 +127,7 @@ impl Parts<'_> {
         let matcher = Matcher {
             rules: self.rules.iter().flatten().map(Into::into).collect(),
             excluded: Vec::new(),
+            everything: false,
             equivalent: self.match_policy.as_deref() != Some("Exact"),
             namespaces: query(self.namespaces),
             objects: query(self.objects),
@@ -140,7 +144,7 @@ impl Parts<'_> {
             harmless: ["None", "NoneOnDryRun"].contains(&self.side_effects),
             reinvocable: self.reinvocable,
             review: self.review_versions.iter().find_map(|version| Version::parse(version)),
-            conditions: self.conditions.clone().unwrap_or_default(),
+            conditions: Conditions::new(self.conditions.as_deref().unwrap_or_default(), false),
         }
     }
 }

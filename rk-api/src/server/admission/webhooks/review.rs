@@ -77,7 +77,7 @@ pub(super) fn question(
 }
 
 /// The user, as reviews and expressions see them.
-pub(super) fn user_info(request: &AdmissionRequest<'_>) -> Value {
+pub(in super::super) fn user_info(request: &AdmissionRequest<'_>) -> Value {
     let user = request.user;
     let mut info = Map::new();
     for (key, text) in [("username", &user.name), ("uid", &user.uid)] {
