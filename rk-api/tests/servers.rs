@@ -202,7 +202,7 @@ async fn the_endpoints_of_kubernetes_are_the_servers_that_live() {
         let addresses = endpoints.subsets.into_iter().flatten().flat_map(|s| s.addresses.unwrap());
         let addresses: Vec<String> = addresses.map(|address| address.ip).collect();
         let of_slice: Vec<String> =
-            slice.endpoints.into_iter().flat_map(|endpoint| endpoint.addresses).collect();
+            slice.endpoints.into_iter().flatten().flat_map(|endpoint| endpoint.addresses).collect();
         assert_eq!(of_slice, addresses);
         addresses
     };

@@ -38,6 +38,7 @@ pub(crate) fn call(cost: Cost, args: &[Value<'_>], result: &Value<'_>) -> u64 {
         | Cost::Transform
         | Cost::Parse
         | Cost::Url => scaled(size(0), TRAVERSAL),
+        Cost::Affix => scaled(size(1), TRAVERSAL),
         Cost::Contains => scaled(size(0), TRAVERSAL).saturating_mul(scaled(size(1), TRAVERSAL)),
         Cost::Matches | Cost::Find => regex(size(0), size(1)),
         Cost::Replace | Cost::Split | Cost::ParseTwice => scaled(size(0), 2.0 * TRAVERSAL),

@@ -334,9 +334,7 @@ fn cell(column: &Column, tree: &Value, now: Timestamp) -> Value {
             Some(whole) => whole.into(),
             None => number.as_f64().map_or(Value::Null, |value| Value::from(value as i64)),
         },
-        ("number", Value::Number(number)) => {
-            number.as_f64().map_or(Value::Null, whole_or_not)
-        }
+        ("number", Value::Number(number)) => number.as_f64().map_or(Value::Null, whole_or_not),
         ("boolean", Value::Bool(_)) => found.clone(),
         ("string", Value::String(text)) => text.as_str().into(),
         ("string", other) => other.to_string().into(),
