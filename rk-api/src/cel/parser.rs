@@ -418,7 +418,7 @@ impl Parser<'_> {
             return self.unexpected("mismatched", "IDENTIFIER");
         }
         if let Some(signs) = self.object_name() {
-            return self.object(start, leading, signs);
+            return self.object(leading, signs);
         }
         let lexeme = self.next();
         let text = self.text(lexeme);
@@ -445,7 +445,7 @@ impl Parser<'_> {
         (self.lookahead(ahead) == Token::Sign("{")).then_some(ahead)
     }
 
-    fn object(&mut self, start: usize, leading: bool, name_tokens: usize) -> Parsed {
+    fn object(&mut self, leading: bool, name_tokens: usize) -> Parsed {
         let mut name = String::from(if leading { "." } else { "" });
         for _ in 0..name_tokens {
             let lexeme = self.next();
@@ -476,7 +476,6 @@ impl Parser<'_> {
                 break;
             }
         }
-        let _ = start;
         self.node(at, Kind::Struct { name: name.into(), fields }, below)
     }
 

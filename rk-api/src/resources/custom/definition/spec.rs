@@ -75,6 +75,7 @@ impl Leniency {
             odd_reviews: false,
             odd_certificates: true,
             selectable: HashSet::new(),
+            same_schemas: HashSet::new(),
         }
     }
 
