@@ -307,7 +307,12 @@ impl Parser<'_> {
             _ => {
                 self.at -= 1;
                 let found = self.text(name).to_owned();
-                let message = format!("Syntax error: no viable alternative at input '.{found}'");
+                let message = match name.token {
+                    Token::True | Token::False | Token::Null | Token::In => {
+                        format!("Syntax error: mismatched input '{found}' expecting IDENTIFIER")
+                    }
+                    _ => format!("Syntax error: no viable alternative at input '.{found}'"),
+                };
                 self.issues.report(name.start, message);
                 return None;
             }
