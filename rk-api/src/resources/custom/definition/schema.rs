@@ -8,10 +8,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::{Value, json};
 
-use super::{defaults, field_path, spec::Leniency, structural, walk};
+use super::{any, defaults, field_path, spec::Leniency, structural, walk};
 use crate::{
     cel::rules::Rules,
-    field::{ErrorList, FieldError, Path},
+    field::{FieldError, Path},
     resources::{
         check::{Errors, list, text},
         custom::{
@@ -31,6 +31,7 @@ const META: [&str; 3] = ["metadata", "kind", "apiVersion"];
 pub(super) fn validate(
     errors: &mut Errors,
     schema: &JSONSchemaProps,
+    version: &str,
     has_status: bool,
     must_be_structural: bool,
     leniency: &Leniency,
@@ -42,6 +43,7 @@ pub(super) fn validate(
     if schema.nullable == Some(true) {
         errors.forbidden(&path.child("nullable"), "nullable cannot be true at the root");
     }
+    let before = errors.0.len();
     if must_be_structural {
         let wrong = structural::validate(schema, path);
         if wrong.is_empty() {
@@ -51,6 +53,12 @@ pub(super) fn validate(
     }
     let judge = Judge { leniency, in_meta: false, no_defaults: None };
     judge.schema(errors, schema, true, path);
+    let has_rules = |schema: &JSONSchemaProps| !list(&schema.x_kubernetes_validations).is_empty();
+    // Expressions about a schema that is none would only be misunderstood.
+    if must_be_structural && errors.0.len() == before && any(schema, has_rules) {
+        let forgiven = leniency.unchanged.contains(version);
+        errors.extend(Rules::compile(&json!(schema), path, forgiven).1);
+    }
 }
 
 /// With a status of its own, an object's schema is taken apart at the root: what reaches over
@@ -409,18 +417,6 @@ fn rules(errors: &mut Errors, schema: &JSONSchemaProps, path: &Path) {
         if field_path::resolve(field, schema, true).is_err() {
             errors.invalid(&at, field, "must be a valid path");
         }
-    }
-}
-
-/// What is wrong with the expressions of rules.
-pub(super) fn expressions(schema: &JSONSchemaProps, path: &Path, forgive_cost: bool) -> ErrorList {
-    let mut has_rules = false;
-    walk(schema, &mut |schema| {
-        has_rules |= !list(&schema.x_kubernetes_validations).is_empty();
-    });
-    match has_rules {
-        true => Rules::compile(&json!(schema), path, forgive_cost).1,
-        false => ErrorList::new(),
     }
 }
 
