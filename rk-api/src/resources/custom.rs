@@ -33,7 +33,8 @@ mod object;
 mod prune;
 mod publish;
 mod rows;
-mod rules;
+#[cfg(test)]
+mod rule_tests;
 mod scale;
 mod schema;
 mod strategy;
