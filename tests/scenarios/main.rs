@@ -14,6 +14,7 @@ mod apply;
 mod cluster;
 mod conformance;
 mod controllers;
+mod custom_resources;
 mod encodings;
 mod etcd;
 mod harness;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         cluster::all(),
         conformance::all(),
         controllers::all(),
+        custom_resources::all(),
         encodings::all(),
         kubectl::all(),
         lifecycle::all(),
