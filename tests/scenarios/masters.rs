@@ -82,7 +82,8 @@ impl Folder {
         std::fs::rename(path.join("ca.crt"), path.join("ca.pem")).expect("it was just made");
         std::fs::rename(path.join("ca.key"), path.join("ca-key.pem")).expect("it was just made");
         let names = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "10.0.0.1"].map(ToOwned::to_owned);
-        let server = pki.server("kubernetes", &names).expect("names are fine");
+        // Not the authority's name, which would make it look self-signed.
+        let server = pki.server("kube-apiserver", &names).expect("names are fine");
         write_identity(&path, "apiserver", &server);
         let admin = pki.client("kubernetes-admin", &["system:masters"]).expect("names are fine");
         write_identity(&path, "admin", &admin);
@@ -562,7 +563,7 @@ fn s43_a_second_master_shows_the_same(t: &Shell) {
     t.ok(&format!("({}) & p=$!; ({}) && wait $p", make(&one, "one"), make(&other, "other")));
     let distinct = |path: &str| {
         let list = format!(
-            "{one} get services -o jsonpath='{{range .items[*]}}{{{path}}}{{\"\\n\"}}{{end}}' | sort -u"
+            "{one} get services -l app -o jsonpath='{{range .items[*]}}{{{path}}}{{\"\\n\"}}{{end}}' | sort -u"
         );
         t.ok(&list).lines().count()
     };
