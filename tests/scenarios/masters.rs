@@ -87,8 +87,6 @@ impl Folder {
         write_identity(&path, "apiserver", &server);
         let admin = pki.client("kubernetes-admin", &["system:masters"]).expect("names are fine");
         write_identity(&path, "admin", &admin);
-        let jane = pki.client("jane", &["devs", "testers"]).expect("names are fine");
-        write_identity(&path, "jane", &jane);
         std::fs::write(path.join("token.csv"), TOKENS).expect("it takes files");
         Self { path, pki }
     }
@@ -348,6 +346,11 @@ fn s23_certificates_say_who_is_who(t: &Shell) {
     std::fs::write(folder.path.join("other-ca.pem"), other.ca_pem()).expect("it takes files");
     t.fails(&format!("curl -s --cacert ssl/other-ca.pem {}/api", server.url));
     // The common name is the user, the organizations are the groups.
+    t.write("extensions", "extendedKeyUsage=clientAuth\n");
+    t.ok("openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+          -subj /O=devs/O=testers/CN=jane -keyout ssl/jane-key.pem -out jane.csr 2>&1 && \
+          openssl x509 -req -in jane.csr -CA ssl/ca.pem -CAkey ssl/ca-key.pem -CAcreateserial \
+          -days 1 -extfile extensions -out ssl/jane.pem 2>&1");
     let whoami = "kubectl auth whoami --token= --client-certificate=ssl/jane.pem \
                   --client-key=ssl/jane-key.pem --kubeconfig=/dev/null --certificate-authority=ssl/ca.pem";
     let jane = t.ok(&format!("{whoami} --server={}", server.url));
