@@ -169,10 +169,10 @@ pub(crate) async fn builder(
     if let Some(pair) = &options.aggregator {
         builder = builder.proxy_client(read_pair(pair)?);
     }
-    let authority = |file: Option<&File>| file.map(read).transpose().map(Option::unwrap_or_default);
+    let text = |file: Option<&File>| file.map(read).transpose().map(Option::unwrap_or_default);
     builder = builder.extension_authentication(ExtensionAuthentication {
-        client_ca_pem: authority(options.client_ca.as_ref())?,
-        request_header_ca_pem: authority(options.proxies.as_ref().map(|(file, _)| file))?,
+        client_ca_pem: text(options.client_ca.as_ref())?,
+        request_header_ca_pem: text(options.proxies.as_ref().map(|(file, _)| file))?,
     });
     if let Some(file) = &options.plugin_config {
         let beside = |path: &Path| {

@@ -91,7 +91,7 @@ fn deny(why: &str) -> Value {
     json!({ "allowed": false, "status": { "message": why } })
 }
 
-/// Conformance: AdmissionWebhook, deny create
+/// Conformance: Admission webhook, deny create
 #[tokio::test]
 async fn a_validating_webhook_refuses() {
     let client = server().await.client();
@@ -163,7 +163,7 @@ async fn a_review_tells_all_about_a_request() {
     assert_ne!(created["uid"], updated["uid"]);
 }
 
-/// Conformance: Mutating Admission webhook, mutating webhooks
+/// Conformance: Admission webhook, ordered mutation
 #[tokio::test]
 async fn mutating_webhooks_change_objects_one_after_the_other() {
     let client = server().await.client();
@@ -183,7 +183,7 @@ async fn mutating_webhooks_change_objects_one_after_the_other() {
     assert_eq!((created["first"].as_str(), created["second"].as_str()), ("1", "2"));
 }
 
-/// Conformance: Mutating Admission webhook, mutate pod and apply defaults after mutation
+/// Conformance: Admission webhook, mutation with defaulting
 #[tokio::test]
 async fn what_a_webhook_adds_is_defaulted() {
     let client = server().await.client();
@@ -426,7 +426,7 @@ async fn connections_and_evictions_are_asked_about() {
     );
 }
 
-/// Conformance: Admission webhook, deny custom resource create, update and delete
+/// Conformance: Admission webhook, deny custom resource create and delete
 #[tokio::test]
 async fn each_object_of_a_collection_is_asked_about() {
     let client = server().await.client();
@@ -460,7 +460,7 @@ async fn a_dry_run_has_no_side_effects() {
     assert_eq!(asked[0]["options"]["dryRun"], json!(["All"]));
 }
 
-/// Conformance: Admission webhook, ensure webhook configuration objects are not mutated or denied
+/// Conformance: Admission webhook, admission control not allowed on webhook configuration objects
 #[tokio::test]
 async fn no_webhook_is_asked_about_webhooks() {
     let client = server().await.client();

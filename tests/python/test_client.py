@@ -305,7 +305,14 @@ class Dynamic(Case):
                 "metadata": {"name": "a", "namespace": self.namespace},
                 "data": data,
             }
-            return maps.server_side_apply(body=body, field_manager=manager, **kwargs)
+            # As text: this client makes no YAML of anything else.
+            return maps.server_side_apply(
+                body=yaml.safe_dump(body),
+                name="a",
+                namespace=self.namespace,
+                field_manager=manager,
+                **kwargs,
+            )
 
         apply("one", {"k": "1", "own": "x"})
         body = self.refused(409, "Conflict", apply, "two", {"k": "2"})

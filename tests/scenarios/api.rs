@@ -23,7 +23,7 @@ fn s51_every_stage_of_a_request_can_refuse(t: &Shell) {
 
     let server = "$(kubectl config view --minify -o 'jsonpath={.clusters[0].cluster.server}')";
     let wrong = t.ok(&format!("curl -sk -H 'Authorization: Bearer no' {server}/api/v1/nodes"));
-    assert!(wrong.contains("\"code\":401"), "{wrong}");
+    assert!(wrong.contains("\"code\": 401"), "{wrong}");
     let forbidden = t.fails("kubectl get nodes --as=somebody");
     assert!(
         forbidden.contains("(Forbidden)") && forbidden.contains("User \"somebody\""),

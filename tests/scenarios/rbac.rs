@@ -17,14 +17,14 @@ fn s28_a_binding_for_anonymous_opens_the_cluster(t: &Shell) {
     let server = t.ok("kubectl config view --minify -o 'jsonpath={.clusters[0].cluster.server}'");
     let ask = format!("curl -sk {server}/api/v1/namespaces");
     let before = t.ok(&ask);
-    assert!(before.contains("\"code\":403") && before.contains("system:anonymous"), "{before}");
+    assert!(before.contains("\"code\": 403") && before.contains("system:anonymous"), "{before}");
     t.ok("kubectl create clusterrolebinding cluster-system-anonymous --clusterrole=cluster-admin \
           --user=system:anonymous");
     let open = t.ok(&ask);
-    assert!(open.contains("\"kind\":\"NamespaceList\""), "{open}");
+    assert!(open.contains("\"kind\": \"NamespaceList\""), "{open}");
     t.ok("kubectl delete clusterrolebinding cluster-system-anonymous");
     let after = t.ok(&ask);
-    assert!(after.contains("\"code\":403"), "{after}");
+    assert!(after.contains("\"code\": 403"), "{after}");
 }
 
 fn s29_a_binding_gives_rights_where_it_is(t: &Shell) {
@@ -82,7 +82,7 @@ fn s98_a_service_account_becomes_administrator(t: &Shell) {
         "curl -sk -H 'Authorization: Bearer {}' {server}/api/v1/namespaces/kube-system/secrets",
         token.trim()
     ));
-    assert!(secrets.contains("\"kind\":\"SecretList\""), "{secrets}");
+    assert!(secrets.contains("\"kind\": \"SecretList\""), "{secrets}");
     t.ok(&format!("kubectl delete clusterrolebinding {name}"));
     t.fails(&format!("kubectl get nodes --as={account}"));
 }

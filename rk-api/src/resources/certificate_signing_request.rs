@@ -83,17 +83,25 @@ impl Kind for CertificateSigningRequests {
             new.status = old.status.clone();
             return;
         }
-        // An approval may set any condition; a status leaves those of the approval alone.
-        let kept = match part {
-            Part::Approval => Vec::new(),
-            _ => conditions(old, |type_| APPROVAL.contains(&type_)),
-        };
-        let set = conditions(new, |type_| part == Part::Approval || !APPROVAL.contains(&type_));
+        // An approval may set any condition; a status leaves those of the approval as they are.
+        let mut set = conditions(new, |_| true);
         if part == Part::Approval {
             new.status = old.status.clone();
+        } else {
+            let mut kept = conditions(old, |type_| APPROVAL.contains(&type_));
+            set.retain_mut(|condition| {
+                let is_it = |kept: &Condition| kept.type_ == condition.type_;
+                match kept.iter().position(is_it) {
+                    Some(at) => *condition = kept.remove(at),
+                    None if APPROVAL.contains(&condition.type_.as_str()) => return false,
+                    None => {}
+                }
+                true
+            });
+            set.splice(0..0, kept);
         }
         let status = new.status.get_or_insert_default();
-        status.conditions = some(kept.into_iter().chain(set).collect());
+        status.conditions = some(set);
         stamp(list_mut(&mut status.conditions), &conditions(old, |_| true));
     }
 

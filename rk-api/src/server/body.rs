@@ -11,6 +11,7 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use serde_saphyr::{Error as YamlError, options::DuplicateKeyPolicy};
 
 use super::{
     audit,
@@ -270,15 +271,49 @@ fn to_yaml(json: &[u8]) -> String {
     serde_saphyr::to_string(&value).unwrap_or_default()
 }
 
-/// YAML as JSON. Numbers such as `0644` are octal and `yes` is true, as kubectl reads them.
+/// YAML as JSON. Numbers such as `0644` are octal and `yes` is true, as kubectl reads them. Of what is
+/// said twice the last counts; [`repeated_key`] tells of it.
 pub(super) fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>> {
     let text = std::str::from_utf8(yaml).map_err(|error| {
         ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
     })?;
-    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let options = serde_saphyr::options! {
+        legacy_octal_numbers: true,
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+    };
     let value: serde_json::Value =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
         })?;
     serde_json::to_vec(&value).map_err(ApiError::internal)
+}
+
+/// The first key that a mapping of the YAML names twice, in the words of Go's strict decoder.
+pub(super) fn repeated_key(yaml: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(yaml).ok()?;
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::Error };
+    let read = serde_saphyr::from_str_with_options::<serde_json::Value>(text, options);
+    let error = read.err()?;
+    match error.without_snippet() {
+        YamlError::DuplicateMappingKey { key: Some(key), location } => {
+            let line = location.line();
+            Some(format!("yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_yaml_says_twice_is_told_and_the_last_counts() {
+        let yaml = b"a: 1\nb:\n  c: 1\n  c: 2\n";
+        assert_eq!(yaml_to_json(yaml).unwrap(), br#"{"a":1,"b":{"c":2}}"#);
+        let why = "yaml: unmarshal errors:\n  line 4: key \"c\" already set in map";
+        assert_eq!(repeated_key(yaml).as_deref(), Some(why));
+        assert_eq!(repeated_key(b"a: 1\nb: {a: 1}\n"), None);
+        assert_eq!(repeated_key(b"a: ["), None);
+    }
 }

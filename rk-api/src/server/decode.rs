@@ -31,6 +31,22 @@ pub(super) fn json(headers: &HeaderMap, body: Bytes) -> Result<Bytes> {
     }
 }
 
+/// Refuses, tells or ignores what a body of YAML says twice, as the client asked. (Of JSON this is
+/// found out while the object is decoded.)
+pub(super) fn yaml_strictly(
+    resource: &Resource,
+    headers: &HeaderMap,
+    body: &[u8],
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<()> {
+    if validation == FieldValidation::Ignore || negotiate::input(headers)? != Format::Yaml {
+        return Ok(());
+    }
+    let repeated = body::repeated_key(body).into_iter().collect();
+    strictly(repeated, validation, warnings).map_err(|why| not_handled(resource, &why))
+}
+
 /// A type as an object names it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

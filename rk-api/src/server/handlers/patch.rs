@@ -126,6 +126,19 @@ impl<'a> Call<'a> {
         })?;
         let refused = self.refuse_create().await;
         let warnings = &self.context.warnings;
+        let repeated = match options.field_validation {
+            FieldValidation::Ignore => None,
+            FieldValidation::Warn | FieldValidation::Strict => body::repeated_key(&body),
+        };
+        if let Some(repeated) = repeated {
+            // As Go's YAML decoder says it, and as its caller does.
+            let why = format!("error converting YAML to JSON: {repeated}");
+            if options.field_validation == FieldValidation::Strict {
+                let why = format!("error strict decoding YAML: {why}");
+                return Err(ApiError::bad_request(why));
+            }
+            warnings.add(why);
+        }
         let tracker = &self.server.registry.tracker;
         let versions = tracker.versions(resource, &api_version);
         let change = |before: Option<&Current>| {

@@ -27,9 +27,10 @@ impl<'a> Call<'a> {
         let output = self.output(false)?;
         let shaper = self.shaper(resource, output)?;
         let options = WriteOptions::read(self.context.query(), "CreateOptions")?;
-        let json = decode::json(&self.context.headers, body)?;
+        let (headers, warnings) = (&self.context.headers, &self.context.warnings);
+        decode::yaml_strictly(resource, headers, &body, options.field_validation, warnings)?;
+        let json = decode::json(headers, body)?;
         audit::request_object(&json);
-        let warnings = &self.context.warnings;
         let (json, managed) = managed_fields::split(json);
         let mut object = decode::object(resource, &json, options.field_validation, warnings)?;
         let target = self.target(resource, options.dry_run);
@@ -51,10 +52,11 @@ impl<'a> Call<'a> {
         let output = self.output(false)?;
         let shaper = self.shaper(resource, output)?;
         let options = WriteOptions::read(self.context.query(), "UpdateOptions")?;
-        let json = decode::json(&self.context.headers, body)?;
+        let (headers, warnings) = (&self.context.headers, &self.context.warnings);
+        decode::yaml_strictly(resource, headers, &body, options.field_validation, warnings)?;
+        let json = decode::json(headers, body)?;
         audit::request_object(&json);
         let (json, managed) = managed_fields::split(json);
-        let warnings = &self.context.warnings;
         let mut object = decode::object(resource, &json, options.field_validation, warnings)?;
         let target = self.target(resource, options.dry_run);
         check_namespace(object.as_mut(), target.namespace)?;
