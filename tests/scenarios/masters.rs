@@ -25,7 +25,6 @@ scenarios! {
         s25_bootstrap_tokens_authenticate_until_they_expire,
         s35_tokens_are_taken_if_their_key_is_listed,
         s36_addresses_and_ports_come_from_their_ranges,
-        s39_the_audit_log_has_a_line_for_each_call_and_rotates,
         s40_logs_are_in_their_folder,
         s41_privileged_pods_are_allowed_or_refused,
         a_directory_is_a_store_too;
@@ -480,50 +479,6 @@ fn s36_addresses_and_ports_come_from_their_ranges(t: &Shell) {
     assert!(t.ok("kubectl get service kubernetes").contains("10.96.0.1 "));
     let refused = t.fails("kubectl create service nodeport far --tcp=80 --node-port=29999");
     assert!(refused.contains("The range of valid ports is 30000-32767"), "{refused}");
-}
-
-fn s39_the_audit_log_has_a_line_for_each_call_and_rotates(t: &Shell) {
-    let folder = Folder::new(t);
-    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
-                  - {level: RequestResponse, resources: [{resources: [configmaps]}], namespaces: [default]}\n\
-                  - {level: Metadata, users: [admin]}\n";
-    t.write("policy.yaml", policy);
-    let log = t.directory().join("logs/k8s-audit.log");
-    let path = format!("--audit-log-path={}", log.display());
-    let policy = format!("--audit-policy-file={}", t.directory().join("policy.yaml").display());
-    let flags = ["--audit-log-maxage=30", "--audit-log-maxbackup=3", "--audit-log-maxsize=1"];
-    let flags = [flags.as_slice(), &[path.as_str(), policy.as_str()]].concat();
-    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &flags));
-
-    t.ok("kubectl create namespace audited");
-    t.fails("kubectl get configmap nobody -n audited");
-    let events = |name: &str| -> Vec<serde_json::Value> {
-        let log = std::fs::read_to_string(&log).expect("there is a log");
-        let events = log.lines().map(|line| serde_json::from_str(line).expect("an event"));
-        events.filter(|event: &serde_json::Value| event["objectRef"]["name"] == name).collect()
-    };
-    let created = events("audited").remove(0);
-    assert_eq!(
-        (&created["verb"], &created["user"]["username"]),
-        (&"create".into(), &"admin".into())
-    );
-    assert_eq!(created["objectRef"]["resource"], "namespaces");
-    assert_eq!(created["responseStatus"]["code"], 201);
-    assert_eq!(created["sourceIPs"][0], "127.0.0.1");
-    assert!(created["userAgent"].as_str().is_some_and(|agent| agent.starts_with("kubectl/")));
-    let missed = events("nobody").remove(0);
-    assert_eq!(missed["responseStatus"]["reason"], "NotFound");
-
-    // Each is in the log twice, as it was sent and as it was stored: more than a file holds.
-    t.ok("head -c 300000 /dev/zero | tr '\\0' x > large");
-    for number in 0..10 {
-        t.ok(&format!("kubectl create configmap large-{number} -n default --from-file=large"));
-    }
-    let kept = "ls logs | grep -c '^k8s-audit-.*[.]log$'";
-    t.eventually(kept, "3");
-    assert!(std::fs::metadata(&log).expect("there is a log").len() <= 1024 * 1024);
-    server.stop();
-    assert!(!events("large-9").is_empty(), "what was written last is in the file itself");
 }
 
 fn s40_logs_are_in_their_folder(t: &Shell) {
