@@ -1,5 +1,6 @@
 //! [`Cluster`]: the crates put together in one process.
 
+mod dial;
 mod node;
 mod start;
 

@@ -11,7 +11,7 @@ use rk::{
     api::{
         resources::Resources,
         server::{
-            ApiServer, Builder, Pki, ServerTls, TlsNodes, TokenKey,
+            ApiServer, Builder, ExtensionAuthentication, Pki, ServerTls, TlsNodes, TokenKey,
             audit::{AuditConfig, AuditWebhook, Policy},
             authn::{Oidc, TokenList, WebhookTokens},
             authz::{AlwaysAllow, AlwaysDeny, AuthorizationMode, WebhookAuthorizer},
@@ -167,8 +167,13 @@ pub(crate) async fn builder(
         .admission_plugins(&names(&options.enabled_plugins), &names(&options.disabled_plugins))
         .audit(audit(&options.audit)?);
     if let Some(pair) = &options.aggregator {
-        read_pair(pair)?;
+        builder = builder.proxy_client(read_pair(pair)?);
     }
+    let text = |file: Option<&File>| file.map(read).transpose().map(Option::unwrap_or_default);
+    builder = builder.extension_authentication(ExtensionAuthentication {
+        client_ca_pem: text(options.client_ca.as_ref())?,
+        request_header_ca_pem: text(options.proxies.as_ref().map(|(file, _)| file))?,
+    });
     if let Some(file) = &options.plugin_config {
         let beside = |path: &Path| {
             let path = file.path.parent().unwrap_or(Path::new("")).join(path);

@@ -569,6 +569,9 @@ impl Builder {
         tokio::spawn(repair);
         masters::start(&inner);
         tokio::spawn(bootstrap::roles(Arc::downgrade(&inner), inner.shutdown.clone()));
+        let checking =
+            admission::type_checking::keep(Arc::downgrade(&inner), inner.shutdown.clone());
+        tokio::spawn(checking);
         tokio::spawn(bootstrap::keep(Arc::downgrade(&inner), inner.shutdown.clone()));
         tokio::spawn(aggregation::run(Arc::downgrade(&inner), inner.shutdown.clone()));
         let gate = match &inner.flow_control {

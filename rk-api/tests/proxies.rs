@@ -180,7 +180,6 @@ async fn asked(server: &ApiServer, path: &str) -> Value {
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-// Conformance of sig-network: Proxy, validate ProxyWithPath: [sig-network] Proxies should proxy through pods, services
 #[tokio::test]
 async fn a_pod_is_reached_at_its_address_and_port() {
     let server = server().await;
@@ -196,7 +195,6 @@ async fn a_pod_is_reached_at_its_address_and_port() {
     assert_eq!(found["who"], "10.0.0.1:99");
 }
 
-// Conformance of sig-network: Proxy, validate Proxy responses
 #[tokio::test]
 async fn any_method_is_passed_on_with_its_body() {
     let server = server().await;

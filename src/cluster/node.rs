@@ -176,6 +176,11 @@ pub(super) struct RunningNative {
 }
 
 impl RunningNative {
+    /// The cluster's network namespace, unless it is the machine's.
+    pub(super) fn netns(&self) -> Option<&Path> {
+        self.network.netns()
+    }
+
     /// Removes every process, mount, cgroup, namespace and link of the node.
     pub(super) async fn teardown(&self) {
         if let Err(error) = self.runtime.teardown().await {

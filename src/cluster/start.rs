@@ -19,7 +19,7 @@ use rk_store::{EmbeddedStore, Store, StoreError};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, ClusterBuilder, ClusterError, Component, node};
+use super::{Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, node};
 
 /// The administrators' group, which may do everything.
 const MASTERS: &str = "system:masters";
@@ -46,7 +46,8 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
     };
     let store = store(builder.data_dir.as_deref()).await?;
     let kubelets = Kubelets::default();
-    let server = api_server(&builder, store, &token_key, &kubelets).await?;
+    let dialer = ClusterDialer::default();
+    let server = api_server(&builder, store, &token_key, &kubelets, &dialer).await?;
 
     let (mut address, mut kubeconfig) = (None, None);
     if let (Some(listener), Some(pki)) = (listener, &pki) {
@@ -81,6 +82,9 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
                     node, &builder, &server, &informers, &kubelets, &mut tasks, &stop,
                 )
                 .await?;
+                if let Some(netns) = running.netns() {
+                    dialer.enter(netns);
+                }
                 native = Some(running);
                 1
             }
@@ -147,10 +151,12 @@ async fn api_server(
     store: Arc<dyn Store>,
     token_key: &TokenKey,
     kubelets: &Kubelets,
+    dialer: &ClusterDialer,
 ) -> Result<ApiServer, ClusterError> {
     let controllers = builder.components.contains(&Component::Controllers);
     let mut server = ApiServer::builder(store)
         .node_connector(Arc::new(kubelets.clone()))
+        .dialer(Arc::new(dialer.clone()))
         // Nobody makes service accounts where no controllers run.
         .require_service_accounts(controllers);
     if let Some(resources) = &builder.resources {

@@ -9,6 +9,7 @@
 //! - Without kubectl, root or the static busybox the tests that need them are skipped by name; with
 //!   `RK_REQUIRE=all` they fail instead.
 
+mod admission;
 mod api;
 mod apply;
 mod cluster;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(8));
 
     let scenarios: Vec<Scenario> = [
+        admission::all(),
         api::all(),
         apply::all(),
         cluster::all(),

@@ -65,7 +65,7 @@ pub struct Decision {
 }
 
 /// Answers questions of expressions.
-pub trait Authorizer: fmt::Debug {
+pub trait Authorizer: fmt::Debug + Sync {
     /// The answer, or nothing if it is not known yet.
     fn decide(&self, query: &AccessQuery) -> Option<Decision>;
 }

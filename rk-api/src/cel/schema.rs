@@ -138,6 +138,19 @@ impl Schema {
         Self::new(Shape::Object(Arc::new(object)), None, 2)
     }
 
+    /// The same for an object that is not a custom resource's: expressions see its fields by the
+    /// names that they have, also where these are words of the language.
+    pub(crate) fn declared<'n>(
+        name: &str,
+        fields: impl IntoIterator<Item = (&'n str, Schema)>,
+    ) -> Self {
+        let mut object = ObjectType::named(name);
+        for (name, schema) in fields {
+            object.fields.insert(name.into(), Field { json_name: name.to_owned(), schema });
+        }
+        Self::new(Shape::Object(Arc::new(object)), None, 2)
+    }
+
     /// The same, but null may stand in its place.
     #[must_use]
     pub fn nullable(mut self) -> Self {

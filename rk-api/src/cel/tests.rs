@@ -4,7 +4,9 @@ mod costs;
 mod errors;
 mod language;
 mod libraries;
+mod properties;
 mod rules;
+mod unparse;
 
 use serde_json::{Value as Json, json};
 

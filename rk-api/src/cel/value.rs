@@ -92,7 +92,7 @@ pub enum Map<'a> {
 
 /// An object whose fields are computed when an expression asks for them, such as the variables of
 /// an admission policy.
-pub trait Fields {
+pub trait Fields: Sync {
     /// The value of a field, or nothing if there is no such field.
     fn field(&self, name: &str) -> Option<Result<Value<'_>, EvalError>>;
 }
@@ -312,7 +312,7 @@ pub(crate) fn compare_numbers(left: &Value<'_>, right: &Value<'_>) -> Option<Opt
         if double >= 1.8446744073709552e19 {
             return Some(Ordering::Greater);
         }
-        if double < -9.223372036854775808e18 {
+        if double < i64::MIN as f64 {
             return Some(Ordering::Less);
         }
         let whole = double.trunc();

@@ -11,6 +11,7 @@
 //! - [`schema`]: a structural schema (KEP-1693), and what is done by it: [`prune`], [`defaults`],
 //!   [`validate`], [`lists`], [`embedded`].
 //! - [`json_path`]: printer columns, selectable fields and scales find their values by it.
+//! - [`rules`]: `x-kubernetes-validations`, asked when all else is right.
 //! - [`conversion`]: what a conversion webhook is asked, and what it may answer.
 //! - [`publish`]: the schema as OpenAPI documents show it.
 //!
@@ -32,6 +33,7 @@ mod object;
 mod prune;
 mod publish;
 mod rows;
+mod rules;
 mod scale;
 mod schema;
 mod strategy;

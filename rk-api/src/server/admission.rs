@@ -35,6 +35,7 @@ mod signing_requests;
 mod storage_in_use;
 mod taint_nodes;
 mod tolerations;
+pub(super) mod type_checking;
 mod unprivileged;
 mod webhooks;
 

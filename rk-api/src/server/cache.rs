@@ -280,9 +280,13 @@ impl Cache {
 
     /// An object of the store as the cache would hold it; `None` when the value is no object.
     pub(super) fn cached(table: &Table, value: &Versioned) -> Option<CachedObject> {
-        let stored = Stored::new(value.value.clone())?;
-        let object = table.resource.strategy.decode_stored(stored.bytes()).ok()?;
+        let mut stored = Stored::new(value.value.clone())?;
+        let mut object = table.resource.strategy.decode_stored(stored.bytes()).ok()?;
         let facts = Self::facts(&table.resource, object.as_ref());
+        if table.resource.strategy.custom().is_some() {
+            // It may have been written by another schema than the one that counts now.
+            stored = stored.again(object.as_mut())?;
+        }
         Some(table.object(value.key.clone(), stored, value.modified.0, facts))
     }
 

@@ -63,6 +63,15 @@ impl Stored {
         Ok(Self { bytes: bytes.into(), ..plain })
     }
 
+    /// The same object as it was decoded, which may have changed it; its managed fields are kept.
+    pub(super) fn again(&self, object: &mut dyn Object) -> Option<Self> {
+        let managed = match object.meta_mut().managed_fields.take() {
+            Some(entries) => serde_json::to_vec(&entries).ok()?.into(),
+            None => self.managed(),
+        };
+        Self::encode(object, &managed).ok()
+    }
+
     /// The managed fields, where [`Self::encode`] has put them; else empty.
     pub(super) fn managed(&self) -> Bytes {
         match self.managed_range() {

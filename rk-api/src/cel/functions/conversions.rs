@@ -239,10 +239,7 @@ fn to_int<'a>(args: &[Value<'a>]) -> Result<'a> {
         Value::Uint(value) => i64::try_from(*value).map(Value::Int).map_err(|_| overflow()),
         Value::Double(value) => {
             // The bounds themselves are not exact as doubles, so cel-go leaves them out.
-            if value.is_nan()
-                || *value <= -9.223372036854775808e18
-                || *value >= 9.223372036854775807e18
-            {
+            if value.is_nan() || *value <= i64::MIN as f64 || *value >= i64::MAX as f64 {
                 return Err(overflow());
             }
             Ok(Value::Int(*value as i64))

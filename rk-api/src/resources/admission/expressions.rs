@@ -93,7 +93,7 @@ impl Scope {
             };
         }
         let variables = self.variables.iter().map(|(name, of)| (name.as_str(), of.clone()));
-        let variables = Schema::object("kubernetes.variables", variables);
+        let variables = Schema::declared("kubernetes.variables", variables);
         env = env.json_variable("variables", Arc::new(variables));
         if given.params {
             env = env.variable("params", Type::Dyn);
@@ -160,7 +160,7 @@ fn strings() -> Schema {
 }
 
 fn texts(name: &str, fields: &[&'static str]) -> Schema {
-    Schema::object(name, fields.iter().map(|field| (*field, Schema::string(None))))
+    Schema::declared(name, fields.iter().map(|field| (*field, Schema::string(None))))
 }
 
 /// What `request` is: an AdmissionRequest without its objects and its uid.
@@ -168,7 +168,7 @@ pub(crate) static REQUEST: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let text = || Schema::string(None);
     let kind = || texts("kubernetes.GroupVersionKind", &["group", "version", "kind"]);
     let resource = || texts("kubernetes.GroupVersionResource", &["group", "version", "resource"]);
-    let user = Schema::object(
+    let user = Schema::declared(
         "kubernetes.UserInfo",
         [
             ("username", text()),
@@ -177,7 +177,7 @@ pub(crate) static REQUEST: LazyLock<Arc<Schema>> = LazyLock::new(|| {
             ("extra", Schema::map(strings(), None)),
         ],
     );
-    Arc::new(Schema::object(
+    Arc::new(Schema::declared(
         "kubernetes.AdmissionRequest",
         [
             ("kind", kind()),
@@ -201,7 +201,7 @@ pub(crate) static REQUEST: LazyLock<Arc<Schema>> = LazyLock::new(|| {
 pub(crate) static NAMESPACE: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let text = || Schema::string(None);
     let labels = || Schema::map(Schema::string(None), None);
-    let metadata = Schema::object(
+    let metadata = Schema::declared(
         "kubernetes.NamespaceMetadata",
         [
             ("name", text()),
@@ -218,8 +218,8 @@ pub(crate) static NAMESPACE: LazyLock<Arc<Schema>> = LazyLock::new(|| {
             ("finalizers", strings()),
         ],
     );
-    let spec = Schema::object("kubernetes.NamespaceSpec", [("finalizers", strings())]);
-    let condition = Schema::object(
+    let spec = Schema::declared("kubernetes.NamespaceSpec", [("finalizers", strings())]);
+    let condition = Schema::declared(
         "kubernetes.NamespaceCondition",
         [
             ("status", text()),
@@ -229,12 +229,12 @@ pub(crate) static NAMESPACE: LazyLock<Arc<Schema>> = LazyLock::new(|| {
             ("reason", text()),
         ],
     );
-    let status = Schema::object(
+    let status = Schema::declared(
         "kubernetes.NamespaceStatus",
         [("conditions", Schema::list(condition, None)), ("phase", text())],
     );
     let fields = [("metadata", metadata), ("spec", spec), ("status", status)];
-    Arc::new(Schema::object("kubernetes.Namespace", fields).nullable())
+    Arc::new(Schema::declared("kubernetes.Namespace", fields).nullable())
 });
 
 #[cfg(test)]
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn expressions_refer_to_what_there_is() {
         check("object.spec.replicas < params.max && variables.number == 1", Outcome::Bool, "");
-        check("request.userInfo.username == 'a'", Outcome::Bool, "");
+        check("request.userInfo.username == 'a' && request.namespace == 'b'", Outcome::Bool, "");
         check("namespaceObject.metadata.labels.exists(k, k == 'a')", Outcome::Bool, "");
         check("authorizer.requestResource.check('x').allowed()", Outcome::Bool, "");
         check("Object{spec: Object.spec{replicas: 1}}", Outcome::Object, "");

@@ -33,8 +33,10 @@ const DOCUMENTS_EVERY: Duration = Duration::from_secs(60);
 /// The pauses before a backend that failed is asked again.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 
-/// Changes are gathered for so long. Custom kinds are served a moment after they are defined.
+/// Changes are gathered for so long, and looked at once more after so long: what follows from them
+/// elsewhere, such as the kinds of a definition, comes and goes a moment later.
 const GATHER: Duration = Duration::from_millis(100);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What marks the APIServices that come and go with custom resources, and their ranks.
 const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
@@ -64,22 +66,25 @@ pub(in crate::server) async fn run(server: Weak<Inner>, shutdown: CancellationTo
         }
     }
     let mut next: HashMap<String, Next> = HashMap::new();
+    let mut look_again = false;
     loop {
         let Some(server) = server.upgrade() else { return };
         if let Err(error) = look(&server, &mut next).await {
             tracing::warn!(%error, "APIServices cannot be brought up to date");
         }
         let due = next.values().map(|next| next.check_at.min(next.documents_at)).min();
-        let wake_at = Instant::now() + CHECK_EVERY;
+        let in_any_case = if look_again { LOOK_AGAIN_AFTER } else { CHECK_EVERY };
+        let wake_at = Instant::now() + in_any_case;
         let wake_at = due.map_or(wake_at, |due| due.min(wake_at));
         drop(server);
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep_until(wake_at) => {}
+            () = tokio::time::sleep_until(wake_at) => look_again = false,
             () = changed.notified() => {
                 if shutdown.run_until_cancelled(tokio::time::sleep(GATHER)).await.is_none() {
                     return;
                 }
+                look_again = true;
                 for next in next.values_mut() {
                     next.check_at = Instant::now();
                 }

@@ -8,8 +8,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::{Value, json};
 
-use super::{defaults, field_path, spec::Leniency, structural, walk};
+use super::{any, defaults, field_path, spec::Leniency, structural, walk};
 use crate::{
+    cel::rules::Rules,
     field::{FieldError, Path},
     resources::{
         check::{Errors, list, text},
@@ -30,6 +31,7 @@ const META: [&str; 3] = ["metadata", "kind", "apiVersion"];
 pub(super) fn validate(
     errors: &mut Errors,
     schema: &JSONSchemaProps,
+    version: &str,
     has_status: bool,
     must_be_structural: bool,
     leniency: &Leniency,
@@ -41,6 +43,7 @@ pub(super) fn validate(
     if schema.nullable == Some(true) {
         errors.forbidden(&path.child("nullable"), "nullable cannot be true at the root");
     }
+    let before = errors.0.len();
     if must_be_structural {
         let wrong = structural::validate(schema, path);
         if wrong.is_empty() {
@@ -50,6 +53,12 @@ pub(super) fn validate(
     }
     let judge = Judge { leniency, in_meta: false, no_defaults: None };
     judge.schema(errors, schema, true, path);
+    let has_rules = |schema: &JSONSchemaProps| !list(&schema.x_kubernetes_validations).is_empty();
+    // Expressions about a schema that is none would only be misunderstood.
+    if must_be_structural && errors.0.len() == before && any(schema, has_rules) {
+        let forgiven = leniency.unchanged.contains(version);
+        errors.extend(Rules::compile(&json!(schema), path, forgiven).1);
+    }
 }
 
 /// With a status of its own, an object's schema is taken apart at the root: what reaches over

@@ -45,6 +45,8 @@ pub(super) struct Leniency {
     pub odd_certificates: bool,
     /// Versions that may have too many selectable fields.
     pub selectable: HashSet<String>,
+    /// Versions with rules that may cost too much.
+    pub unchanged: HashSet<String>,
 }
 
 impl Leniency {
@@ -59,6 +61,7 @@ impl Leniency {
             odd_reviews: false,
             odd_certificates: true,
             selectable: HashSet::new(),
+            unchanged: HashSet::new(),
         }
     }
 
@@ -72,6 +75,7 @@ impl Leniency {
             odd_reviews: false,
             odd_certificates: true,
             selectable: HashSet::new(),
+            unchanged: HashSet::new(),
         }
     }
 
@@ -86,9 +90,16 @@ impl Leniency {
         let bundle = conversion
             .and_then(|it| it.client_config.as_ref()?.ca_bundle.as_ref())
             .map(|bundle| bundle.0.as_slice());
-        let unchanged = |version: &&CustomResourceDefinitionVersion| {
-            let before = old.spec.versions.iter().find(|other| other.name == version.name);
-            before.is_some_and(|old| old.selectable_fields == version.selectable_fields)
+        let before = |version: &CustomResourceDefinitionVersion| {
+            old.spec.versions.iter().find(|other| other.name == version.name)
+        };
+        let unchanged = |same: fn(
+            &CustomResourceDefinitionVersion,
+            &CustomResourceDefinitionVersion,
+        ) -> bool| {
+            let versions = new.spec.versions.iter();
+            let versions = versions.filter(|it| before(it).is_some_and(|old| same(it, old)));
+            versions.map(|version| version.name.clone()).collect::<HashSet<_>>()
         };
         Self {
             no_schema: old.spec.versions.iter().any(|version| schema_of(version).is_none()),
@@ -100,13 +111,8 @@ impl Leniency {
             }),
             odd_certificates: !is_true(old, ESTABLISHED)
                 || bundle.is_some_and(|bundle| !bundle.is_empty() && !is_certificates(bundle)),
-            selectable: new
-                .spec
-                .versions
-                .iter()
-                .filter(unchanged)
-                .map(|version| version.name.clone())
-                .collect(),
+            selectable: unchanged(|new, old| new.selectable_fields == old.selectable_fields),
+            unchanged: unchanged(|new, old| new.schema == old.schema),
         }
     }
 }
@@ -337,7 +343,15 @@ impl Judge<'_> {
         if let Some(schema) = schema_of(version) {
             let structural = self.must_be_structural;
             let at = path.child("openAPIV3Schema");
-            schema::validate(errors, schema, has_status, structural, self.leniency, &at);
+            schema::validate(
+                errors,
+                schema,
+                &version.name,
+                has_status,
+                structural,
+                self.leniency,
+                &at,
+            );
         }
     }
 

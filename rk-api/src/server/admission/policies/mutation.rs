@@ -195,18 +195,16 @@ fn check_names(value: &Value<'_>, expected: &str) -> Result<(), String> {
                     object.type_name
                 ));
             }
-            let fields = object.fields.iter();
-            fields.map(|(name, field)| check_names(field, &format!("{expected}.{name}"))).collect()
+            let mut fields = object.fields.iter();
+            fields.try_for_each(|(name, field)| check_names(field, &format!("{expected}.{name}")))
         }
         Value::List(list) => {
-            list.iter().filter_map(Result::ok).map(|item| check_names(&item, expected)).collect()
+            list.iter().filter_map(Result::ok).try_for_each(|item| check_names(&item, expected))
         }
-        Value::Map(map) => map
-            .entries()
-            .into_iter()
-            .filter_map(|(_, item)| item.ok())
-            .map(|item| check_names(&item, expected))
-            .collect(),
+        Value::Map(map) => {
+            let mut entries = map.entries().into_iter().filter_map(|(_, item)| item.ok());
+            entries.try_for_each(|item| check_names(&item, expected))
+        }
         Value::Optional(Some(value)) => check_names(value, expected),
         _ => Ok(()),
     }
