@@ -38,10 +38,8 @@ fn s34_a_quota_counts_and_refuses(t: &Shell) {
     apply(t, "two", &spec("200m"));
     t.eventually(used, r#"{"pods":"2","requests.cpu":"500m"}"#);
 
-    let third = format!(
-        "--overrides='{{\"spec\":{{\"containers\":[{{\"name\":\"third\",\"image\":\"nginx\",\
-                         \"resources\":{{\"requests\":{{\"cpu\":\"100m\"}}}}}}]}}}}'"
-    );
+    let third = "--overrides='{\"spec\":{\"containers\":[{\"name\":\"third\",\"image\":\"nginx\",\
+                         \"resources\":{\"requests\":{\"cpu\":\"100m\"}}}]}}'";
     let refused = t.fails(&format!("kubectl run third --image=nginx {third}"));
     let why = "pods \"third\" is forbidden: exceeded quota: two, requested: pods=1, used: pods=2, \
                limited: pods=2";
