@@ -33,8 +33,7 @@ mod object;
 mod prune;
 mod publish;
 mod rows;
-#[cfg(test)]
-mod rule_tests;
+mod rules;
 mod scale;
 mod schema;
 mod strategy;
