@@ -66,7 +66,7 @@ pub struct Version {
     pub(super) own_fields: Vec<Box<str>>,
     pub(super) deprecation: Option<String>,
     pub(super) apply: OnceLock<(apply::Schema, TypeRef)>,
-    /// The rules in its schema, compiled when the first object is judged.
+    /// The rules of the schema, compiled when an object is first judged by them.
     pub(super) rules: OnceLock<Option<Rules>>,
 }
 

@@ -135,8 +135,8 @@ impl Version {
             errors.extend(scale.validate_status(&new.members));
         }
         errors.extend(self.judge_lists(new, Some(old)));
-        if let (true, Ok(tree), Ok(old)) = (self.rules().is_some(), new.tree(), old.tree()) {
-            self.judge_rules(&mut errors, &tree, Some(&old));
+        if let (Ok(tree), Ok(old_tree)) = (new.tree(), old.tree()) {
+            self.judge_rules(&mut errors, &tree, Some(&old_tree));
         }
         errors
     }
