@@ -154,6 +154,6 @@ impl Env {
                 _ => Some(Type::Dyn),
             };
         }
-        object.fields.get(field).map(|field| field.schema.value_type())
+        object.field(field).map(|field| field.schema.value_type())
     }
 }

@@ -31,8 +31,8 @@ pub fn escape(field: &str) -> Option<String> {
     if field.is_empty() || field.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if RESERVED.contains(&field) {
-        return Some(format!("__{field}__"));
+    if let Some(escaped) = reserved(field) {
+        return Some(escaped);
     }
     let mut out = String::with_capacity(field.len());
     let mut chars = field.chars().peekable();
@@ -51,6 +51,11 @@ pub fn escape(field: &str) -> Option<String> {
         }
     }
     Some(out)
+}
+
+/// The identifier for a reserved word.
+pub(crate) fn reserved(word: &str) -> Option<String> {
+    RESERVED.contains(&word).then(|| format!("__{word}__"))
 }
 
 /// The field that an identifier stands for, or nothing if it has an unknown escape.

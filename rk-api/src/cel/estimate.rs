@@ -125,8 +125,10 @@ impl Estimator<'_> {
         }
     }
 
+    /// One step further. What comes from no variable begins a path of its own, of which nothing is
+    /// known but what [`Self::declared_size`] says of it.
     fn step(path: Option<&Path>, step: &str) -> Option<Path> {
-        let mut longer = path?.to_vec();
+        let mut longer = path.map_or_else(Vec::new, |path| path.to_vec());
         longer.push(step.into());
         Some(longer.into())
     }
@@ -137,7 +139,9 @@ impl Estimator<'_> {
         if is_accumulator(variable) {
             return None;
         }
-        let schema = steps.iter().try_fold(self.env.schema(variable)?, |at, step| at.step(step))?;
+        // Kubernetes does not look at the variable: every path is one into `self`.
+        let root = self.env.schema(variable).or_else(|| self.env.schema("self"))?;
+        let schema = steps.iter().try_fold(root, |at, step| at.step(step))?;
         // What has no declared size counts as empty: so does Kubernetes.
         Some(Estimate { min: 0, max: schema.max_elements.unwrap_or(0) })
     }
@@ -145,10 +149,6 @@ impl Estimator<'_> {
     fn size(&mut self, expr: &Expr) -> Option<Estimate> {
         if let Some(size) = self.sizes.get(&expr.id) {
             return Some(*size);
-        }
-        if let Some(Meaning::TypeName(_)) = self.checked.meaning(expr.id) {
-            // Kubernetes looks names of types up among the fields of objects, with this result.
-            return Some(ZERO);
         }
         let literal = match &expr.kind {
             Kind::Literal(Literal::String(text)) => Some(text.chars().count() as u64),

@@ -122,16 +122,20 @@ impl<'a> Evaluator<'_, 'a> {
             }
             Node::OptionalSelect { operand, field } => {
                 let operand = self.eval(operand)?;
-                self.spend(SELECT)?;
-                operators::optional_select(&operand, field)
+                let value = operators::optional_select(&operand, field)?;
+                // What is not there costs nothing.
+                if let Value::Optional(Some(_)) = &value {
+                    self.spend(SELECT)?;
+                }
+                Ok(value)
             }
             Node::And(terms) => self.logical(terms, false),
             Node::Or(terms) => self.logical(terms, true),
             Node::Conditional(parts) => {
                 let [condition, yes, no] = &**parts;
                 match self.eval(condition)? {
-                    Value::Bool(true) => self.eval(yes),
-                    Value::Bool(false) => self.eval(no),
+                    Value::Bool(true) => self.branch(yes),
+                    Value::Bool(false) => self.branch(no),
                     _ => Err(EvalError::no_such_overload()),
                 }
             }
@@ -146,9 +150,7 @@ impl<'a> Evaluator<'_, 'a> {
             }
             Node::OptionalOr(parts) | Node::OptionalOrValue(parts) => {
                 let [optional, other] = &**parts;
-                let optional = self.eval(optional)?;
-                self.spend(1)?;
-                match optional {
+                match self.eval(optional)? {
                     Value::Optional(None) => self.eval(other),
                     Value::Optional(Some(value)) if matches!(node, Node::OptionalOrValue(_)) => {
                         Ok((*value).clone())
@@ -206,13 +208,37 @@ impl<'a> Evaluator<'_, 'a> {
         }
     }
 
+    /// A branch, or an index: see [`Node::is_attribute`].
+    fn branch(&mut self, node: &'a Node) -> Result<'a> {
+        let value = self.eval(node)?;
+        self.cost = self.cost.saturating_sub(u64::from(node.is_attribute()));
+        Ok(value)
+    }
+
     fn call(&mut self, call: &'a CallNode) -> Result<'a> {
         let mut args = smallvec::SmallVec::<[Value<'a>; 4]>::new();
-        for arg in &call.args {
-            args.push(self.eval(arg)?);
+        let mut failed = None;
+        for (n, arg) in call.args.iter().enumerate() {
+            let value = match call.kind {
+                Special::Index if n == 1 => self.branch(arg),
+                _ => self.eval(arg),
+            };
+            match value {
+                Ok(value) => args.push(value),
+                // Both sides of an operator are looked at, and it is charged, whatever they are.
+                Err(error) if error.can_be_absorbed() && call.args.len() <= 2 => {
+                    args.push(Value::Null);
+                    failed.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(error) = failed {
+            self.spend(actual::call(call.cost, &args, &Value::Null))?;
+            return Err(error);
         }
         let result = match call.kind {
-            Special::None => (call.call)(&mut self.effort, &args),
+            Special::None | Special::Index => (call.call)(&mut self.effort, &args),
             Special::Add => {
                 if let [Value::List(List::Owned(items)), Value::List(List::Owned(more))] =
                     args.as_mut_slice()

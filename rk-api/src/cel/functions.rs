@@ -29,7 +29,6 @@ pub(crate) struct Function {
 #[derive(Debug)]
 pub(crate) struct Overload {
     /// As cel-go names it.
-    #[expect(dead_code, reason = "names the row for whoever reads the table")]
     pub id: &'static str,
     /// Whether it is called as `receiver.f(…)`; the receiver is then the first argument.
     pub member: bool,

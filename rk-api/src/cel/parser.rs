@@ -307,7 +307,12 @@ impl Parser<'_> {
             _ => {
                 self.at -= 1;
                 let found = self.text(name).to_owned();
-                let message = format!("Syntax error: no viable alternative at input '.{found}'");
+                let message = match name.token {
+                    Token::True | Token::False | Token::Null | Token::In => {
+                        format!("Syntax error: mismatched input '{found}' expecting IDENTIFIER")
+                    }
+                    _ => format!("Syntax error: no viable alternative at input '.{found}'"),
+                };
                 self.issues.report(name.start, message);
                 return None;
             }
@@ -418,7 +423,7 @@ impl Parser<'_> {
             return self.unexpected("mismatched", "IDENTIFIER");
         }
         if let Some(signs) = self.object_name() {
-            return self.object(start, leading, signs);
+            return self.object(leading, signs);
         }
         let lexeme = self.next();
         let text = self.text(lexeme);
@@ -445,7 +450,7 @@ impl Parser<'_> {
         (self.lookahead(ahead) == Token::Sign("{")).then_some(ahead)
     }
 
-    fn object(&mut self, start: usize, leading: bool, name_tokens: usize) -> Parsed {
+    fn object(&mut self, leading: bool, name_tokens: usize) -> Parsed {
         let mut name = String::from(if leading { "." } else { "" });
         for _ in 0..name_tokens {
             let lexeme = self.next();
@@ -476,7 +481,6 @@ impl Parser<'_> {
                 break;
             }
         }
-        let _ = start;
         self.node(at, Kind::Struct { name: name.into(), fields }, below)
     }
 

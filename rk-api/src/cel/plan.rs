@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     ast::{Ast, Comprehension, Expr, Kind, Literal, op},
     check::{Checked, Meaning},
-    functions::{Call, Cost},
+    functions::{Call, Cost, lists},
     regex,
     value::TypeName,
 };
@@ -76,6 +76,8 @@ pub(crate) struct CallNode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Special {
     None,
+    /// `a[b]`
+    Index,
     Add,
     MapInsert,
 }
@@ -188,9 +190,9 @@ impl Planner<'_> {
         let target = target.filter(|_| !qualified);
         let mut nodes: Vec<Node> =
             target.into_iter().chain(args).map(|arg| self.expr(arg)).collect();
-        let cost = match overloads.as_slice() {
-            [overload] => overload.cost,
-            _ => function.dynamic_cost,
+        let (cost, call) = match overloads.as_slice() {
+            [overload] => (overload.cost, lists::sum_of(overload.id).unwrap_or(function.call)),
+            _ => (function.dynamic_cost, function.call),
         };
         let pattern = args.last().map(|arg| &arg.kind);
         if let ("matches", Some(Kind::Literal(Literal::String(pattern)))) = (function.name, pattern)
@@ -204,6 +206,7 @@ impl Planner<'_> {
         }
         let kind = match function.name {
             op::ADD => Special::Add,
+            op::INDEX => Special::Index,
             "cel.@mapInsert" => Special::MapInsert,
             _ => Special::None,
         };
@@ -231,7 +234,7 @@ impl Planner<'_> {
                     return Node::InConstant(Box::new(pair));
                 }
                 let constant = CONVERSIONS.contains(&name) && args.iter().all(Node::is_constant);
-                let call = CallNode { call: function.call, cost, args, kind };
+                let call = CallNode { call, cost, args, kind };
                 constant_if(constant, Node::Call(Box::new(call)))
             }
         }
@@ -265,11 +268,21 @@ impl Planner<'_> {
 
 /// Functions whose results are computed ahead when their arguments are literals.
 const CONVERSIONS: &[&str] =
-    &["bool", "bytes", "double", "duration", "int", "string", "timestamp", "uint"];
+    &["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "uint"];
 
 impl Node {
     fn is_constant(&self) -> bool {
         matches!(self, Node::Literal(_) | Node::Constant(_) | Node::TypeName(_))
+    }
+
+    /// Whether this is a variable, or a field somewhere in one. As a branch or an index these cost
+    /// one less: cel-go does not count the variable then.
+    pub fn is_attribute(&self) -> bool {
+        match self {
+            Node::Variable(_) | Node::Local(_) | Node::TakeLocal(_) => true,
+            Node::Select { operand, .. } => operand.is_attribute(),
+            _ => false,
+        }
     }
 }
 
@@ -282,7 +295,7 @@ fn constant_if(constant: bool, node: Node) -> Node {
 fn take_accumulator(step: &mut Node, accu: usize) {
     match step {
         Node::Local(place) if *place == accu => *step = Node::TakeLocal(accu),
-        Node::Call(call) if call.kind != Special::None => {
+        Node::Call(call) if matches!(call.kind, Special::Add | Special::MapInsert) => {
             if let Some(first) = call.args.first_mut() {
                 take_accumulator(first, accu);
             }

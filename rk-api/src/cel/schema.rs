@@ -183,7 +183,7 @@ impl Schema {
             (Shape::List { items, .. }, "@items") => Some(items),
             (Shape::Map(values), "@values") => Some(values),
             (Shape::Map(_), "@keys") => Some(&KEY),
-            (Shape::Object(object), field) => object.fields.get(field).map(|field| &field.schema),
+            (Shape::Object(object), field) => object.field(field).map(|field| &field.schema),
             _ => None,
         }
     }
@@ -213,6 +213,14 @@ impl ObjectType {
                 self.hidden.insert(json_name.to_owned(), schema);
             }
         }
+    }
+
+    /// A field by the name that an expression uses. A reserved word may stand for itself.
+    pub(crate) fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.get(name).or_else(|| {
+            let escaped = super::escape::reserved(name)?;
+            self.fields.get(&*escaped)
+        })
     }
 
     /// The schema of a field by its JSON name.

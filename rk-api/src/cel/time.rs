@@ -10,11 +10,34 @@ use jiff::{
 use super::EvalError;
 
 /// A moment between the years 1 and 9999.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 pub struct Timestamp {
     /// Since 1970, in UTC.
     seconds: i64,
     nanos: u32,
+    /// How far from UTC it was written, in seconds: as text it stays there. Nothing else depends
+    /// on it.
+    offset: i32,
+}
+
+impl PartialEq for Timestamp {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Timestamp {}
+
+impl PartialOrd for Timestamp {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timestamp {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.seconds, self.nanos).cmp(&(other.seconds, other.nanos))
+    }
 }
 
 const MIN_SECONDS: i64 = -62_135_596_800;
@@ -35,7 +58,7 @@ impl Timestamp {
         let seconds = nanos.div_euclid(NANOS);
         match i64::try_from(seconds) {
             Ok(seconds) if (MIN_SECONDS..=MAX_SECONDS).contains(&seconds) => {
-                Ok(Self { seconds, nanos: nanos.rem_euclid(NANOS) as u32 })
+                Ok(Self { seconds, nanos: nanos.rem_euclid(NANOS) as u32, offset: 0 })
             }
             _ => Err(EvalError::new("timestamp overflow")),
         }
@@ -44,6 +67,19 @@ impl Timestamp {
     /// A moment by seconds since 1970.
     pub(crate) fn from_seconds(seconds: i64) -> Result<Self, EvalError> {
         Self::from_nanos(i128::from(seconds) * NANOS)
+    }
+
+    /// The same moment, written at this distance from UTC.
+    fn written_at((nanos, offset): (i128, i32)) -> Result<Self, EvalError> {
+        Ok(Self { offset, ..Self::from_nanos(nanos)? })
+    }
+
+    /// A moment this much later, written as this one is.
+    ///
+    /// # Errors
+    /// Before the year 1 or after the year 9999.
+    pub(crate) fn plus(self, nanos: i128) -> Result<Self, EvalError> {
+        Self::written_at((self.nanos() + nanos, self.offset))
     }
 
     pub(crate) fn nanos(self) -> i128 {
@@ -111,21 +147,26 @@ impl Timestamp {
     pub(crate) fn parse(text: &str) -> Result<Self, EvalError> {
         let wrong =
             || EvalError::new("type conversion error from 'string' to 'google.protobuf.Timestamp'");
-        parse_rfc3339(text).ok_or_else(wrong).and_then(Self::from_nanos)
+        parse_rfc3339(text).ok_or_else(wrong).and_then(Self::written_at)
     }
 }
 
-/// RFC 3339, in UTC, with as many decimals as there are.
+/// RFC 3339, with as many decimals as there are.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(at) = self.civil(0) else { return f.write_str("?") };
+        let Some(at) = self.civil(self.offset.into()) else { return f.write_str("?") };
         write!(f, "{:04}-{:02}-{:02}T", at.year(), at.month(), at.day())?;
         write!(f, "{:02}:{:02}:{:02}", at.hour(), at.minute(), at.second())?;
         if self.nanos != 0 {
             let decimals = format!("{:09}", self.nanos);
             write!(f, ".{}", decimals.trim_end_matches('0'))?;
         }
-        f.write_str("Z")
+        if self.offset == 0 {
+            return f.write_str("Z");
+        }
+        let minutes = self.offset.abs() / 60;
+        let sign = if self.offset < 0 { '-' } else { '+' };
+        write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
     }
 }
 
@@ -142,8 +183,8 @@ fn date(text: &str) -> Option<Date> {
     Date::new(year as i16, month as i8, number(text.get(8..)?)? as i8).ok()
 }
 
-/// Nanoseconds since 1970.
-fn parse_rfc3339(text: &str) -> Option<i128> {
+/// Nanoseconds since 1970, and the distance from UTC in seconds.
+fn parse_rfc3339(text: &str) -> Option<(i128, i32)> {
     let day = date(text.get(..10)?)?;
     let rest = text.get(10..)?.strip_prefix(['T', 't'])?;
     let (clock, rest) = rest.split_at_checked(8)?;
@@ -188,7 +229,8 @@ fn parse_rfc3339(text: &str) -> Option<i128> {
     };
     let days = days_since_1970(day);
     let seconds = days * 86_400 + hour * 3600 + minute * 60 + second - offset;
-    Some(i128::from(seconds) * NANOS + i128::from(nanos))
+    let offset = i32::try_from(offset).ok()?;
+    Some((i128::from(seconds) * NANOS + i128::from(nanos), offset))
 }
 
 fn days_since_1970(day: Date) -> i64 {
@@ -219,7 +261,7 @@ pub(crate) fn parse_openapi_date_time(text: &str) -> Option<Timestamp> {
             let (head, tail) = text.split_at_checked(text.len().checked_sub(2)?)?;
             parse_rfc3339(&format!("{head}:{tail}"))
         })?;
-    Timestamp::from_nanos(nanos).ok()
+    Timestamp::written_at(nanos).ok()
 }
 
 /// A duration as Go writes and reads it, such as `1h30m`, in nanoseconds.

@@ -33,7 +33,8 @@ mod object;
 mod prune;
 mod publish;
 mod rows;
-mod rules;
+#[cfg(test)]
+mod rule_tests;
 mod scale;
 mod schema;
 mod strategy;
@@ -44,3 +45,6 @@ pub(crate) use self::{
     publish::OBJECT_META,
     rows::{Family, Version, fingerprints},
 };
+
+#[cfg(test)]
+mod tests;

@@ -252,8 +252,21 @@ fn sum<'a>(effort: &mut Effort, args: &[Value<'a>]) -> Result<'a> {
             Some(total) => operators::add(effort, &[total, item])?,
         });
     }
-    // The sum of nothing is the integer 0; the checker knows better, but its types are gone here.
+    // The checker may know better: see `sum_of`.
     Ok(total.unwrap_or(Value::Int(0)))
+}
+
+/// What to call for an overload of `sum`, where nothing adds up to a zero of the right type.
+pub(crate) fn sum_of(overload: &str) -> Option<super::Call> {
+    fn or<'a>(effort: &mut Effort, args: &[Value<'a>], zero: Value<'a>) -> Result<'a> {
+        if one_list(args)?.is_empty() { Ok(zero) } else { sum(effort, args) }
+    }
+    Some(match overload {
+        "list_uint_sum_uint" => |effort, args| or(effort, args, Value::Uint(0)),
+        "list_double_sum_double" => |effort, args| or(effort, args, Value::Double(0.0)),
+        "list_duration_sum_duration" => |effort, args| or(effort, args, Value::Duration(0)),
+        _ => return None,
+    })
 }
 
 fn best<'a>(

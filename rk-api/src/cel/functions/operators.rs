@@ -7,7 +7,6 @@ use crate::cel::{
     EvalError, Value,
     ast::op,
     error::Effort,
-    time::Timestamp,
     types::Type,
     value::{Key, List, Map, Text},
 };
@@ -267,10 +266,6 @@ fn duration<'a>(value: Option<i64>) -> Result<'a> {
     value.map(Value::Duration).ok_or_else(|| EvalError::new("duration overflow"))
 }
 
-fn timestamp<'a>(nanos: i128) -> Result<'a> {
-    Timestamp::from_nanos(nanos).map(Value::Timestamp)
-}
-
 pub(crate) fn add<'a>(effort: &mut Effort, args: &[Value<'a>]) -> Result<'a> {
     let [left, right] = args else { return Err(EvalError::no_such_overload()) };
     match (left, right) {
@@ -279,7 +274,9 @@ pub(crate) fn add<'a>(effort: &mut Effort, args: &[Value<'a>]) -> Result<'a> {
         (Value::Double(left), Value::Double(right)) => Ok(Value::Double(left + right)),
         (Value::Duration(left), Value::Duration(right)) => duration(left.checked_add(*right)),
         (Value::Timestamp(at), Value::Duration(by))
-        | (Value::Duration(by), Value::Timestamp(at)) => timestamp(at.nanos() + i128::from(*by)),
+        | (Value::Duration(by), Value::Timestamp(at)) => {
+            at.plus(i128::from(*by)).map(Value::Timestamp)
+        }
         (Value::String(left), Value::String(right)) => {
             let (left, right) = (left.as_str(), right.as_str());
             effort.spend((left.len() + right.len()) as u64 / 16)?;
@@ -332,7 +329,9 @@ fn subtract<'a>(_: &mut Effort, args: &[Value<'a>]) -> Result<'a> {
         (Value::Uint(left), Value::Uint(right)) => uint(left.checked_sub(*right)),
         (Value::Double(left), Value::Double(right)) => Ok(Value::Double(left - right)),
         (Value::Duration(left), Value::Duration(right)) => duration(left.checked_sub(*right)),
-        (Value::Timestamp(at), Value::Duration(by)) => timestamp(at.nanos() - i128::from(*by)),
+        (Value::Timestamp(at), Value::Duration(by)) => {
+            at.plus(-i128::from(*by)).map(Value::Timestamp)
+        }
         (Value::Timestamp(left), Value::Timestamp(right)) => {
             duration(i64::try_from(left.nanos() - right.nanos()).ok())
         }
@@ -462,8 +461,8 @@ pub(crate) fn optional_select<'a>(operand: &Value<'a>, field: &str) -> Result<'a
 pub(crate) fn has<'a>(operand: &Value<'a>, field: &str) -> Result<'a> {
     Ok(Value::Bool(match operand {
         Value::Map(map) => match map.get_str(field) {
-            // A field that is there and malformed is there.
-            Some(Err(error)) if !error.can_be_absorbed() => return Err(error),
+            // A field that is there and malformed is an error even here.
+            Some(Err(error)) => return Err(error),
             found => found.is_some(),
         },
         Value::Struct(object) => object.fields.contains_key(field),

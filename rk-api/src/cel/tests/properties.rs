@@ -25,7 +25,7 @@ fn anything() -> impl Strategy<Value = String> {
         prop_oneof![
             (two.clone(), "\\+|-|\\*|/|%|==|!=|<|<=|>|>=|&&|\\|\\|| in ")
                 .prop_map(|((a, b), op)| format!("{a} {op} {b}")),
-            two.clone().prop_map(|(a, b)| format!("({a}) ? {b} : {a}")),
+            two.clone().prop_map(|(a, b)| format!("({a}) ? ({b}) : {a}")),
             inner.clone().prop_map(|a| format!("!({a})")),
             inner.clone().prop_map(|a| format!("-({a})")),
             inner.clone().prop_map(|a| format!("({a}).f")),

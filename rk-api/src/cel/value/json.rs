@@ -123,8 +123,9 @@ pub(super) fn field<'a>(
 ) -> Option<Result<Value<'a>, EvalError>> {
     match &schema.shape {
         Shape::Object(object) => {
-            let field = object.fields.get(name)?;
-            let json = entries.get(&field.json_name)?;
+            let field = object.field(name)?;
+            // A field that is null is as good as not there.
+            let json = entries.get(&field.json_name).filter(|json| !json.is_null())?;
             Some(read(json, &field.schema))
         }
         Shape::Map(values) => entries.get(name).map(|json| read(json, values)),
