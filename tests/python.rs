@@ -33,7 +33,19 @@ async fn the_python_client_works() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python");
     let mut tests = Command::new("timeout");
     tests
-        .args(["--kill-after=5", "300", python, "-B", "-m", "unittest", "discover", "-v", folder])
+        .args([
+            "--kill-after=5",
+            "300",
+            python,
+            "-B",
+            "-W",
+            "ignore",
+            "-m",
+            "unittest",
+            "discover",
+            "-v",
+            folder,
+        ])
         .env("KUBECONFIG", &kubeconfig)
         .env_remove("http_proxy")
         .env_remove("https_proxy");

@@ -474,9 +474,15 @@ async fn every_version_that_is_served_here_has_a_service() {
     assert_eq!(custom.metadata.labels.as_ref().unwrap()[label], "true");
     let spec = custom.spec.unwrap();
     assert_eq!((spec.group_priority_minimum, spec.version_priority), (1000, 100));
-    let delete = Request::delete(format!("{crds}/widgets.example.com"));
-    send(&cluster.server, delete, Vec::new()).await;
-    eventually("the service goes with its group", async || {
+    let patch = json!({ "spec": { "versions": [{
+        "name": "v1", "served": false, "storage": true,
+        "schema": { "openAPIV3Schema": { "type": "object" } },
+    }]}});
+    let unserve = Request::patch(format!("{crds}/widgets.example.com"));
+    let unserve = unserve.header("content-type", "application/merge-patch+json");
+    let unserved = send(&cluster.server, unserve, patch.to_string().into_bytes()).await;
+    assert_eq!(unserved.code, 200, "{}", unserved.body);
+    eventually("the service goes with its version", async || {
         services.get_opt("v1.example.com").await.unwrap().is_none().then_some(())
     })
     .await;

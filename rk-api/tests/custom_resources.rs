@@ -10,7 +10,7 @@ mod hooks;
 use std::{sync::Arc, time::Duration};
 
 use common::server;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use http::{Request, header};
 use k8s_openapi::{
     api::autoscaling::v1::Scale,
@@ -92,6 +92,22 @@ fn version(name: &str, storage: bool, spec: Value) -> Value {
 fn is_true(definition: &CustomResourceDefinition, type_: &str) -> bool {
     let conditions = definition.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|it| it.type_ == type_ && it.status == "True")
+}
+
+/// The first object that a watch tells of.
+async fn added(
+    events: &mut (impl Stream<Item = kube::Result<WatchEvent<DynamicObject>>> + Unpin),
+) -> DynamicObject {
+    let found = async {
+        loop {
+            match events.try_next().await.unwrap() {
+                Some(WatchEvent::Added(object)) => return object,
+                Some(WatchEvent::Bookmark(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), found).await.unwrap()
 }
 
 /// Waits until a definition is like that.
@@ -272,8 +288,7 @@ async fn objects_are_watched_in_every_version() {
         "spec": { "size": 1 },
     });
     v1.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
-    let event = tokio::time::timeout(Duration::from_secs(10), events.try_next()).await;
-    let Some(WatchEvent::Added(seen)) = event.unwrap().unwrap() else { panic!("nothing came") };
+    let seen = added(&mut events).await;
     assert_eq!(seen.types.unwrap().api_version, "example.com/v2");
     assert_eq!(seen.data["spec"], json!({ "size": 1 }));
 }
@@ -342,11 +357,7 @@ async fn a_webhook_converts_what_is_written_read_listed_and_watched() {
         .await
         .unwrap();
     assert_eq!(created.data["spec"], json!({ "dimensions": { "size": 3 } }));
-    let event = tokio::time::timeout(Duration::from_secs(10), events.try_next()).await;
-    let seen = match event.unwrap().unwrap() {
-        Some(WatchEvent::Added(seen)) => seen,
-        other => panic!("{other:?}"),
-    };
+    let seen = added(&mut events).await;
     assert_eq!(seen.data["spec"], json!({ "dimensions": { "size": 3 } }));
     assert_eq!(v1.get("x").await.unwrap().data["spec"], json!({ "size": 3 }));
 

@@ -319,10 +319,89 @@ class Dynamic(Case):
         self.assertEqual(body["details"]["causes"][0]["field"], ".data.k")
         self.assertEqual(apply("two", {"k": "2"}, force_conflicts=True).data.k, "2")
         # What nobody applies any more is gone.
-        self.assertEqual(apply("one", {"k": "2"}).data.to_dict(), {"k": "2"})
+        self.assertEqual(apply("one", {"k": "2"}).to_dict()["data"], {"k": "2"})
         fields = maps.get(name="a", namespace=self.namespace).metadata.managedFields
         self.assertEqual({(f.manager, f.operation) for f in fields},
                          {("one", "Apply"), ("two", "Apply")})
+
+    def test_custom_resources_come_and_go(self):
+        group = f"{self.namespace}.example.com"
+        definitions = self.dynamic.resources.get(
+            api_version="apiextensions.k8s.io/v1", kind="CustomResourceDefinition"
+        )
+        schema = {
+            "type": "object",
+            "properties": {
+                "spec": {
+                    "type": "object",
+                    "required": ["size"],
+                    "properties": {
+                        "size": {"type": "integer", "minimum": 1},
+                        "color": {"type": "string", "default": "red"},
+                    },
+                }
+            },
+        }
+        definition = {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"widgets.{group}"},
+            "spec": {
+                "group": group,
+                "scope": "Namespaced",
+                "names": {"plural": "widgets", "singular": "widget", "kind": "Widget"},
+                "versions": [
+                    {
+                        "name": "v1",
+                        "served": True,
+                        "storage": True,
+                        "schema": {"openAPIV3Schema": schema},
+                        "subresources": {"status": {}},
+                    }
+                ],
+            },
+        }
+        definitions.create(body=definition)
+
+        def established():
+            found = definitions.get(name=f"widgets.{group}").to_dict()
+            conditions = found.get("status", {}).get("conditions", [])
+            return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+        eventually(established)
+        # A new client: this one has cached what there was before.
+        dynamic = DynamicClient(client.ApiClient())
+        widgets = dynamic.resources.get(api_version=f"{group}/v1", kind="Widget")
+
+        def widget(name, size):
+            return {
+                "apiVersion": f"{group}/v1",
+                "kind": "Widget",
+                "metadata": {"name": name},
+                "spec": {"size": size},
+            }
+
+        eventually(lambda: widgets.get(namespace=self.namespace) is not None)
+        made = widgets.create(body=widget("one", 3), namespace=self.namespace)
+        self.assertEqual((made.spec.size, made.spec.color), (3, "red"))
+        body = self.refused(
+            422, "Invalid", widgets.create, body=widget("none", 0), namespace=self.namespace
+        )
+        self.assertEqual(body["details"]["causes"][0]["field"], "spec.size")
+        patched = widgets.patch(
+            name="one",
+            namespace=self.namespace,
+            body={"spec": {"color": "blue"}},
+            content_type=MERGE,
+        )
+        self.assertEqual(patched.spec.color, "blue")
+        custom = client.CustomObjectsApi()
+        listed = custom.list_namespaced_custom_object(group, "v1", self.namespace, "widgets")
+        self.assertEqual([item["metadata"]["name"] for item in listed["items"]], ["one"])
+        definitions.delete(name=f"widgets.{group}")
+        eventually(
+            lambda: not [d for d in definitions.get().items if d.spec.group == group]
+        )
 
 
 class Access(Case):

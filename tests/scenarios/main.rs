@@ -15,6 +15,7 @@ mod apply;
 mod cluster;
 mod conformance;
 mod controllers;
+mod custom_resources;
 mod encodings;
 mod etcd;
 mod harness;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         cluster::all(),
         conformance::all(),
         controllers::all(),
+        custom_resources::all(),
         encodings::all(),
         kubectl::all(),
         lifecycle::all(),

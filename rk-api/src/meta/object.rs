@@ -14,6 +14,8 @@ use crate::{
 /// All annotations of an object together, keys and values.
 const ANNOTATIONS_MAX_BYTES: usize = 256 << 10;
 const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+/// The finalizer of CustomResourceDefinitions, which has no domain of its own either.
+const DEFINITIONS_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// The message for a change to what must not change.
 pub const IMMUTABLE: &str = "field is immutable";
 
@@ -25,12 +27,13 @@ pub fn validate_metadata(
     strategy: &dyn Strategy,
     path: &Path,
 ) -> ErrorList {
-    validate_metadata_of(
-        meta,
-        namespaced,
-        |name, prefix| strategy.validate_name(name, prefix),
-        path,
-    )
+    let name_check = |name: &str, prefix: bool| strategy.validate_name(name, prefix);
+    let mut errors = validate_metadata_of(meta, namespaced, name_check, path);
+    if strategy.custom().is_none() {
+        let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+        errors.extend(validate_builtin_finalizers(finalizers, &path.child("finalizers")));
+    }
+    errors
 }
 
 /// The same by what judges a name, or with `true` the prefix of one.
@@ -221,19 +224,22 @@ fn validate_owners(owners: &[OwnerReference], path: &Path) -> ErrorList {
     errors
 }
 
+/// Finalizers of built-in kinds are Kubernetes' own, or in somebody's domain.
+fn validate_builtin_finalizers(finalizers: &[String], path: &Path) -> ErrorList {
+    let is_known = |name: &str| {
+        name.contains('/') || STANDARD_FINALIZERS.contains(&name) || name == DEFINITIONS_FINALIZER
+    };
+    let odd = finalizers.iter().enumerate().filter(|(_, name)| !is_known(name));
+    let detail = "name is neither a standard finalizer name nor is it fully qualified";
+    odd.map(|(i, name)| FieldError::invalid(&path.index(i), name.as_str(), detail)).collect()
+}
+
 fn validate_finalizers(finalizers: &[String], path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     for (i, name) in finalizers.iter().enumerate() {
         let at = path.index(i);
         let wrong = names::qualified_name(name);
         errors.extend(wrong.into_iter().map(|m| FieldError::invalid(&at, name.as_str(), m)));
-        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name.as_str()) {
-            errors.push(FieldError::invalid(
-                &at,
-                name.as_str(),
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
-        }
     }
     let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
     if has("orphan") && has("foregroundDeletion") {

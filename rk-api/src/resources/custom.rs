@@ -45,3 +45,6 @@ pub(crate) use self::{
     publish::OBJECT_META,
     rows::{Family, Version, fingerprints},
 };
+
+#[cfg(test)]
+mod tests;

@@ -87,7 +87,7 @@ impl Kind for PodCertificateRequests {
         let mut errors = Errors::default();
         let signer = spec.signer_name.as_str();
         let at = path.child("signerName");
-        errors.required_form(&at, signer, |signer| names::domain_prefixed_path(signer));
+        errors.required_form(&at, signer, names::domain_prefixed_path);
         let annotations = spec.unverified_user_annotations.iter().flatten();
         let at = path.child("unverifiedUserAnnotations");
         let mut size = 0;

@@ -16,7 +16,6 @@ use crate::{
     apply::{self, TypeRef},
     cel::rules::Rules,
     discovery::{hash, priority},
-    field::Path,
     resources::{Resource, Subresource, row},
 };
 
@@ -67,7 +66,8 @@ pub struct Version {
     pub(super) own_fields: Vec<Box<str>>,
     pub(super) deprecation: Option<String>,
     pub(super) apply: OnceLock<(apply::Schema, TypeRef)>,
-    rules: OnceLock<Option<Rules>>,
+    /// The rules in its schema, compiled when the first object is judged.
+    pub(super) rules: OnceLock<Option<Rules>>,
 }
 
 /// A printer column.
@@ -89,19 +89,6 @@ impl Version {
     /// The schema as a tree, as the definition has it.
     pub(crate) fn openapi(&self) -> Value {
         serde_json::from_str(&self.source).unwrap_or_default()
-    }
-
-    /// The rules of the schema (`x-kubernetes-validations`), compiled when an object is first judged
-    /// by them.
-    pub(super) fn rules(&self) -> Option<&Rules> {
-        let rules = self.rules.get_or_init(|| {
-            if !self.source.contains(RULES) {
-                return None;
-            }
-            // What is wrong with them was told when the definition was written.
-            Rules::compile(&self.openapi(), &Path::root(), true).0
-        });
-        rules.as_ref()
     }
 
     /// The names that lead to the replicas that a scale asks for.
@@ -248,7 +235,6 @@ impl<'a> Maker<'a> {
     }
 }
 
-const RULES: &str = "\"x-kubernetes-validations\"";
 const KEEPS_EVERYTHING: &str = r#"{"type":"object","x-kubernetes-preserve-unknown-fields":true}"#;
 
 fn schema_of(version: &CustomResourceDefinitionVersion) -> Option<&JSONSchemaProps> {

@@ -18,8 +18,7 @@ use super::{
 };
 use crate::{
     apply::{self, TypeRef},
-    cel::Budget,
-    field::{ErrorList, FieldError, Path, Reason},
+    field::{ErrorList, FieldError, Path},
     meta::{names, strict::duplicate_fields, table},
     resources::{Decoded, Fields, Object, Part, Strategy, typed::drop_empty},
 };
@@ -115,7 +114,7 @@ impl Version {
         }
         errors.extend(embedded::validate(&new.members, &self.schema, false, &Path::root()));
         errors.extend(self.judge_lists(new, old));
-        errors.extend(self.judge_rules(&errors, &tree, old_tree.as_ref()));
+        self.judge_rules(&mut errors, &tree, old_tree.as_ref());
         errors
     }
 
@@ -136,33 +135,10 @@ impl Version {
             errors.extend(scale.validate_status(&new.members));
         }
         errors.extend(self.judge_lists(new, Some(old)));
-        if let (Ok(tree), Ok(old_tree)) = (new.tree(), old.tree()) {
-            errors.extend(self.judge_rules(&errors, &tree, Some(&old_tree)));
+        if let (true, Ok(tree), Ok(old)) = (self.rules().is_some(), new.tree(), old.tree()) {
+            self.judge_rules(&mut errors, &tree, Some(&old));
         }
         errors
-    }
-
-    /// What `x-kubernetes-validations` finds, unless something else is so wrong that rules cannot
-    /// be asked.
-    fn judge_rules(&self, errors: &ErrorList, new: &Value, old: Option<&Value>) -> ErrorList {
-        let Some(rules) = self.rules() else { return ErrorList::new() };
-        let blocks = |error: &FieldError| {
-            matches!(
-                error.reason,
-                Reason::NotSupported
-                    | Reason::Required
-                    | Reason::TooLong
-                    | Reason::TooMany
-                    | Reason::TypeInvalid
-            )
-        };
-        if errors.iter().any(blocks) {
-            let detail = "some validation rules were not checked because the object was invalid; \
-                          correct the existing errors to complete validation";
-            let error = FieldError::invalid(&Path::root(), Value::Null, detail);
-            return vec![FieldError { path: "<nil>".to_owned(), ..error }];
-        }
-        rules.validate(new, old, &mut Budget::default()).errors
     }
 
     /// Lists that were wrong before may stay so.

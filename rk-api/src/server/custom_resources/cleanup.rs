@@ -45,7 +45,6 @@ pub(super) fn begin(server: &Arc<Inner>, definition: CustomResourceDefinition) {
             let again = match ended {
                 Ok(done) => !done,
                 Err(error) => {
-                    eprintln!("DEBUG cleanup {error:?}");
                     tracing::warn!(%error, %name, "cannot delete the objects of a definition");
                     true
                 }
