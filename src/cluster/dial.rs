@@ -1,7 +1,7 @@
 //! How a cluster's API server reaches what runs in the cluster: webhooks, aggregated API servers.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,29 +18,52 @@ use rk_api::{
 /// How long a connection to a Pod or Service may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
-/// Dials the cluster's own addresses from within its network namespace, once it has one, and all
-/// others from the machine. Cloning shares it.
+/// Where the cluster's own addresses are.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ClusterDialer(Arc<RwLock<Option<PathBuf>>>);
+enum Inside {
+    /// Nowhere: its Pods are simulated.
+    #[default]
+    Nowhere,
+    /// In this network namespace.
+    Namespace(PathBuf),
+    /// On the machine itself, as on a real node.
+    Machine,
+}
+
+/// Dials the cluster's own addresses where they are, and all others from the machine. Cloning shares
+/// it.
+///
+/// The machine's own network never hears of addresses that are not on it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ClusterDialer(Arc<RwLock<Inside>>);
 
 impl ClusterDialer {
-    /// The network namespace is there.
-    pub(super) fn enter(&self, netns: &Path) {
-        *self.0.write() = Some(netns.to_owned());
+    /// The network of the cluster is there: in a namespace, or on the machine itself.
+    pub(super) fn enter(&self, netns: Option<&Path>) {
+        *self.0.write() =
+            netns.map_or(Inside::Machine, |netns| Inside::Namespace(netns.to_owned()));
     }
 }
 
 #[async_trait]
 impl Dialer for ClusterDialer {
     async fn dial(&self, host: &str, port: u16) -> io::Result<Box<dyn Io>> {
-        let netns = self.0.read().clone();
-        match (host.parse::<IpAddr>(), netns) {
-            (Ok(address), Some(netns)) if is_inside(address) => {
+        let Some(address) = host.parse::<IpAddr>().ok().filter(|address| is_inside(*address))
+        else {
+            return TcpDialer.dial(host, port).await;
+        };
+        let inside = self.0.read().clone();
+        match inside {
+            Inside::Nowhere => Err(io::Error::new(
+                ErrorKind::HostUnreachable,
+                format!("dial tcp {address}:{port}: the cluster has no network"),
+            )),
+            Inside::Machine => TcpDialer.dial(host, port).await,
+            Inside::Namespace(netns) => {
                 let address = SocketAddr::new(address, port);
                 let stream = rk_net::netns::connect(Some(netns), address, CONNECT_WITHIN).await?;
                 Ok(Box::new(stream))
             }
-            _ => TcpDialer.dial(host, port).await,
         }
     }
 }
@@ -56,6 +79,12 @@ fn is_inside(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn without_a_network_the_clusters_addresses_are_not_dialled() {
+        let dialled = ClusterDialer::default().dial("10.244.0.7", 80).await;
+        assert_eq!(dialled.err().map(|error| error.kind()), Some(ErrorKind::HostUnreachable));
+    }
 
     #[test]
     fn only_the_clusters_addresses_are_inside() {

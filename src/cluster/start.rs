@@ -82,9 +82,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
                     node, &builder, &server, &informers, &kubelets, &mut tasks, &stop,
                 )
                 .await?;
-                if let Some(netns) = running.netns() {
-                    dialer.enter(netns);
-                }
+                dialer.enter(running.netns());
                 native = Some(running);
                 1
             }

@@ -98,17 +98,14 @@ impl TestCluster {
 }
 
 /// Asks again until there is an answer. `what` says in a failure what was waited for.
-#[track_caller]
-pub fn until<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut ask: F) -> impl Future<Output = T> {
-    async move {
-        let begin = tokio::time::Instant::now();
-        loop {
-            if let Some(answer) = ask().await {
-                return answer;
-            }
-            assert!(begin.elapsed() < PATIENCE, "{what} did not come");
-            tokio::time::sleep(Duration::from_millis(250)).await;
+pub async fn until<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut ask: F) -> T {
+    let begin = tokio::time::Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
         }
+        assert!(begin.elapsed() < PATIENCE, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 

@@ -87,14 +87,18 @@ impl tower::Service<Req> for Handler {
     }
 }
 
-/// Objects of custom kinds have no protobuf form: the client's other choices count, if it has any.
+/// Custom kinds and their definitions have no protobuf form: the client's other choices count, if it
+/// has any.
 fn restrict_formats(context: &mut Context, kinds: &Snapshot) -> Result<()> {
     let info = &context.subject.0;
     if !info.is_resource || info.subresource == "scale" {
         return Ok(());
     }
     let row = kinds.resources.get(&info.group, &info.version, &info.resource);
-    match row.is_some_and(|row| row.strategy.custom().is_some()) {
+    let lacks = |row: &Arc<Resource>| {
+        row.strategy.custom().is_some() || row.kind == "CustomResourceDefinition"
+    };
+    match row.is_some_and(lacks) {
         true => negotiate::without_protobuf(&mut context.headers),
         false => Ok(()),
     }

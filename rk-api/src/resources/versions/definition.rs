@@ -45,7 +45,12 @@ fn read(object: &mut Value, unknown: &mut Vec<String>) {
     if is_empty(spec.get("scope")) {
         spec.insert("scope".to_owned(), "Namespaced".into());
     }
-    spec.entry("preserveUnknownFields").or_insert(Value::Bool(true));
+    // True unless it says otherwise, where v1 leaves out what is false.
+    if spec.get("preserveUnknownFields") == Some(&Value::Bool(false)) {
+        spec.remove("preserveUnknownFields");
+    } else {
+        spec.insert("preserveUnknownFields".to_owned(), Value::Bool(true));
+    }
     for (shared, own) in SHARED {
         let value = spec.remove(shared).filter(|value| !value.is_null());
         let versions = spec.get_mut("versions").and_then(Value::as_array_mut);

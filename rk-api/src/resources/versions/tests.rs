@@ -320,6 +320,12 @@ fn storable(row: &Resource, choices: &[u8]) -> Value {
         "CertificateSigningRequest" => {
             tree::default(object["spec"].as_object_mut().unwrap(), "usages", json!(["any"]));
         }
+        // Left out by v1 when it is false.
+        "CustomResourceDefinition" => {
+            if let Some(spec) = tree::object(&mut object, &["spec"]) {
+                spec.remove("preserveUnknownFields");
+            }
+        }
         // Whose defaults differ.
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
             (webhook::V1BETA1.read)(&mut object, &mut Vec::new());
