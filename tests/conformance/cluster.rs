@@ -1,6 +1,6 @@
 //! A cluster for each test, and how to wait in it.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use rk::kube::api::{ListParams, PostParams};
 use rk::{

@@ -13,7 +13,7 @@ const LIST_BYTES_MAX: usize = 1_000_000;
 
 /// Watchers that one seat stands for in a change, how long the seats are kept after it, and how
 /// many there may be. kube-apiserver counts ten watchers to a seat, since it encodes an event for each
-/// of them. Here they share its bytes: telling a thousand takes about as long.
+/// of them. Here they share its bytes, so a seat stands for more; how many more is an estimate.
 const WATCHERS_PER_SEAT: usize = 1000;
 const TELLING: Duration = Duration::from_millis(5);
 const FINAL_SEATS_MAX: u32 = 10;
