@@ -309,7 +309,7 @@ async fn a_policy_that_makes_no_sense_is_not_written() {
     assert!(message.contains("undeclared reference to 'params'"), "{message}");
 }
 
-/// Conformance: ValidatingAdmissionPolicy type checking
+/// The e2e test of type checking, which is no requirement.
 #[tokio::test]
 async fn the_status_of_a_policy_tells_what_does_not_fit() {
     let client = server().await.client();
