@@ -79,7 +79,7 @@ fn custom_objects_are_listed_described_and_deleted(t: &Shell) {
     assert!(described.contains("Color:  red"), "{described}");
     let refused = t.fails(&format!(
         "cat <<'END' | kubectl apply -f -\napiVersion: {group}/v1\nkind: Widget\nmetadata:\n  \
-         name: y\nspec:\n  size: 0\nEND"
+         name: other\nspec:\n  size: 0\nEND"
     ));
     assert!(
         refused.contains("spec.size in body should be greater than or equal to 1"),

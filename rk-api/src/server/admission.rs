@@ -65,7 +65,7 @@ use super::status::Result;
 ///   [`validate`](Self::validate), in order. The first error ends the request.
 /// - When a webhook or a policy changed the object, all mutate once more.
 /// - An update is tried again when another writer came first, so both must be repeatable.
-/// - An error is an [`ApiError`], usually a 403 that says why.
+/// - An error is an [`ApiError`](super::ApiError), usually a 403 that says why.
 #[async_trait]
 pub trait Admission: fmt::Debug + Send + Sync + 'static {
     /// Whether the plug-in has anything to do with such requests. It spares the others its call.
