@@ -136,18 +136,23 @@ impl Reader {
     }
 
     async fn file(mut self, mut file: File) -> io::Result<()> {
-        let start = tail_start(&mut file, self.filter.tail_lines()).await?;
+        let end = file.seek(SeekFrom::End(0)).await?;
+        let start = tail_start(&mut file, end, self.filter.tail_lines()).await?;
         file.seek(SeekFrom::Start(start)).await?;
+        // Unless it is followed, a log is what it was when it was asked for.
+        let mut left = if self.follow { u64::MAX } else { end - start };
         let mut pending = Vec::new();
         loop {
             // Asked before the read, so that what was printed last is read after the end.
             let runs = self.follow && self.runs().await;
             let mut buffer = vec![0; CHUNK];
             loop {
-                let count = file.read(&mut buffer).await?;
+                let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+                let count = file.read(&mut buffer[..most]).await?;
                 if count == 0 {
                     break;
                 }
+                left -= count as u64;
                 pending.extend_from_slice(&buffer[..count]);
                 if let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') {
                     let lines: Vec<u8> = pending.drain(..=end).collect();
@@ -200,10 +205,9 @@ impl Reader {
     }
 }
 
-/// Where the last `lines` of a file begin, read from its end.
-async fn tail_start(file: &mut File, lines: Option<usize>) -> io::Result<u64> {
+/// Where the last `lines` of a file that ends at `end` begin, read from there.
+async fn tail_start(file: &mut File, end: u64, lines: Option<usize>) -> io::Result<u64> {
     let Some(lines) = lines else { return Ok(0) };
-    let end = file.seek(SeekFrom::End(0)).await?;
     if lines == 0 {
         return Ok(end);
     }
@@ -241,9 +245,10 @@ mod tests {
         let line = format!("{}\n", "x".repeat(999));
         std::fs::write(&path, line.repeat(300)).unwrap();
         let mut file = File::open(&path).await.unwrap();
+        let end = 300_000;
         for (lines, expected) in [(0, 300_000), (1, 299_000), (150, 150_000), (300, 0), (999, 0)] {
-            assert_eq!(tail_start(&mut file, Some(lines)).await.unwrap(), expected, "{lines}");
+            assert_eq!(tail_start(&mut file, end, Some(lines)).await.unwrap(), expected, "{lines}");
         }
-        assert_eq!(tail_start(&mut file, None).await.unwrap(), 0);
+        assert_eq!(tail_start(&mut file, end, None).await.unwrap(), 0);
     }
 }
