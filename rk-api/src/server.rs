@@ -45,7 +45,6 @@ mod metrics;
 mod negotiate;
 mod nodes;
 mod object;
-#[allow(dead_code, reason = "what aggregation and proxies call is here before they are")]
 mod outbound;
 pub mod pki;
 mod pretty;
@@ -153,7 +152,6 @@ pub(crate) struct Inner {
     metrics: Arc<Metrics>,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
-    #[allow(dead_code, reason = "aggregation and proxies call out through it")]
     outbound: Outbound,
     authenticator: Arc<dyn Authenticator>,
     service_accounts: ServiceAccountTokens,

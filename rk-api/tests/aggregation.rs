@@ -300,7 +300,6 @@ async fn an_api_service_says_what_it_lacks_until_it_is_available() {
     assert_eq!(wardle["versions"][0]["resources"][0]["resource"], "flunders", "it is remembered");
 }
 
-// Conformance: aggregator-supports-the-sample-apiserver
 #[tokio::test]
 async fn s38_a_registered_group_is_discovered_and_its_requests_are_passed_on_with_the_user() {
     let cluster = cluster(false).await;

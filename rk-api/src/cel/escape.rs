@@ -1,30 +1,7 @@
 //! Field names that are no identifiers, written as identifiers (Kubernetes' documentation, "Escaping
 //! in CEL").
 
-/// What cannot be a field name in an expression without an escape.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+use super::parser::RESERVED;
 
 /// The identifier for a field, or nothing if it can have none.
 pub fn escape(field: &str) -> Option<String> {
@@ -55,7 +32,9 @@ pub fn escape(field: &str) -> Option<String> {
 
 /// The identifier for a reserved word.
 pub(crate) fn reserved(word: &str) -> Option<String> {
-    RESERVED.contains(&word).then(|| format!("__{word}__"))
+    // What a literal or an operator is in an expression, and what no variable may be called.
+    let is_taken = ["true", "false", "null", "in"].contains(&word) || RESERVED.contains(&word);
+    is_taken.then(|| format!("__{word}__"))
 }
 
 /// The field that an identifier stands for, or nothing if it has an unknown escape.

@@ -41,7 +41,7 @@ const PRIMARY: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', N
                        NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 /// Names that no variable may have (CEL specification, "Reserved").
-const RESERVED: &[&str] = &[
+pub(crate) const RESERVED: &[&str] = &[
     "as",
     "break",
     "const",

@@ -97,8 +97,6 @@ pub(super) struct Endpoint {
     path: String,
     /// The Service that is really dialled.
     service: Option<resolve::ServicePort>,
-    /// The name that the certificate must have, where it is not the host's.
-    server_name: Option<String>,
     trust: Trust,
     identity: Option<Arc<Identity>>,
     client: OnceLock<Result<HttpClient, String>>,
@@ -139,7 +137,6 @@ impl Endpoint {
             origin,
             path: format!("{slash}{path}"),
             service,
-            server_name: None,
             trust: Trust::default(),
             identity: None,
             client: OnceLock::new(),
@@ -160,13 +157,6 @@ impl Endpoint {
         self
     }
 
-    /// The same, whose certificate has this name instead of the host's.
-    #[must_use]
-    pub(super) fn named(mut self, server_name: &str) -> Self {
-        self.server_name = Some(server_name.to_owned());
-        self
-    }
-
     /// The URL at which it is asked.
     fn asked_at(&self, timeout: Duration) -> String {
         let and = if self.path.contains('?') { '&' } else { '?' };
@@ -182,7 +172,7 @@ impl Endpoint {
                 service: self.service.clone(),
             };
             let tls = tls::config(&self.trust, self.identity.as_deref())?;
-            let connector = Connector::new(reach, tls, self.server_name.clone());
+            let connector = Connector::new(reach, tls);
             Ok(Client::builder(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
@@ -206,14 +196,6 @@ pub(super) struct Outbound {
 impl Outbound {
     pub(super) fn new(dialer: Arc<dyn Dialer>, services: Services) -> Self {
         Self { dialer, services }
-    }
-
-    /// Opens a connection to a host, for what is no HTTP.
-    ///
-    /// # Errors
-    /// When nobody answers there.
-    pub(super) async fn dial(&self, host: &str, port: u16) -> io::Result<Box<dyn Io>> {
-        self.dialer.dial(host, port).await
     }
 
     /// Asks an endpoint by POST and reads its answer, as Kubernetes' clients do: the timeout is
@@ -292,7 +274,7 @@ impl Outbound {
             services: self.services.clone(),
             service: endpoint.service.clone(),
         };
-        let connector = Connector::new(reach, tls, endpoint.server_name.clone());
+        let connector = Connector::new(reach, tls);
         let uri = request.uri().clone();
         let stream = connector.open(&uri).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)

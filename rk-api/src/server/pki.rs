@@ -99,6 +99,9 @@ pub enum PkiError {
     /// A certificate or key is not usable.
     #[error("a certificate or key is not usable: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// Certificates made here name one group.
+    #[error("a client certificate can name one group here, not {0}: issue it with another tool")]
+    Groups(usize),
     /// The service-account key is not usable.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
@@ -169,13 +172,17 @@ impl Pki {
         self.0.token_key.clone()
     }
 
-    /// Issues a certificate for a client: `user` is its common name, `groups` its organizations.
+    /// Issues a certificate for a client: `user` is its common name, the group its organization.
     ///
     /// # Errors
-    /// When a name cannot be in a certificate.
+    /// When a name cannot be in a certificate, or when there are several groups.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Identity, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name.remove(DnType::CommonName);
+        // The library keeps one name of each type: others would be lost without a word.
+        if groups.len() > 1 {
+            return Err(PkiError::Groups(groups.len()));
+        }
         for group in groups {
             params.distinguished_name.push(DnType::OrganizationName, *group);
         }

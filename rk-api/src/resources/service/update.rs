@@ -54,7 +54,9 @@ fn same_port(a: &Port, b: &Port) -> bool {
 
 fn drop_what_the_type_lost(new: &mut ServiceSpec, old: &ServiceSpec) {
     if is_external_name(new) && !is_external_name(old) {
-        if new.cluster_ip == old.cluster_ip && new.cluster_ips == old.cluster_ips {
+        // A client that knows only the one field clears only that one.
+        let left = new.cluster_ip == old.cluster_ip || text(&new.cluster_ip).is_empty();
+        if left && new.cluster_ips == old.cluster_ips {
             new.cluster_ip = None;
             new.cluster_ips = None;
         }

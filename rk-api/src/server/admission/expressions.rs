@@ -6,18 +6,15 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{admissionregistration::v1::MatchCondition, core::v1::Namespace};
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value as Json;
 
-use super::{AdmissionRequest, shown::Seen, webhooks::user_info};
+use super::{AdmissionRequest, shown::Seen};
 use crate::{
     cel::{
         AccessQuery, AccessTarget, Bindings, Budget, Decision, Decisions, EvalError,
         MATCH_CONDITIONS_BUDGET, Program, ResourceTarget, Value,
     },
-    resources::{
-        Resource,
-        admission::expressions::{Given, NAMESPACE, Outcome, REQUEST, Scope},
-    },
+    resources::admission::expressions::{Given, NAMESPACE, Outcome, REQUEST, Scope},
     server::{
         authz::{self, Authorizer},
         info::RequestInfo,
@@ -108,7 +105,7 @@ impl Inputs {
             ..ResourceTarget::default()
         };
         Self {
-            request: request_value(request, &seen),
+            request: Json::Object(seen.facts(request)),
             namespace: namespace.map(namespace_value).unwrap_or_default(),
             seen,
             params,
@@ -132,31 +129,6 @@ impl Inputs {
         }
         Ok(bindings)
     }
-}
-
-/// `request`.
-fn request_value(request: &AdmissionRequest<'_>, seen: &Seen) -> Json {
-    let resource = |row: &Resource| json!({ "group": row.group, "version": row.version, "resource": row.plural });
-    let mut value = Map::new();
-    value.insert("kind".to_owned(), seen.kind.to_value());
-    value.insert("resource".to_owned(), resource(&seen.resource));
-    value.insert("requestKind".to_owned(), request.kind().to_value());
-    value.insert("requestResource".to_owned(), resource(request.resource));
-    for (key, text) in [
-        ("subResource", request.subresource),
-        ("requestSubResource", request.subresource),
-        ("name", request.given_name()),
-        ("namespace", request.seen_namespace()),
-    ] {
-        if !text.is_empty() {
-            value.insert(key.to_owned(), text.into());
-        }
-    }
-    value.insert("operation".to_owned(), request.operation.as_str().into());
-    value.insert("userInfo".to_owned(), user_info(request));
-    value.insert("dryRun".to_owned(), request.dry_run.into());
-    value.insert("options".to_owned(), request.options());
-    Json::Object(value)
 }
 
 /// `namespaceObject`: what is somebody else's business is left out.

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     policy::v1::Eviction,
 };
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{AdmissionRequest, GroupVersionKind};
 use crate::{
@@ -29,6 +29,51 @@ pub(super) struct Seen {
     pub object: Value,
     /// The object as it is; null when it is created.
     pub old: Value,
+}
+
+impl Seen {
+    /// What reviews and expressions say of a request besides its objects.
+    pub fn facts(&self, request: &AdmissionRequest<'_>) -> Map<String, Value> {
+        let resource = |row: &Resource| json!({ "group": row.group, "version": row.version, "resource": row.plural });
+        let mut facts = Map::new();
+        facts.insert("kind".to_owned(), self.kind.to_value());
+        facts.insert("resource".to_owned(), resource(&self.resource));
+        facts.insert("requestKind".to_owned(), request.kind().to_value());
+        facts.insert("requestResource".to_owned(), resource(request.resource));
+        for (key, text) in [
+            ("subResource", request.subresource),
+            ("requestSubResource", request.subresource),
+            ("name", request.given_name()),
+            ("namespace", request.seen_namespace()),
+        ] {
+            if !text.is_empty() {
+                facts.insert(key.to_owned(), text.into());
+            }
+        }
+        facts.insert("operation".to_owned(), request.operation.as_str().into());
+        facts.insert("userInfo".to_owned(), user_info(request));
+        facts.insert("dryRun".to_owned(), request.dry_run.into());
+        facts.insert("options".to_owned(), request.options());
+        facts
+    }
+}
+
+/// The user, as reviews and expressions see them.
+fn user_info(request: &AdmissionRequest<'_>) -> Value {
+    let user = request.user;
+    let mut info = Map::new();
+    for (key, text) in [("username", &user.name), ("uid", &user.uid)] {
+        if !text.is_empty() {
+            info.insert(key.to_owned(), text.as_str().into());
+        }
+    }
+    if !user.groups.is_empty() {
+        info.insert("groups".to_owned(), json!(user.groups));
+    }
+    if !user.extra.is_empty() {
+        info.insert("extra".to_owned(), json!(user.extra));
+    }
+    Value::Object(info)
 }
 
 /// The versions through which a request has been seen so far.

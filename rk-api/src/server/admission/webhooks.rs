@@ -18,7 +18,6 @@ use k8s_openapi::api::admissionregistration::v1::{
 use serde_json::json;
 use tokio::time::Instant;
 
-pub(super) use self::review::user_info;
 use self::{
     call::Failure,
     config::{Hook, Hooks},

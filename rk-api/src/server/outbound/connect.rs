@@ -42,12 +42,11 @@ pub(super) struct Reach {
 pub(super) struct Connector {
     reach: Arc<Reach>,
     tls: Arc<ClientConfig>,
-    server_name: Option<String>,
 }
 
 impl Connector {
-    pub(super) fn new(reach: Reach, tls: Arc<ClientConfig>, server_name: Option<String>) -> Self {
-        Self { reach: Arc::new(reach), tls, server_name }
+    pub(super) fn new(reach: Reach, tls: Arc<ClientConfig>) -> Self {
+        Self { reach: Arc::new(reach), tls }
     }
 
     /// A connection, over TLS if the URL says so.
@@ -77,9 +76,8 @@ impl Connector {
         if !secure {
             return Ok(Stream { io: TokioIo::new(stream), h2: false });
         }
-        let name = self.server_name.as_deref().unwrap_or(named);
-        let name = ServerName::try_from(name.to_owned())
-            .map_err(|_| Cause::Tls(format!("tls: {name:?} is no name of a server")))?;
+        let name = ServerName::try_from(named.to_owned())
+            .map_err(|_| Cause::Tls(format!("tls: {named:?} is no name of a server")))?;
         let connector = TlsConnector::from(self.tls.clone());
         let stream = connector.connect(name, stream).await.map_err(|e| tls::cause(&e))?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -90,11 +90,6 @@ impl OutboundError {
         Self::Refused { code, message }
     }
 
-    /// Whether the endpoint itself said no, as opposed to not being reached.
-    pub(in crate::server) fn is_answer(&self) -> bool {
-        matches!(self, Self::Refused { .. })
-    }
-
     /// The code of the answer; `None` when there was none.
     pub(in crate::server) fn code(&self) -> Option<u16> {
         match self {

@@ -81,8 +81,6 @@ async fn an_endpoint_proves_who_it_is() {
     assert_eq!(ask(&outbound, &known).await.unwrap(), "/x?timeout=10s");
     let anybody = at("elsewhere", Trust::Anybody);
     assert_eq!(ask(&outbound, &anybody).await.unwrap(), "/x?timeout=10s");
-    let named = at("elsewhere", trust(&pki)).named("hook.example.com");
-    assert_eq!(ask(&outbound, &named).await.unwrap(), "/x?timeout=10s");
 
     let stranger = at("hook.example.com", trust(&other));
     assert_eq!(
@@ -118,7 +116,7 @@ async fn a_certificate_in_the_bundle_needs_no_authority() {
             services: outbound(TcpDialer).await.services,
             service: None,
         };
-        let connector = Connector::new(reach, tls::config(&bundle, None).unwrap(), None);
+        let connector = Connector::new(reach, tls::config(&bundle, None).unwrap());
         let uri: Uri = format!("https://{host}/").parse().unwrap();
         assert_eq!(connector.open(&uri).await.is_ok(), fits, "{host}");
     }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::admissionregistration::v1::{
-    MatchCondition, MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations,
-    ValidatingWebhook, ValidatingWebhookConfiguration, WebhookClientConfig,
+    MatchCondition, MutatingWebhookConfiguration, RuleWithOperations,
+    ValidatingWebhookConfiguration, WebhookClientConfig,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use parking_lot::Mutex;
@@ -71,53 +71,39 @@ struct Parts<'a> {
     reinvocable: bool,
 }
 
-impl Configuration for MutatingWebhookConfiguration {
-    fn hooks(&self, name: &str) -> Vec<Hook> {
-        let parts = |hook: &MutatingWebhook, index| {
-            let parts = Parts {
-                name: &hook.name,
-                client: &hook.client_config,
-                rules: &hook.rules,
-                match_policy: &hook.match_policy,
-                namespaces: &hook.namespace_selector,
-                objects: &hook.object_selector,
-                failure_policy: &hook.failure_policy,
-                side_effects: &hook.side_effects,
-                timeout_seconds: hook.timeout_seconds,
-                review_versions: &hook.admission_review_versions,
-                conditions: &hook.match_conditions,
-                reinvocable: hook.reinvocation_policy.as_deref() == Some("IfNeeded"),
-            };
-            parts.hook(name, index)
-        };
-        let hooks = self.webhooks.iter().flatten();
-        hooks.enumerate().map(|(index, hook)| parts(hook, index)).collect()
-    }
+/// The two kinds have the same fields, but for whether a webhook may be asked again.
+macro_rules! configuration {
+    ($kind:ty, |$hook:ident| $reinvocable:expr) => {
+        impl Configuration for $kind {
+            fn hooks(&self, name: &str) -> Vec<Hook> {
+                let hooks = self.webhooks.iter().flatten().enumerate();
+                let made = hooks.map(|(index, $hook)| {
+                    let parts = Parts {
+                        name: &$hook.name,
+                        client: &$hook.client_config,
+                        rules: &$hook.rules,
+                        match_policy: &$hook.match_policy,
+                        namespaces: &$hook.namespace_selector,
+                        objects: &$hook.object_selector,
+                        failure_policy: &$hook.failure_policy,
+                        side_effects: &$hook.side_effects,
+                        timeout_seconds: $hook.timeout_seconds,
+                        review_versions: &$hook.admission_review_versions,
+                        conditions: &$hook.match_conditions,
+                        reinvocable: $reinvocable,
+                    };
+                    parts.hook(name, index)
+                });
+                made.collect()
+            }
+        }
+    };
 }
 
-impl Configuration for ValidatingWebhookConfiguration {
-    fn hooks(&self, name: &str) -> Vec<Hook> {
-        let parts = |hook: &ValidatingWebhook, index| {
-            let parts = Parts {
-                name: &hook.name,
-                client: &hook.client_config,
-                rules: &hook.rules,
-                match_policy: &hook.match_policy,
-                namespaces: &hook.namespace_selector,
-                objects: &hook.object_selector,
-                failure_policy: &hook.failure_policy,
-                side_effects: &hook.side_effects,
-                timeout_seconds: hook.timeout_seconds,
-                review_versions: &hook.admission_review_versions,
-                conditions: &hook.match_conditions,
-                reinvocable: false,
-            };
-            parts.hook(name, index)
-        };
-        let hooks = self.webhooks.iter().flatten();
-        hooks.enumerate().map(|(index, hook)| parts(hook, index)).collect()
-    }
-}
+configuration!(MutatingWebhookConfiguration, |hook| {
+    hook.reinvocation_policy.as_deref() == Some("IfNeeded")
+});
+configuration!(ValidatingWebhookConfiguration, |hook| false);
 
 impl Parts<'_> {
     fn hook(self, configuration: &str, index: usize) -> Hook {

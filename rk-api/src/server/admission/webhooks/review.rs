@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::super::{AdmissionRequest, shown::Seen};
 use crate::server::status::ApiError;
@@ -46,52 +46,15 @@ pub(super) fn question(
     request: &AdmissionRequest<'_>,
     seen: &Seen,
 ) -> Value {
-    let resource = |row: &crate::resources::Resource| json!({ "group": row.group, "version": row.version, "resource": row.plural });
-    let mut asked = Map::new();
+    let mut asked = seen.facts(request);
     asked.insert("uid".to_owned(), uid.into());
-    asked.insert("kind".to_owned(), seen.kind.to_value());
-    asked.insert("resource".to_owned(), resource(&seen.resource));
-    asked.insert("requestKind".to_owned(), request.kind().to_value());
-    asked.insert("requestResource".to_owned(), resource(request.resource));
-    for (key, text) in [
-        ("subResource", request.subresource),
-        ("requestSubResource", request.subresource),
-        ("name", request.given_name()),
-        ("namespace", request.seen_namespace()),
-    ] {
-        if !text.is_empty() {
-            asked.insert(key.to_owned(), text.into());
-        }
-    }
-    asked.insert("operation".to_owned(), request.operation.as_str().into());
-    asked.insert("userInfo".to_owned(), user_info(request));
     asked.insert("object".to_owned(), seen.object.clone());
     asked.insert("oldObject".to_owned(), seen.old.clone());
-    asked.insert("dryRun".to_owned(), request.dry_run.into());
-    asked.insert("options".to_owned(), request.options());
     json!({
         "kind": "AdmissionReview",
         "apiVersion": format!("{GROUP}/{}", version.as_str()),
         "request": asked,
     })
-}
-
-/// The user, as reviews and expressions see them.
-pub(in super::super) fn user_info(request: &AdmissionRequest<'_>) -> Value {
-    let user = request.user;
-    let mut info = Map::new();
-    for (key, text) in [("username", &user.name), ("uid", &user.uid)] {
-        if !text.is_empty() {
-            info.insert(key.to_owned(), text.as_str().into());
-        }
-    }
-    if !user.groups.is_empty() {
-        info.insert("groups".to_owned(), json!(user.groups));
-    }
-    if !user.extra.is_empty() {
-        info.insert("extra".to_owned(), json!(user.extra));
-    }
-    Value::Object(info)
 }
 
 /// What a webhook says.
