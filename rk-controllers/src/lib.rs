@@ -40,8 +40,10 @@
 //! - A deletion carries the UID of the object it means.
 
 pub mod batch;
+mod children;
 mod clusterrole_aggregation;
 mod controller;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -50,12 +52,14 @@ mod endpointslice_mirroring;
 mod error;
 mod expectations;
 mod garbage_collector;
+mod history;
 mod key;
 mod manager;
 mod metrics;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod node_selector;
 pub mod owners;
 mod pod_control;
 mod pod_gc;
@@ -65,6 +69,7 @@ mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod statefulset;
 mod taint_eviction;
 mod time;
 mod token_cleaner;

@@ -26,6 +26,7 @@ mod network;
 mod pods;
 mod probes;
 mod rbac;
+mod sets;
 mod stand_ins;
 mod streams;
 mod versions;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         pods::all(),
         probes::all(),
         rbac::all(),
+        sets::all(),
         versions::all(),
         streams::all(),
     ]

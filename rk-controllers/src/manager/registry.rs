@@ -5,10 +5,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
-    endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
-    replicaset, resource_quota, root_ca, service_account, service_account_tokens, taint_eviction,
-    token_cleaner,
+    clusterrole_aggregation, controller::Controller, daemonset, deployment, endpoints,
+    endpointslice, endpointslice_mirroring, garbage_collector, namespace, node_ipam,
+    node_lifecycle, pod_gc, replicaset, resource_quota, root_ca, service_account,
+    service_account_tokens, statefulset, taint_eviction, token_cleaner,
 };
 
 /// A controller that a manager can start.
@@ -30,6 +30,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         |name, context, token| {
             run(clusterrole_aggregation::controller(name, context), context, token)
         },
+    ),
+    entry(
+        "daemonset-controller",
+        "daemonset",
+        &[("apps/v1", "daemonsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(daemonset::controller(name, context), context, token),
     ),
     entry(
         "deployment-controller",
@@ -122,6 +128,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         },
     ),
     entry(
+        "statefulset-controller",
+        "statefulset",
+        &[("apps/v1", "statefulsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(statefulset::controller(name, context), context, token),
+    ),
+    entry(
         "taint-eviction-controller",
         "taint-eviction",
         &[("v1", "nodes"), ("v1", "pods")],
@@ -136,6 +148,7 @@ pub(super) const REGISTRY: &[Entry] = &[
 /// that work with the manager's own rights.
 pub(super) fn account(name: &str) -> Option<&str> {
     Some(match name {
+        "daemonset-controller" => "daemon-set-controller",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",

@@ -5,6 +5,7 @@
 
 mod cluster;
 
+mod daemon_sets;
 mod deployments;
 mod garbage;
 mod namespaces;
@@ -13,3 +14,4 @@ mod quotas;
 mod replica_sets;
 mod sdk;
 mod services;
+mod stateful_sets;
