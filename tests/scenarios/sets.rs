@@ -85,6 +85,7 @@ impl<'a> Own<'a> {
 
     /// Adds a node that runs until the token is cancelled.
     fn join(&self, name: &str) -> CancellationToken {
+        let _context = self.runtime.enter();
         let runtime = Arc::new(SimRuntime::new());
         let agent = Agent::builder(self.cluster.client(), runtime).node_name(name).build();
         let token = CancellationToken::new();
@@ -474,7 +475,7 @@ fn stateful_claims_outlive_their_pods(t: &Shell) {
 fn s85_daemons_deleted_by_a_pipeline_read_the_new_config(t: &Shell) {
     let manifest = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: kube-proxy}\nspec:\n  selector: {matchLabels: {k8s-app: kube-proxy}}\n  \
                     template:\n    metadata: {labels: {k8s-app: kube-proxy}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      containers:\n      \
-                    - name: kube-proxy\n        image: busybox\n        command: [sh, -c, 'cat /config/mode; exec sleep 3600']\n        \
+                    - name: kube-proxy\n        image: busybox\n        command: [sh, -c, 'cat /config/mode; echo; exec sleep 3600']\n        \
                     volumeMounts: [{name: config, mountPath: /config}]\n      volumes: [{name: config, configMap: {name: kube-proxy}}]\n";
     t.write("proxy.yaml", manifest);
     t.ok("kubectl create configmap kube-proxy --from-literal=mode=iptables");
