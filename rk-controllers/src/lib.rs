@@ -42,15 +42,19 @@
 pub mod batch;
 mod clusterrole_aggregation;
 mod controller;
+mod cronjob;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
 mod error;
 mod expectations;
 mod garbage_collector;
+mod job;
 mod key;
+mod last_writes;
 mod manager;
 mod metrics;
 mod namespace;
@@ -68,6 +72,7 @@ mod service_account_tokens;
 mod taint_eviction;
 mod time;
 mod token_cleaner;
+mod ttl_after_finished;
 mod write;
 
 pub use self::{

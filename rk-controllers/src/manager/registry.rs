@@ -5,10 +5,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
-    endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
-    replicaset, resource_quota, root_ca, service_account, service_account_tokens, taint_eviction,
-    token_cleaner,
+    clusterrole_aggregation, controller::Controller, cronjob, deployment, disruption, endpoints,
+    endpointslice, endpointslice_mirroring, garbage_collector, job, namespace, node_ipam,
+    node_lifecycle, pod_gc, replicaset, resource_quota, root_ca, service_account,
+    service_account_tokens, taint_eviction, token_cleaner, ttl_after_finished,
 };
 
 /// A controller that a manager can start.
@@ -32,10 +32,29 @@ pub(super) const REGISTRY: &[Entry] = &[
         },
     ),
     entry(
+        "cronjob-controller",
+        "cronjob",
+        &[("batch/v1", "cronjobs"), ("batch/v1", "jobs")],
+        |name, context, token| run(cronjob::controller(name, context), context, token),
+    ),
+    entry(
         "deployment-controller",
         "deployment",
         &[("apps/v1", "deployments"), ("apps/v1", "replicasets")],
         |name, context, token| run(deployment::controller(name, context), context, token),
+    ),
+    entry(
+        "disruption-controller",
+        "disruption",
+        &[("policy/v1", "poddisruptionbudgets")],
+        |name, context, token| {
+            let stale = disruption::stale_target_controller(name, context);
+            let stale = run(stale, context, token.clone());
+            let budgets = run(disruption::controller(name, context), context, token);
+            Box::pin(async move {
+                futures::join!(budgets, stale);
+            })
+        },
     ),
     entry("endpoints-controller", "endpoint", &[("v1", "endpoints")], |name, context, token| {
         run(endpoints::controller(name, context), context, token)
@@ -57,6 +76,18 @@ pub(super) const REGISTRY: &[Entry] = &[
     entry("garbage-collector-controller", "garbagecollector", &[], |name, context, token| {
         Box::pin(garbage_collector::run(name, context.clone(), token))
     }),
+    entry(
+        "job-controller",
+        "job",
+        &[("batch/v1", "jobs"), ("v1", "pods")],
+        |name, context, token| {
+            let orphans = run(job::orphan_controller(name, context), context, token.clone());
+            let jobs = run(job::controller(name, context), context, token);
+            Box::pin(async move {
+                futures::join!(jobs, orphans);
+            })
+        },
+    ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
     }),
@@ -130,6 +161,12 @@ pub(super) const REGISTRY: &[Entry] = &[
     entry("token-cleaner-controller", "tokencleaner", &[("v1", "secrets")], |_, context, token| {
         Box::pin(token_cleaner::run(context.clone(), token))
     }),
+    entry(
+        "ttl-after-finished-controller",
+        "ttl-after-finished",
+        &[("batch/v1", "jobs")],
+        |name, context, token| run(ttl_after_finished::controller(name, context), context, token),
+    ),
 ];
 
 /// The service account in kube-system whose role lets a controller do its work; `None` for those
