@@ -7,8 +7,8 @@ use super::{Context, ManagerError, Task};
 use crate::{
     clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
     endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
-    replicaset, resource_quota, root_ca, service_account, service_account_tokens, taint_eviction,
-    token_cleaner,
+    podautoscaler, replicaset, resource_quota, root_ca, service_account, service_account_tokens,
+    taint_eviction, token_cleaner,
 };
 
 /// A controller that a manager can start.
@@ -57,6 +57,12 @@ pub(super) const REGISTRY: &[Entry] = &[
     entry("garbage-collector-controller", "garbagecollector", &[], |name, context, token| {
         Box::pin(garbage_collector::run(name, context.clone(), token))
     }),
+    entry(
+        "horizontal-pod-autoscaler-controller",
+        "horizontalpodautoscaling",
+        &[("autoscaling/v2", "horizontalpodautoscalers")],
+        |name, context, token| run(podautoscaler::controller(name, context), context, token),
+    ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
     }),
@@ -139,6 +145,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
+        "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
         "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => {
             "node-controller"
         }
