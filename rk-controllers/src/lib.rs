@@ -57,12 +57,14 @@ mod key;
 mod last_writes;
 mod manager;
 mod metrics;
+mod metrics_server;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 pub mod owners;
 mod pod_control;
 mod pod_gc;
+mod podautoscaler;
 pub mod pods;
 mod replicaset;
 mod resource_quota;
@@ -82,6 +84,8 @@ pub use self::{
     key::ObjectKey,
     manager::{Context, Manager, ManagerBuilder, ManagerError},
     metrics::{ControllerMetrics, Metrics},
+    metrics_server::MetricsServer,
     pod_control::{PodControl, pod_from_template},
+    podautoscaler::{AutoscalerOptions, MetricsClient, MetricsError, PodMetric, PodMetrics},
     service_account_tokens::{TokenRequest, TokenSigner},
 };

@@ -19,7 +19,7 @@ use rk_store::{EmbeddedStore, Store, StoreError};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, node};
+use super::{Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, metrics, node};
 
 /// The administrators' group, which may do everything.
 const MASTERS: &str = "system:masters";
@@ -68,6 +68,13 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         let scheduler = Scheduler::builder(client).informers(informers.clone()).build();
         tasks.spawn(scheduler.run(stop.clone()));
     }
+    if builder.components.contains(&Component::Metrics) {
+        let metrics = Arc::new(metrics::server(&server, &informers));
+        dialer.serve_metrics(metrics.clone());
+        metrics::install(&server.client()).await.map_err(part("the metrics server"))?;
+        let stop = stop.clone();
+        tasks.spawn(async move { metrics.run(stop).await });
+    }
     let mut controllers = Vec::new();
     if builder.components.contains(&Component::Controllers) {
         let manager = manager(&builder, &server, &informers, pki.as_ref(), token_key)?;
@@ -96,6 +103,10 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
             }
             return Err(error);
         }
+    }
+
+    if builder.components.contains(&Component::Metrics) {
+        metrics::served(&server.client()).await;
     }
 
     guard.disarm();

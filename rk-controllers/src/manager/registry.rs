@@ -7,7 +7,7 @@ use super::{Context, ManagerError, Task};
 use crate::{
     clusterrole_aggregation, controller::Controller, cronjob, deployment, disruption, endpoints,
     endpointslice, endpointslice_mirroring, garbage_collector, job, namespace, node_ipam,
-    node_lifecycle, pod_gc, replicaset, resource_quota, root_ca, service_account,
+    node_lifecycle, pod_gc, podautoscaler, replicaset, resource_quota, root_ca, service_account,
     service_account_tokens, taint_eviction, token_cleaner, ttl_after_finished,
 };
 
@@ -87,6 +87,12 @@ pub(super) const REGISTRY: &[Entry] = &[
                 futures::join!(jobs, orphans);
             })
         },
+    ),
+    entry(
+        "horizontal-pod-autoscaler-controller",
+        "horizontalpodautoscaling",
+        &[("autoscaling/v2", "horizontalpodautoscalers")],
+        |name, context, token| run(podautoscaler::controller(name, context), context, token),
     ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
@@ -176,6 +182,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
+        "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
         "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => {
             "node-controller"
         }
