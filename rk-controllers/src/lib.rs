@@ -39,6 +39,7 @@
 //! - An update carries the `resourceVersion` it was decided on and only the fields that change.
 //! - A deletion carries the UID of the object it means.
 
+mod attach_detach;
 pub mod batch;
 mod clusterrole_aggregation;
 mod controller;
@@ -47,9 +48,11 @@ mod discovery;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 mod error;
 mod expectations;
 mod garbage_collector;
+mod host_path;
 mod key;
 mod manager;
 mod metrics;
@@ -57,9 +60,11 @@ mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 pub mod owners;
+mod persistent_volume;
 mod pod_control;
 mod pod_gc;
 pub mod pods;
+mod protection;
 mod replicaset;
 mod resource_quota;
 mod root_ca;
@@ -68,12 +73,14 @@ mod service_account_tokens;
 mod taint_eviction;
 mod time;
 mod token_cleaner;
+mod volume_expand;
 mod write;
 
 pub use self::{
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,
+    host_path::HostPathProvisioner,
     key::ObjectKey,
     manager::{Context, Manager, ManagerBuilder, ManagerError},
     metrics::{ControllerMetrics, Metrics},

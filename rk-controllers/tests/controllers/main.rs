@@ -13,3 +13,4 @@ mod quotas;
 mod replica_sets;
 mod sdk;
 mod services;
+mod volumes;
