@@ -54,8 +54,8 @@ const MANAGED: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 /// How long a node that is not Ready may keep a volume that nobody uses any more.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(6 * 60);
 
-/// Index of Pods by their node.
-const BY_NODE: &str = "node-name";
+/// Index of Pods with claims by their node.
+const BY_NODE: &str = "node-of-pod-with-claims";
 /// Index of VolumeAttachments by their node.
 const ATTACHED_TO: &str = "attached-to";
 /// Index of VolumeAttachments by their volume.
