@@ -15,4 +15,5 @@ mod list;
 mod namespaces;
 mod quotas;
 mod service_accounts;
+mod storage;
 mod watches;

@@ -29,6 +29,7 @@ mod rbac;
 mod stand_ins;
 mod streams;
 mod versions;
+mod volumes;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         probes::all(),
         rbac::all(),
         versions::all(),
+        volumes::all(),
         streams::all(),
     ]
     .concat();

@@ -14,3 +14,4 @@ mod quotas;
 mod replica_sets;
 mod sdk;
 mod services;
+mod volumes;
