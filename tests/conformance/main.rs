@@ -13,6 +13,7 @@ mod fields;
 mod garbage;
 mod list;
 mod namespaces;
+mod openapi;
 mod quotas;
 mod service_accounts;
 mod watches;
