@@ -7,6 +7,7 @@
 mod access;
 mod chunking;
 mod cluster;
+mod custom_garbage;
 mod custom_resources;
 mod discovery;
 mod fields;

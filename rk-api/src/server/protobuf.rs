@@ -9,8 +9,8 @@
 //! - Malformed input is an error, never a panic; nesting is bounded.
 
 mod decode;
-mod encode;
 mod either;
+mod encode;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
