@@ -23,6 +23,7 @@ mod kubectl;
 mod lifecycle;
 mod masters;
 mod network;
+mod openapi;
 mod pods;
 mod probes;
 mod rbac;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         lifecycle::all(),
         masters::all(),
         network::all(),
+        openapi::all(),
         pods::all(),
         probes::all(),
         rbac::all(),
