@@ -17,16 +17,21 @@ use crate::{
 };
 
 /// Index of Pods by the UID of their controller; Pods without one are under [`ORPHANS`].
-const BY_CONTROLLER: &str = "controller-uid";
+pub(crate) const BY_CONTROLLER: &str = "controller-uid";
 /// Index value: `orphans/<namespace>`. No UID looks like that.
-const ORPHANS: &str = "orphans/";
+pub(crate) const ORPHANS: &str = "orphans/";
 
 /// Lets [`owned`] and [`orphans`] answer without going through all Pods.
 pub(crate) fn index(pods: &Informer<Pod>) {
-    pods.add_index(BY_CONTROLLER, |pod| match controller_of(pod) {
+    pods.add_index(BY_CONTROLLER, index_by_controller);
+}
+
+/// The values of [`BY_CONTROLLER`].
+pub(crate) fn index_by_controller(pod: &Pod) -> Vec<String> {
+    match controller_of(pod) {
         Some(owner) => vec![owner.uid.clone()],
         None => vec![format!("{ORPHANS}{}", pod.namespace().unwrap_or_default())],
-    });
+    }
 }
 
 /// The Pods whose managing controller has this UID.

@@ -23,6 +23,7 @@ mod kubectl;
 mod lifecycle;
 mod masters;
 mod network;
+mod openapi;
 mod pods;
 mod probes;
 mod rbac;
@@ -30,6 +31,7 @@ mod sets;
 mod stand_ins;
 mod streams;
 mod versions;
+mod volumes;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -60,11 +62,13 @@ fn main() -> ExitCode {
         lifecycle::all(),
         masters::all(),
         network::all(),
+        openapi::all(),
         pods::all(),
         probes::all(),
         rbac::all(),
         sets::all(),
         versions::all(),
+        volumes::all(),
         streams::all(),
     ]
     .concat();
