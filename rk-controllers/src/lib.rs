@@ -40,6 +40,7 @@
 //! - A deletion carries the UID of the object it means.
 
 pub mod batch;
+mod certificates;
 mod clusterrole_aggregation;
 mod controller;
 mod deployment;
@@ -65,12 +66,14 @@ mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod service_cidrs;
 mod taint_eviction;
 mod time;
 mod token_cleaner;
 mod write;
 
 pub use self::{
+    certificates::{CertificateRequest, CertificateSigner},
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,

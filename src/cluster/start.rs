@@ -189,7 +189,7 @@ fn manager(
 ) -> Result<Manager, ClusterError> {
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
     let accounts = server.clone();
-    let manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
+    let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
         .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
@@ -197,6 +197,9 @@ fn manager(
         .token_signer(Arc::new(node::Signer(token_key)))
         // Where nobody listens there is no certificate to trust, but Pods mount the ConfigMap.
         .root_ca(pki.map_or("", Pki::ca_pem));
+    if let Some(pki) = pki {
+        manager = manager.certificate_signer(Arc::new(node::Issuer(pki.clone())));
+    }
     manager.build().map_err(part("the controllers"))
 }
 

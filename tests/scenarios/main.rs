@@ -19,12 +19,14 @@ mod custom_resources;
 mod encodings;
 mod etcd;
 mod harness;
+mod identities;
 mod kubectl;
 mod lifecycle;
 mod masters;
 mod network;
 mod pods;
 mod probes;
+mod programs;
 mod rbac;
 mod stand_ins;
 mod streams;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         controllers::all(),
         custom_resources::all(),
         encodings::all(),
+        identities::all(),
         kubectl::all(),
         lifecycle::all(),
         masters::all(),

@@ -5,10 +5,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
-    endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
-    replicaset, resource_quota, root_ca, service_account, service_account_tokens, taint_eviction,
-    token_cleaner,
+    certificates, clusterrole_aggregation, controller::Controller, deployment, endpoints,
+    endpointslice, endpointslice_mirroring, garbage_collector, namespace, node_ipam,
+    node_lifecycle, pod_gc, replicaset, resource_quota, root_ca, service_account,
+    service_account_tokens, service_cidrs, taint_eviction, token_cleaner,
 };
 
 /// A controller that a manager can start.
@@ -21,8 +21,32 @@ pub(super) struct Entry {
     pub start: fn(&'static str, &Context, CancellationToken) -> Task,
 }
 
+const SIGNING_REQUESTS: &[(&str, &str)] =
+    &[("certificates.k8s.io/v1", "certificatesigningrequests")];
+
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
+    entry(
+        "certificatesigningrequest-approving-controller",
+        "csrapproving",
+        SIGNING_REQUESTS,
+        |name, context, token| run(certificates::approver(name, context), context, token),
+    ),
+    entry(
+        "certificatesigningrequest-cleaner-controller",
+        "csrcleaner",
+        SIGNING_REQUESTS,
+        |name, context, token| run(certificates::cleaner(name, context), context, token),
+    ),
+    entry(
+        "certificatesigningrequest-signing-controller",
+        "csrsigning",
+        SIGNING_REQUESTS,
+        |name, context, token| match certificates::signer(name, context) {
+            Some(controller) => run(controller, context, token),
+            None => Box::pin(async {}),
+        },
+    ),
     entry(
         "clusterrole-aggregation-controller",
         "clusterrole-aggregation",
@@ -107,6 +131,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         },
     ),
     entry(
+        "service-cidr-controller",
+        "servicecidr",
+        &[("networking.k8s.io/v1", "servicecidrs"), ("networking.k8s.io/v1", "ipaddresses")],
+        |name, context, token| run(service_cidrs::controller(name, context), context, token),
+    ),
+    entry(
         "serviceaccount-controller",
         "serviceaccount",
         &[("v1", "serviceaccounts")],
@@ -136,6 +166,9 @@ pub(super) const REGISTRY: &[Entry] = &[
 /// that work with the manager's own rights.
 pub(super) fn account(name: &str) -> Option<&str> {
     Some(match name {
+        "certificatesigningrequest-approving-controller"
+        | "certificatesigningrequest-cleaner-controller"
+        | "certificatesigningrequest-signing-controller" => "certificate-controller",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
@@ -145,6 +178,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "pod-garbage-collector-controller" => "pod-garbage-collector",
         "replicationcontroller-controller" => "replication-controller",
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
+        "service-cidr-controller" => "service-cidrs-controller",
         "serviceaccount-controller" => "service-account-controller",
         "serviceaccount-token-controller" => return None,
         "token-cleaner-controller" => "token-cleaner",

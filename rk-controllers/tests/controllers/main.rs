@@ -5,6 +5,7 @@
 
 mod cluster;
 
+mod certificates;
 mod deployments;
 mod garbage;
 mod namespaces;
@@ -12,4 +13,5 @@ mod nodes;
 mod quotas;
 mod replica_sets;
 mod sdk;
+mod service_cidrs;
 mod services;
