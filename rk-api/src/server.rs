@@ -26,6 +26,7 @@ mod body;
 mod bootstrap;
 mod builder;
 mod cache;
+mod components;
 mod context;
 mod custom_resources;
 mod decode;
@@ -85,6 +86,7 @@ use self::{
     audit::Audit,
     authn::{Authenticator, ServiceAccountTokens},
     authz::Authorizer,
+    components::Component,
     custom_resources::CustomResources,
     flow_control::FlowControl,
     handlers::Handler,
@@ -110,6 +112,7 @@ pub use self::{
     allocator::Cidr,
     body::{BoxError, ResponseBody},
     builder::{Builder, StartError},
+    components::ComponentHealth,
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
     outbound::{Dialer, TcpDialer},
@@ -142,6 +145,8 @@ pub(crate) struct Inner {
     metrics: Arc<Metrics>,
     token_key: TokenKey,
     nodes: Arc<dyn NodeConnector>,
+    /// Those whose health is asked for, but for the store.
+    components: Vec<Component>,
     outbound: Outbound,
     authenticator: Arc<dyn Authenticator>,
     service_accounts: ServiceAccountTokens,

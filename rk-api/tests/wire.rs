@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{config_map, get, send, server};
+use common::{config_map, get, send, server, server_in_memory};
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::PostParams};
@@ -96,7 +96,7 @@ async fn a_request_says_how_long_it_may_take() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_asks_for_little_time_gets_no_more() {
-    let server = server().await;
+    let server = server_in_memory().await;
     let before = tokio::time::Instant::now();
     let answer = get(&server, &format!("{MAPS}?resourceVersion=999999&timeout=1s")).await;
     assert_eq!((answer.code, &answer.body["reason"]), (504, &json!("Timeout")));

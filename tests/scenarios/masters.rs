@@ -1,18 +1,23 @@
 //! The control plane from binaries: the `apiserver` example with the stock flags, real etcd, real
 //! kubectl, all on loopback.
 
-use std::net::TcpStream;
+use std::{net::TcpStream, path::Path};
 
-use rk::api::server::pki::Pki;
+use rk::{
+    Cluster, Component,
+    api::server::pki::{Credentials, Pki},
+};
 
 use crate::{
     etcd::{Etcd, write_identity},
-    harness::{Shell, scenarios},
-    programs::{Folder, Server, embedded, program, serve},
+    harness::{Shell, rows, scenarios},
+    programs::{Components, Folder, Server, embedded, program, serve},
 };
 
 scenarios! {
     Program:
+        s16_component_statuses_show_what_does_not_run,
+        a_control_plane_on_one_machine_is_asked_for_its_health,
         s19_wrong_flags_and_missing_files_are_named,
         s36_addresses_and_ports_come_from_their_ranges,
         s39_the_audit_log_has_a_line_for_each_call_and_rotates,
@@ -25,6 +30,25 @@ scenarios! {
         s21_only_the_api_server_speaks_to_the_store,
         s22_a_backup_brings_everything_back,
         s43_a_second_master_shows_the_same;
+}
+
+fn s16_component_statuses_show_what_does_not_run(t: &Shell) {
+    let runtime = tokio::runtime::Runtime::new().expect("there are threads");
+    let cluster = Cluster::builder().nodes(0).listen(([127, 0, 0, 1], 0)).start();
+    let cluster = runtime.block_on(cluster).expect("a cluster starts");
+    t.write("kubeconfig", cluster.kubeconfig().expect("it listens"));
+    let healthy = |output: &str| {
+        rows(output).iter().filter(|row| row[1] == "Healthy").map(|row| row[0].to_owned()).collect()
+    };
+    let all: Vec<String> = healthy(&t.ok("kubectl get cs --no-headers"));
+    assert_eq!(all, ["controller-manager", "scheduler", "etcd-0"]);
+
+    assert!(cluster.stop(Component::Scheduler));
+    let left: Vec<String> = healthy(&t.ok("kubectl get componentstatuses --no-headers"));
+    assert_eq!(left, ["controller-manager", "etcd-0"]);
+    assert!(t.ok("kubectl get cs scheduler").contains("Unhealthy"));
+    t.fails("kubectl get cs nobody");
+    runtime.block_on(cluster.shutdown());
 }
 
 fn s19_the_stock_flags_take_effect(t: &Shell) {
@@ -154,6 +178,67 @@ fn make_anyhow(t: &Shell, name: &str) {
     t.eventually(&line, &format!("configmap/{name}"));
 }
 
+fn s21_only_the_api_server_speaks_to_the_store(t: &Shell) {
+    let folder = Folder::new(t);
+    let etcd = Etcd::start(&t.directory().join("etcd"), 1, &Pki::generate().expect("keys"));
+    let mut flags = folder.flags();
+    flags.extend(etcd.flags());
+    let server = serve(t, &folder, "127.0.0.2", &flags);
+
+    // A scheduler, controllers and a node do their work by way of it.
+    let admin = server.kubeconfig(&folder, &Credentials::Token("admin-token"));
+    let components = Components::new();
+    let client = components.client(&admin);
+    components.controllers(client.clone(), "*", &folder.pki);
+    let scheduler = client.clone();
+    components.spawn(|stop| rk::sched::Scheduler::builder(scheduler).build().run(stop));
+    components.agent(components.node(client, "node-1"));
+    t.ok("kubectl create deployment web -n default --image=nginx --replicas=2");
+    let running =
+        "kubectl get pods -n default --field-selector=status.phase=Running -o name | wc -l";
+    t.eventually(running, "2");
+
+    // All of it is in the store, and all connections to the store are the API server's.
+    assert!(t.ok(&etcd.etcdctl("get --prefix --keys-only /registry/pods/")).contains("/web-"));
+    let connections = connections_to(etcd.port());
+    assert!(!connections.is_empty());
+    for socket in connections {
+        let held = t.ok(&format!("ls -l /proc/{}/fd", server.id()));
+        assert!(held.contains(&format!("socket:[{socket}]")), "{socket} is not the API server's");
+    }
+    // Nobody else is let in.
+    let port = etcd.port();
+    let ca = etcd.directory().join("ca.pem");
+    let ask = format!("curl -s --cacert {} https://127.0.0.1:{port}/version", ca.display());
+    t.fails(&ask);
+    let client = etcd.directory().join("server");
+    let ask = format!("{ask} --cert {0}.pem --key {0}-key.pem", client.display());
+    assert!(t.ok(&ask).contains("etcdserver"));
+    // Nor do they know it: what they are built of has no part in it.
+    let tree = format!("{} tree --locked --offline -e normal --manifest-path", env!("CARGO"));
+    for part in ["rk-sched", "rk-controllers", "rk-proxy"] {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(part).join("Cargo.toml");
+        let needs = t.ok(&format!("{tree} {}", manifest.display()));
+        assert!(needs.contains("rk-api") && !needs.contains("rk-store"), "{needs}");
+    }
+}
+
+/// The sockets on this machine that are connected to a port on loopback.
+fn connections_to(port: u16) -> Vec<String> {
+    let remote = format!(":{port:04X}");
+    let table = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+    let lines: Vec<String> = table
+        .into_iter()
+        .flatten()
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let columns = lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Local address, remote address, state (01 is established), …, inode.
+    let established =
+        columns.filter(|it| it.len() > 9 && it[3] == "01" && it[2].ends_with(&remote));
+    established.map(|columns| columns[9].to_owned()).collect()
+}
+
 fn s22_a_backup_brings_everything_back(t: &Shell) {
     let folder = Folder::new(t);
     let pki = Pki::generate().expect("keys");
@@ -228,6 +313,52 @@ fn s36_addresses_and_ports_come_from_their_ranges(t: &Shell) {
     assert!(t.ok("kubectl get service kubernetes").contains("10.96.0.1 "));
     let refused = t.fails("kubectl create service nodeport far --tcp=80 --node-port=29999");
     assert!(refused.contains("The range of valid ports is 30000-32767"), "{refused}");
+}
+
+fn s39_the_audit_log_has_a_line_for_each_call_and_rotates(t: &Shell) {
+    let folder = Folder::new(t);
+    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+                  - {level: RequestResponse, resources: [{resources: [configmaps]}], namespaces: [default]}\n\
+                  - {level: Metadata, users: [admin]}\n";
+    t.write("policy.yaml", policy);
+    // What was there before; only its age is in its name.
+    t.ok("mkdir logs && echo '{}' > logs/k8s-audit-2020-01-01T00-00-00.000.log");
+    let log = format!("--audit-log-path={}", t.directory().join("logs/k8s-audit.log").display());
+    let policy = format!("--audit-policy-file={}", t.directory().join("policy.yaml").display());
+    let flags = ["--audit-log-maxage=30", "--audit-log-maxbackup=3", "--audit-log-maxsize=1"];
+    let flags = [flags.as_slice(), &[log.as_str(), policy.as_str()]].concat();
+    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &flags));
+
+    t.ok("kubectl create namespace audited");
+    t.fails("kubectl get configmap nobody -n audited");
+    // The event of an object that is named so.
+    let event = |name: &str| -> serde_json::Value {
+        let about = format!("\"name\":\"{name}\"");
+        let line =
+            t.eventually(&format!("grep -h '{about}' logs/k8s-audit*.log | tail -1"), &about);
+        serde_json::from_str(&line).expect("each line is an event")
+    };
+    let created = event("audited");
+    assert_eq!(created["verb"], "create");
+    assert_eq!(created["user"]["username"], "admin");
+    assert_eq!(created["objectRef"]["resource"], "namespaces");
+    assert_eq!(created["responseStatus"]["code"], 201);
+    assert_eq!(created["sourceIPs"][0], "127.0.0.1");
+    assert!(created["userAgent"].as_str().is_some_and(|agent| agent.starts_with("kubectl/")));
+    assert_eq!(event("nobody")["responseStatus"]["reason"], "NotFound");
+
+    // Each is in the log twice, as it was sent and as it was stored: two are more than a file holds.
+    t.ok("head -c 300000 /dev/zero | tr '\\0' x > large");
+    let large = |number: usize| {
+        t.ok(&format!("kubectl create configmap large-{number} -n default --from-file=large"));
+        event(&format!("large-{number}"));
+    };
+    (0..3).for_each(large);
+    t.until("ls logs", "no file of long ago", |names| !names.contains("2020-01-01"));
+    (3..12).for_each(large);
+    t.eventually("ls logs | grep -c '^k8s-audit-.*[.]log$'", "3");
+    t.ok("test $(stat -c %s logs/k8s-audit.log) -le 1048576");
+    server.stop();
 }
 
 fn s40_logs_are_in_their_folder(t: &Shell) {
@@ -321,6 +452,16 @@ fn s43_a_second_master_shows_the_same(t: &Shell) {
     t.until(&format!("{one} get endpoints kubernetes"), "one address", |endpoints| {
         endpoints.contains("20.0.0.70") && !endpoints.contains("20.0.0.71")
     });
+}
+
+fn a_control_plane_on_one_machine_is_asked_for_its_health(t: &Shell) {
+    let folder = Folder::new(t);
+    let _server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[]));
+    let all = t.ok("kubectl get cs");
+    // Nothing else runs here.
+    let refused = "Get \"https://127.0.0.1:10259/healthz\": dial tcp 127.0.0.1:10259: connect: connection refused";
+    assert!(all.contains(refused), "{all}");
+    assert!(all.contains("controller-manager") && all.contains("etcd-0"), "{all}");
 }
 
 fn a_directory_is_a_store_too(t: &Shell) {

@@ -5,11 +5,20 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use rk::api::server::pki::{Credentials, Pki};
+use rk::{
+    api::server::pki::{Credentials, Pki},
+    controllers::{CertificateRequest, CertificateSigner, Manager},
+    cri::{
+        agent::{Agent, AgentBuilder, KubeletApi},
+        sim::SimRuntime,
+    },
+    kube,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     etcd::{free_ports, write_identity},
@@ -133,6 +142,11 @@ impl Server {
         self.process.id()
     }
 
+    /// A kubeconfig for it.
+    pub(crate) fn kubeconfig(&self, folder: &Folder, who: &Credentials<'_>) -> String {
+        folder.pki.kubeconfig(&self.url, who).expect("it is well formed")
+    }
+
     /// Asks it to end, and waits.
     pub(crate) fn stop(mut self) {
         let id = self.process.id().to_string();
@@ -160,4 +174,92 @@ pub(crate) fn status(t: &Shell, server: &Server, more: &str) -> String {
         "curl -s -o /dev/null -w '%{{http_code}}' --cacert ssl/ca.pem {more} {}/api",
         server.url
     ))
+}
+
+/// Components of this process that speak to a server as programs would: over TLS, with a kubeconfig.
+/// They end with their value.
+pub(crate) struct Components {
+    runtime: tokio::runtime::Runtime,
+    stop: CancellationToken,
+}
+
+impl Components {
+    pub(crate) fn new() -> Self {
+        let runtime = tokio::runtime::Runtime::new().expect("there are threads");
+        Self { runtime, stop: CancellationToken::new() }
+    }
+
+    /// A client with a kubeconfig (YAML).
+    pub(crate) fn client(&self, kubeconfig: &str) -> kube::Client {
+        let config = kube::config::Kubeconfig::from_yaml(kubeconfig).expect("it is well formed");
+        let options = kube::config::KubeConfigOptions::default();
+        self.runtime.block_on(async {
+            let config = kube::Config::from_custom_kubeconfig(config, &options).await;
+            kube::Client::try_from(config.expect("it is complete")).expect("its TLS is usable")
+        })
+    }
+
+    /// Goes on until these components end.
+    pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        run: impl FnOnce(CancellationToken) -> F,
+    ) {
+        let _inside = self.runtime.enter();
+        self.runtime.spawn(run(self.stop.clone()));
+    }
+
+    /// Runs controllers, which sign certificates with `pki`.
+    pub(crate) fn controllers(&self, client: kube::Client, names: &str, pki: &Pki) {
+        let _inside = self.runtime.enter();
+        let manager = Manager::builder(client)
+            .controllers(names)
+            .certificate_signer(Arc::new(Issuer(pki.clone())))
+            .build()
+            .expect("the settings are in order");
+        self.spawn(|stop| manager.run(stop));
+    }
+
+    /// A simulated node, for somebody to run.
+    pub(crate) fn node(&self, client: kube::Client, name: &str) -> AgentBuilder {
+        let _inside = self.runtime.enter();
+        let runtime = SimRuntime::builder().build().expect("the default range is one");
+        Agent::builder(client, Arc::new(runtime)).node_name(name)
+    }
+
+    /// Runs a node.
+    pub(crate) fn agent(&self, node: AgentBuilder) {
+        self.agent_with(node, |_| async {});
+    }
+
+    /// Runs a node, and whatever serves its API.
+    pub(crate) fn agent_with<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        node: AgentBuilder,
+        serve: impl FnOnce(KubeletApi) -> F,
+    ) {
+        let _inside = self.runtime.enter();
+        let agent = node.build().expect("it has a name");
+        self.runtime.spawn(serve(agent.kubelet_api()));
+        self.spawn(|stop| agent.run(stop));
+    }
+}
+
+impl Drop for Components {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Signs with a test's authority.
+#[derive(Debug)]
+struct Issuer(Pki);
+
+#[async_trait::async_trait]
+impl CertificateSigner for Issuer {
+    async fn sign(
+        &self,
+        request: &CertificateRequest,
+    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.sign_request(&request.pem, &request.usages, request.lifetime)?)
+    }
 }

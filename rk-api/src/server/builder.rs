@@ -21,13 +21,14 @@ use super::{
     authz::{self, AuthorizationMode, Authorizer, node::NodeAuthorizer, rbac::Rbac},
     bootstrap,
     cache::Cache,
+    components::{Asked, Component, ComponentHealth},
     custom_resources::{self, Converter, CustomResources},
     flow_control::{self, FlowControl, InFlight},
     kinds::Kinds,
     layers::flow_control::Gate,
     managed_fields::Tracker,
     masters,
-    metrics::Metrics,
+    metrics::{Measured, Metrics},
     nodes::NoNodes,
     outbound::{self, Outbound},
     reader::Reader,
@@ -60,6 +61,7 @@ pub struct Builder {
     managed_fields: bool,
     token_key: Option<TokenKey>,
     nodes: Arc<dyn NodeConnector>,
+    components: Vec<Component>,
     dialer: Arc<dyn Dialer>,
     route_to_endpoints: bool,
     audit: AuditConfig,
@@ -119,6 +121,7 @@ impl Builder {
             managed_fields: true,
             token_key: None,
             nodes: Arc::new(NoNodes),
+            components: Vec::new(),
             dialer: Arc::new(TcpDialer),
             route_to_endpoints: false,
             audit: AuditConfig::default(),
@@ -284,6 +287,23 @@ impl Builder {
         self
     }
 
+    /// Asks this part of the control plane for its health when somebody reads ComponentStatuses.
+    /// Without any they show the store alone.
+    #[must_use]
+    pub fn component(mut self, name: &str, health: Arc<dyn ComponentHealth>) -> Self {
+        self.components.push(Component { name: name.to_owned(), health: Asked::Here(health) });
+        self
+    }
+
+    /// The same for one that is asked at a URL, for example `https://127.0.0.1:10259/healthz`,
+    /// whatever certificate it shows there.
+    #[must_use]
+    pub fn component_at(mut self, name: &str, url: &str) -> Self {
+        self.components
+            .push(Component { name: name.to_owned(), health: Asked::At(url.to_owned()) });
+        self
+    }
+
     /// How the server reaches others: webhooks, aggregated API servers, what is behind its proxies.
     /// By default from where the process is.
     #[must_use]
@@ -349,7 +369,9 @@ impl Builder {
         let audit = self.audit.start().await?;
         let shutdown = CancellationToken::new();
         let guard = Arc::new(shutdown.clone().drop_guard());
-        let cache = Cache::start(self.store, &self.resources, shutdown.clone()).await?;
+        let metrics = Arc::new(Metrics::default());
+        let store = Arc::new(Measured::new(self.store, metrics.store.clone()));
+        let cache = Cache::start(store, &self.resources, shutdown.clone()).await?;
         let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
         let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
@@ -363,7 +385,6 @@ impl Builder {
             &reader,
             &rbac,
         );
-        let metrics = Arc::new(Metrics::default());
         let provisioner = Provisioner::default();
         let mut plugins = self.plugins.plugins(&Parts {
             lookup: Lookup { reader: reader.clone(), kinds: kinds.clone() },
@@ -414,6 +435,7 @@ impl Builder {
             metrics,
             token_key,
             nodes: self.nodes,
+            components: self.components,
             outbound,
             authenticator,
             service_accounts,
