@@ -160,6 +160,8 @@ pub(crate) struct Inner {
     roles_ready: tokio::sync::watch::Sender<bool>,
     /// Where others reach this server.
     advertised: Option<SocketAddr>,
+    /// The server is to be sent nobody any more; it may go on for a while.
+    leaving: CancellationToken,
     shutdown: CancellationToken,
 }
 
@@ -214,14 +216,23 @@ impl ApiServer {
         let _ = ready.wait_for(|ready| *ready).await;
     }
 
-    /// Takes the server from the endpoints of `kubernetes`, ends all watches and stops following the
-    /// store. Requests are still answered, from what the cache holds then.
-    pub async fn shutdown(&self) {
-        if let Some(own) = self.inner.advertised.filter(|_| !self.inner.shutdown.is_cancelled())
+    /// Takes the server from the endpoints of `kubernetes` and lets `/readyz` fail, so that nobody is
+    /// sent here any more; otherwise it goes on. What comes before an orderly end
+    /// (`--shutdown-delay-duration`).
+    pub async fn leave(&self) {
+        let first = !self.inner.leaving.is_cancelled();
+        self.inner.leaving.cancel();
+        if let Some(own) = self.inner.advertised.filter(|_| first)
             && let Err(error) = masters::leave(&self.inner, own).await
         {
             tracing::warn!(%error, "this server stays among the endpoints for some seconds");
         }
+    }
+
+    /// [Leaves](Self::leave), ends all watches and stops following the store. Requests are still
+    /// answered, from what the cache holds then.
+    pub async fn shutdown(&self) {
+        self.leave().await;
         self.inner.shutdown.cancel();
         self.inner.registry.cache.close_watches();
         if let Some(audit) = &self.inner.audit {

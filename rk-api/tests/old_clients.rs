@@ -11,13 +11,13 @@ use http_body_util::BodyExt;
 use k8s_pb::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{Binding, Node, ObjectReference},
+        core::v1::{Binding, Node, ObjectReference, Pod},
         events::v1beta1::Event,
         policy::v1beta1::PodDisruptionBudgetList,
         storage::v1::{CSINode, CSINodeSpec},
     },
     apimachinery::pkg::{
-        apis::meta::v1::{MicroTime, ObjectMeta},
+        apis::meta::v1::{MicroTime, ObjectMeta, WatchEvent},
         runtime::{TypeMeta, Unknown},
     },
 };
@@ -27,6 +27,8 @@ use rk_api::server::{ApiServer, UserInfo};
 use serde_json::{Value, json};
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// What they accept; of the two they get JSON here, which is sooner made.
+const EITHER: &str = "application/vnd.kubernetes.protobuf,application/json";
 const MAGIC: &[u8] = b"k8s\0";
 
 struct Answer {
@@ -78,8 +80,7 @@ async fn informs(client: &Client, version: &str, kind: &str, plural: &str, query
     assert_eq!(list["apiVersion"], version, "{url}");
     assert_eq!(list["kind"], format!("{kind}List"));
 
-    let accept = format!("{PROTOBUF},application/json");
-    let listed = send(client, Request::get(&url).header("accept", &accept), vec![]).await;
+    let listed = send(client, Request::get(&url).header("accept", PROTOBUF), vec![]).await;
     assert_eq!((listed.code, listed.content_type.as_str()), (200, PROTOBUF), "{url}");
     let unknown = Unknown::decode(listed.body.strip_prefix(MAGIC).unwrap()).unwrap();
     let meta = unknown.type_meta.unwrap();
@@ -91,13 +92,12 @@ async fn informs(client: &Client, version: &str, kind: &str, plural: &str, query
         "{}/{plural}?allowWatchBookmarks=true&resourceVersion={revision}&timeoutSeconds=0&watch=true{query}",
         path(version)
     );
-    let accept = format!("{PROTOBUF};stream=watch,application/json;stream=watch");
-    let request = Request::get(&url).header("accept", accept);
+    let request = Request::get(&url).header("accept", EITHER);
     // Its head is enough: it lasts.
     let watch = client.send(request.body(Vec::new().into()).unwrap()).await.unwrap();
     assert_eq!(watch.status(), 200, "{url}");
     let content_type = watch.headers()["content-type"].to_str().unwrap();
-    assert_eq!(content_type, format!("{PROTOBUF};stream=watch"), "{url}");
+    assert_eq!(content_type, "application/json", "{url}");
 }
 
 async fn all_inform(client: &Client, kinds: &[(&str, &str, &str)]) {
@@ -122,7 +122,7 @@ async fn write(client: &Client, method: Method, url: &str, body: Vec<u8>) {
         .method(method)
         .uri(url)
         .header("content-type", PROTOBUF)
-        .header("accept", format!("{PROTOBUF},application/json"));
+        .header("accept", PROTOBUF);
     let answer = send(client, request, body).await;
     let text = String::from_utf8_lossy(&answer.body);
     assert!(answer.code == 201 || answer.code == 200, "{url}: {} {text}", answer.code);
@@ -267,14 +267,14 @@ async fn a_controller_manager_of_1_20_starts() {
     .await;
     // What the garbage collector and the namespace controller go by.
     for url in ["/api", "/apis", "/api/v1", "/apis/apps/v1", "/apis/policy/v1beta1", "/version"] {
-        let asked = Request::get(url).header("accept", format!("{PROTOBUF}, */*"));
+        let asked = Request::get(url).header("accept", "application/vnd.kubernetes.protobuf, */*");
         assert_eq!(send(&client, asked, vec![]).await.code, 200, "{url}");
     }
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
     write(&client, Method::POST, leases, lease("kube-controller-manager")).await;
     // Its garbage collector reads metadata alone, of every kind that there is.
-    let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
-                   application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+    let partial =
+        "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
     let url = "/apis/policy/v1beta1/poddisruptionbudgets?limit=500&resourceVersion=0";
     let listed = send(&client, Request::get(url).header("accept", partial), vec![]).await;
     assert_eq!((listed.code, listed.content_type.starts_with(PROTOBUF)), (200, true));
@@ -320,9 +320,9 @@ async fn a_kubelet_of_1_20_starts() {
     let patch = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
     let request = Request::patch("/api/v1/nodes/n/status")
         .header("content-type", "application/strategic-merge-patch+json")
-        .header("accept", format!("{PROTOBUF},application/json"));
+        .header("accept", EITHER);
     let patched = send(&client, request, patch.to_string().into_bytes()).await;
-    assert_eq!((patched.code, patched.content_type.as_str()), (200, PROTOBUF));
+    assert_eq!((patched.code, patched.content_type.as_str()), (200, "application/json"));
 }
 
 #[tokio::test]
@@ -335,6 +335,44 @@ async fn a_proxy_of_1_20_starts() {
     informs(&client, "discovery.k8s.io/v1beta1", "EndpointSlice", "endpointslices", labels).await;
     informs(&client, "discovery.k8s.io/v1", "EndpointSlice", "endpointslices", labels).await;
     all_inform(&client, &[("v1", "Endpoints", "endpoints"), ("v1", "Node", "nodes")]).await;
+}
+
+#[tokio::test]
+async fn a_watch_in_protobuf_has_a_frame_for_each_event() {
+    let server = server().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["a", "b"] {
+        create_json(&server.client(), pods, json_pod(name, None)).await;
+    }
+    let watch = async |query: &str| {
+        let request = Request::get(format!("{pods}?watch=1&timeoutSeconds=1&{query}"));
+        let watch = send(&server.client(), request.header("accept", PROTOBUF), vec![]).await;
+        assert_eq!(watch.content_type, format!("{PROTOBUF};stream=watch"));
+        let (mut rest, mut events) = (watch.body.as_slice(), Vec::new());
+        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+            let (event, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
+            let event = WatchEvent::decode(event).unwrap();
+            let raw = event.object.unwrap().raw.unwrap();
+            let unknown = Unknown::decode(raw.strip_prefix(MAGIC).unwrap()).unwrap();
+            events.push((event.r#type.unwrap(), unknown));
+            rest = tail;
+        }
+        events
+    };
+    let events = watch("resourceVersion=0").await;
+    let names = events.iter().map(|(type_, unknown)| {
+        assert_eq!(type_, "ADDED");
+        let pod = Pod::decode(unknown.raw.as_deref().unwrap()).unwrap();
+        pod.metadata.unwrap().name.unwrap()
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["a", "b"]);
+    // A failure is an event too.
+    let events =
+        watch("sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=999999")
+            .await;
+    let (type_, unknown) = &events[0];
+    let kind = unknown.type_meta.as_ref().unwrap().kind.as_deref();
+    assert_eq!((type_.as_str(), kind), ("ERROR", Some("Status")));
 }
 
 #[tokio::test]

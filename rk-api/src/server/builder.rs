@@ -446,6 +446,7 @@ impl Builder {
             published_authentication,
             roles_ready: tokio::sync::watch::Sender::new(false),
             advertised: self.advertised,
+            leaving: shutdown.child_token(),
             shutdown,
         });
         provisioner.set(&inner);
