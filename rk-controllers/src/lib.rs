@@ -41,6 +41,7 @@
 
 mod attach_detach;
 pub mod batch;
+mod certificates;
 mod clusterrole_aggregation;
 mod controller;
 mod cronjob;
@@ -76,6 +77,7 @@ mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod service_cidrs;
 mod taint_eviction;
 mod time;
 mod token_cleaner;
@@ -84,6 +86,7 @@ mod volume_expand;
 mod write;
 
 pub use self::{
+    certificates::{CertificateRequest, CertificateSigner},
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    certificates::CertificateSigner,
     controller::Controller,
     discovery::Served,
     metrics::Metrics,
@@ -89,6 +90,7 @@ pub(crate) struct Settings {
     pub terminated_pod_threshold: usize,
     pub root_ca: Option<String>,
     pub token_signer: Option<Arc<dyn TokenSigner>>,
+    pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
     pub legacy_token_secrets: bool,
     pub autoscaler: AutoscalerOptions,
     pub metrics_client: Option<Arc<dyn MetricsClient>>,
@@ -128,6 +130,7 @@ impl Manager {
                 terminated_pod_threshold: 12_500,
                 root_ca: None,
                 token_signer: None,
+                certificate_signer: None,
                 legacy_token_secrets: false,
                 autoscaler: AutoscalerOptions::default(),
                 metrics_client: None,
@@ -277,6 +280,12 @@ impl ManagerBuilder {
     /// such Secrets stay empty.
     pub fn token_signer(mut self, signer: Arc<dyn TokenSigner>) -> Self {
         self.settings.token_signer = Some(signer);
+        self
+    }
+
+    /// Who issues the certificates of approved signing requests. Without one they get none.
+    pub fn certificate_signer(mut self, signer: Arc<dyn CertificateSigner>) -> Self {
+        self.settings.certificate_signer = Some(signer);
         self
     }
 

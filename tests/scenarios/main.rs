@@ -19,6 +19,7 @@ mod custom_resources;
 mod encodings;
 mod etcd;
 mod harness;
+mod identities;
 mod kubectl;
 mod lifecycle;
 mod masters;
@@ -26,6 +27,7 @@ mod network;
 mod openapi;
 mod pods;
 mod probes;
+mod programs;
 mod rbac;
 mod stand_ins;
 mod streams;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         controllers::all(),
         custom_resources::all(),
         encodings::all(),
+        identities::all(),
         kubectl::all(),
         lifecycle::all(),
         masters::all(),

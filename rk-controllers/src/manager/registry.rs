@@ -5,11 +5,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    attach_detach, clusterrole_aggregation, controller::Controller, cronjob, deployment,
-    disruption, endpoints, endpointslice, endpointslice_mirroring, ephemeral_volume,
+    attach_detach, certificates, clusterrole_aggregation, controller::Controller, cronjob,
+    deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, ephemeral_volume,
     garbage_collector, job, namespace, node_ipam, node_lifecycle, persistent_volume, pod_gc,
     podautoscaler, protection, replicaset, resource_quota, root_ca, service_account,
-    service_account_tokens, taint_eviction, token_cleaner, ttl_after_finished, volume_expand,
+    service_account_tokens, service_cidrs, taint_eviction, token_cleaner, ttl_after_finished,
+    volume_expand,
 };
 
 /// A controller that a manager can start.
@@ -22,8 +23,32 @@ pub(super) struct Entry {
     pub start: fn(&'static str, &Context, CancellationToken) -> Task,
 }
 
+const SIGNING_REQUESTS: &[(&str, &str)] =
+    &[("certificates.k8s.io/v1", "certificatesigningrequests")];
+
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
+    entry(
+        "certificatesigningrequest-approving-controller",
+        "csrapproving",
+        SIGNING_REQUESTS,
+        |name, context, token| run(certificates::approver(name, context), context, token),
+    ),
+    entry(
+        "certificatesigningrequest-cleaner-controller",
+        "csrcleaner",
+        SIGNING_REQUESTS,
+        |name, context, token| run(certificates::cleaner(name, context), context, token),
+    ),
+    entry(
+        "certificatesigningrequest-signing-controller",
+        "csrsigning",
+        SIGNING_REQUESTS,
+        |name, context, token| match certificates::signer(name, context) {
+            Some(controller) => run(controller, context, token),
+            None => Box::pin(async {}),
+        },
+    ),
     entry(
         "clusterrole-aggregation-controller",
         "clusterrole-aggregation",
@@ -181,6 +206,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         },
     ),
     entry(
+        "service-cidr-controller",
+        "servicecidr",
+        &[("networking.k8s.io/v1", "servicecidrs"), ("networking.k8s.io/v1", "ipaddresses")],
+        |name, context, token| run(service_cidrs::controller(name, context), context, token),
+    ),
+    entry(
         "serviceaccount-controller",
         "serviceaccount",
         &[("v1", "serviceaccounts")],
@@ -222,6 +253,9 @@ pub(super) const REGISTRY: &[Entry] = &[
 /// that work with the manager's own rights.
 pub(super) fn account(name: &str) -> Option<&str> {
     Some(match name {
+        "certificatesigningrequest-approving-controller"
+        | "certificatesigningrequest-cleaner-controller"
+        | "certificatesigningrequest-signing-controller" => "certificate-controller",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
@@ -237,6 +271,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "pod-garbage-collector-controller" => "pod-garbage-collector",
         "replicationcontroller-controller" => "replication-controller",
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
+        "service-cidr-controller" => "service-cidrs-controller",
         "serviceaccount-controller" => "service-account-controller",
         "serviceaccount-token-controller" => return None,
         "token-cleaner-controller" => "token-cleaner",

@@ -128,7 +128,7 @@ async fn autoscale(cluster: &TestCluster, name: &str, target: &str, more: Value)
 }
 
 async fn replicas(cluster: &TestCluster, name: &str) -> i32 {
-    cluster.get::<Deployment>(name).await.unwrap().spec.unwrap().replicas.unwrap()
+    cluster.get::<Deployment>(name).await.unwrap().spec.replicas.unwrap()
 }
 
 /// `Type=Status Reason: message` of a condition.

@@ -6,6 +6,7 @@
 mod autoscalers;
 mod cluster;
 
+mod certificates;
 mod deployments;
 mod garbage;
 mod namespaces;
@@ -13,5 +14,6 @@ mod nodes;
 mod quotas;
 mod replica_sets;
 mod sdk;
+mod service_cidrs;
 mod services;
 mod volumes;
