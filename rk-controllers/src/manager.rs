@@ -8,7 +8,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    certificates::CertificateSigner, controller::Controller, discovery::Served, metrics::Metrics,
+    certificates::CertificateSigner,
+    controller::Controller,
+    discovery::Served,
+    metrics::Metrics,
+    podautoscaler::{AutoscalerOptions, MetricsClient},
     service_account_tokens::TokenSigner,
 };
 
@@ -88,6 +92,8 @@ pub(crate) struct Settings {
     pub token_signer: Option<Arc<dyn TokenSigner>>,
     pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
     pub legacy_token_secrets: bool,
+    pub autoscaler: AutoscalerOptions,
+    pub metrics_client: Option<Arc<dyn MetricsClient>>,
 }
 
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -126,6 +132,8 @@ impl Manager {
                 token_signer: None,
                 certificate_signer: None,
                 legacy_token_secrets: false,
+                autoscaler: AutoscalerOptions::default(),
+                metrics_client: None,
             },
         }
     }
@@ -285,6 +293,19 @@ impl ManagerBuilder {
     /// to 1.23. Off by default; needs a token signer.
     pub fn legacy_token_secrets(mut self, create: bool) -> Self {
         self.settings.legacy_token_secrets = create;
+        self
+    }
+
+    /// Settings of the HorizontalPodAutoscaler controller.
+    pub fn autoscaler(mut self, options: AutoscalerOptions) -> Self {
+        self.settings.autoscaler = options;
+        self
+    }
+
+    /// Where the HorizontalPodAutoscaler controller takes its measurements from. Default: the
+    /// metrics APIs behind the API server.
+    pub fn metrics_client(mut self, metrics: Arc<dyn MetricsClient>) -> Self {
+        self.settings.metrics_client = Some(metrics);
         self
     }
 

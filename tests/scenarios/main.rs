@@ -24,6 +24,7 @@ mod kubectl;
 mod lifecycle;
 mod masters;
 mod network;
+mod openapi;
 mod pods;
 mod probes;
 mod programs;
@@ -31,6 +32,7 @@ mod rbac;
 mod stand_ins;
 mod streams;
 mod versions;
+mod volumes;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -62,10 +64,12 @@ fn main() -> ExitCode {
         lifecycle::all(),
         masters::all(),
         network::all(),
+        openapi::all(),
         pods::all(),
         probes::all(),
         rbac::all(),
         versions::all(),
+        volumes::all(),
         streams::all(),
     ]
     .concat();

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers are test code too, which clippy cannot tell")]
 
+mod autoscalers;
 mod cluster;
 
 mod certificates;
@@ -15,3 +16,4 @@ mod replica_sets;
 mod sdk;
 mod service_cidrs;
 mod services;
+mod volumes;
