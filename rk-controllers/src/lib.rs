@@ -40,6 +40,7 @@
 //! - A deletion carries the UID of the object it means.
 
 pub mod batch;
+mod cloud;
 mod clusterrole_aggregation;
 mod controller;
 mod deployment;
@@ -73,6 +74,10 @@ mod token_cleaner;
 mod write;
 
 pub use self::{
+    cloud::{
+        Balancer, CloudError, CloudProvider, InstanceMetadata, Instances, LoadBalancers, Machine,
+        MemoryCloud, Route, Routes,
+    },
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,

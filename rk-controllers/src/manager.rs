@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    cloud::CloudProvider,
     controller::Controller,
     discovery::Served,
     metrics::Metrics,
@@ -92,6 +93,7 @@ pub(crate) struct Settings {
     pub legacy_token_secrets: bool,
     pub autoscaler: AutoscalerOptions,
     pub metrics_client: Option<Arc<dyn MetricsClient>>,
+    pub cloud: Option<Arc<dyn CloudProvider>>,
 }
 
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -131,6 +133,7 @@ impl Manager {
                 legacy_token_secrets: false,
                 autoscaler: AutoscalerOptions::default(),
                 metrics_client: None,
+                cloud: None,
             },
         }
     }
@@ -297,6 +300,13 @@ impl ManagerBuilder {
     /// metrics APIs behind the API server.
     pub fn metrics_client(mut self, metrics: Arc<dyn MetricsClient>) -> Self {
         self.settings.metrics_client = Some(metrics);
+        self
+    }
+
+    /// The cloud that the machines, load balancers and routes of the cluster are in. Without one the
+    /// cloud controllers do nothing.
+    pub fn cloud_provider(mut self, cloud: Arc<dyn CloudProvider>) -> Self {
+        self.settings.cloud = Some(cloud);
         self
     }
 

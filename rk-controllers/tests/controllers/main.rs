@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers are test code too, which clippy cannot tell")]
 
 mod autoscalers;
+mod clouds;
 mod cluster;
 
 mod deployments;
