@@ -140,6 +140,14 @@ pub enum CloudError {
     Failed(String),
 }
 
+/// The controllers that do nothing without a cloud.
+pub(crate) const CONTROLLERS: [&str; 4] = [
+    "cloud-node-controller",
+    "cloud-node-lifecycle-controller",
+    "node-route-controller",
+    "service-lb-controller",
+];
+
 /// The taint of a node that the cloud has not yet said anything about.
 pub(crate) const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
 /// The taint of a node whose machine is off.

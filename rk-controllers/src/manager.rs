@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cloud::CloudProvider,
+    cloud::{self, CloudProvider},
     controller::Controller,
     discovery::Served,
     metrics::Metrics,
@@ -312,8 +312,11 @@ impl ManagerBuilder {
 
     /// Checks the settings. Call it within a tokio runtime.
     pub fn build(self) -> Result<Manager, ManagerError> {
-        let enabled = registry::select(REGISTRY, &self.selection)?;
+        let mut enabled = registry::select(REGISTRY, &self.selection)?;
         let settings = self.settings;
+        if settings.cloud.is_none() {
+            enabled.retain(|entry| !cloud::CONTROLLERS.contains(&entry.name));
+        }
         let cidr =
             crate::node_ipam::CidrPool::new(&settings.cluster_cidr, settings.node_cidr_mask_size);
         cidr.map_err(|error| ManagerError::Invalid(error.to_string()))?;
