@@ -35,6 +35,7 @@ use crate::{
 
 mod admission;
 mod backoff;
+mod claims;
 mod connector;
 mod ends;
 mod env;

@@ -12,7 +12,7 @@ use rk_api::{
         pki::{self, Credentials, Pki},
     },
 };
-use rk_controllers::Manager;
+use rk_controllers::{HostPathProvisioner, Manager};
 use rk_cri::agent::Kubelets;
 use rk_sched::Scheduler;
 use rk_store::{EmbeddedStore, Store, StoreError};
@@ -196,15 +196,29 @@ fn manager(
 ) -> Result<Manager, ClusterError> {
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
     let accounts = server.clone();
+    let (volumes, administrator) = (host_path_provisioner(builder), server.client());
     let manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
         .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)
         .token_signer(Arc::new(node::Signer(token_key)))
+        .with(move |context| {
+            let mut context = context.clone();
+            context.client = administrator;
+            volumes.controller(&context)
+        })
         // Where nobody listens there is no certificate to trust, but Pods mount the ConfigMap.
         .root_ca(pki.map_or("", Pki::ca_pem));
     manager.build().map_err(part("the controllers"))
+}
+
+/// Makes volumes beside what else is kept; nodes that run nothing need no directories.
+fn host_path_provisioner(builder: &ClusterBuilder) -> HostPathProvisioner {
+    match &builder.native {
+        Some(node) => HostPathProvisioner::new(node.directory().join("volumes")),
+        None => HostPathProvisioner::new("/var/lib/rk/volumes").objects_only(),
+    }
 }
 
 /// Waits until this many nodes are Ready.

@@ -15,3 +15,4 @@ mod quotas;
 mod replica_sets;
 mod sdk;
 mod services;
+mod volumes;
