@@ -9,6 +9,7 @@ mod cluster;
 
 mod deployments;
 mod garbage;
+mod metrics_apis;
 mod namespaces;
 mod nodes;
 mod quotas;
