@@ -42,6 +42,7 @@
 mod attach_detach;
 pub mod batch;
 mod certificates;
+mod cloud;
 mod clusterrole_aggregation;
 mod controller;
 mod cronjob;
@@ -87,6 +88,10 @@ mod write;
 
 pub use self::{
     certificates::{CertificateRequest, CertificateSigner},
+    cloud::{
+        Balancer, CloudError, CloudProvider, InstanceMetadata, Instances, LoadBalancers, Machine,
+        MemoryCloud, Route, Routes,
+    },
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,

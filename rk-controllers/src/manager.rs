@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     certificates::CertificateSigner,
+    cloud::{self, CloudProvider},
     controller::Controller,
     discovery::Served,
     metrics::Metrics,
@@ -94,6 +95,7 @@ pub(crate) struct Settings {
     pub legacy_token_secrets: bool,
     pub autoscaler: AutoscalerOptions,
     pub metrics_client: Option<Arc<dyn MetricsClient>>,
+    pub cloud: Option<Arc<dyn CloudProvider>>,
 }
 
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -134,6 +136,7 @@ impl Manager {
                 legacy_token_secrets: false,
                 autoscaler: AutoscalerOptions::default(),
                 metrics_client: None,
+                cloud: None,
             },
         }
     }
@@ -309,10 +312,20 @@ impl ManagerBuilder {
         self
     }
 
+    /// The cloud that the machines, load balancers and routes of the cluster are in. Without one the
+    /// cloud controllers do nothing.
+    pub fn cloud_provider(mut self, cloud: Arc<dyn CloudProvider>) -> Self {
+        self.settings.cloud = Some(cloud);
+        self
+    }
+
     /// Checks the settings. Call it within a tokio runtime.
     pub fn build(self) -> Result<Manager, ManagerError> {
-        let enabled = registry::select(REGISTRY, &self.selection)?;
+        let mut enabled = registry::select(REGISTRY, &self.selection)?;
         let settings = self.settings;
+        if settings.cloud.is_none() {
+            enabled.retain(|entry| !cloud::CONTROLLERS.contains(&entry.name));
+        }
         let cidr =
             crate::node_ipam::CidrPool::new(&settings.cluster_cidr, settings.node_cidr_mask_size);
         cidr.map_err(|error| ManagerError::Invalid(error.to_string()))?;

@@ -109,10 +109,6 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         }
     }
 
-    if builder.components.contains(&Component::Metrics) {
-        metrics::served(&server.client()).await;
-    }
-
     guard.disarm();
     Ok(Cluster {
         server,

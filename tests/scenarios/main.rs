@@ -12,6 +12,7 @@
 mod admission;
 mod api;
 mod apply;
+mod autoscaling;
 mod cluster;
 mod conformance;
 mod controllers;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         admission::all(),
         api::all(),
         apply::all(),
+        autoscaling::all(),
         cluster::all(),
         conformance::all(),
         controllers::all(),

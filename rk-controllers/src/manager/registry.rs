@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    attach_detach, certificates, clusterrole_aggregation, controller::Controller, cronjob,
+    attach_detach, certificates, cloud, clusterrole_aggregation, controller::Controller, cronjob,
     deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, ephemeral_volume,
     garbage_collector, job, namespace, node_ipam, node_lifecycle, persistent_volume, pod_gc,
     podautoscaler, protection, replicaset, resource_quota, root_ca, service_account,
@@ -28,6 +28,15 @@ const SIGNING_REQUESTS: &[(&str, &str)] =
 
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
+    entry("cloud-node-controller", "cloud-node", &[("v1", "nodes")], |name, context, token| {
+        run_if(cloud::node::controller(name, context), context, token)
+    }),
+    entry(
+        "cloud-node-lifecycle-controller",
+        "cloud-node-lifecycle",
+        &[("v1", "nodes")],
+        |_, context, token| Box::pin(cloud::node_lifecycle::run(context.clone(), token)),
+    ),
     entry(
         "certificatesigningrequest-approving-controller",
         "csrapproving",
@@ -138,6 +147,9 @@ pub(super) const REGISTRY: &[Entry] = &[
         &[("v1", "nodes"), ("coordination.k8s.io/v1", "leases")],
         |name, context, token| Box::pin(node_lifecycle::run(name, context.clone(), token)),
     ),
+    entry("node-route-controller", "route", &[("v1", "nodes")], |_, context, token| {
+        Box::pin(cloud::route::run(context.clone(), token))
+    }),
     entry(
         "persistentvolume-attach-detach-controller",
         "attachdetach",
@@ -200,10 +212,13 @@ pub(super) const REGISTRY: &[Entry] = &[
         "root-ca-certificate-publisher-controller",
         "root-ca-cert-publisher",
         &[("v1", "configmaps")],
-        |name, context, token| match root_ca::controller(name, context) {
-            Some(controller) => run(controller, context, token),
-            None => Box::pin(async {}),
-        },
+        |name, context, token| run_if(root_ca::controller(name, context), context, token),
+    ),
+    entry(
+        "service-lb-controller",
+        "service",
+        &[("v1", "services"), ("v1", "nodes")],
+        |name, context, token| run_if(cloud::service::controller(name, context), context, token),
     ),
     entry(
         "service-cidr-controller",
@@ -221,9 +236,8 @@ pub(super) const REGISTRY: &[Entry] = &[
         "serviceaccount-token-controller",
         "serviceaccount-token",
         &[("v1", "secrets"), ("v1", "serviceaccounts")],
-        |name, context, token| match service_account_tokens::controller(name, context) {
-            Some(controller) => run(controller, context, token),
-            None => Box::pin(async {}),
+        |name, context, token| {
+            run_if(service_account_tokens::controller(name, context), context, token)
         },
     ),
     entry(
@@ -260,9 +274,13 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
         "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
-        "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => {
-            "node-controller"
-        }
+        "node-route-controller" => "route-controller",
+        "service-lb-controller" => "service-controller",
+        "cloud-node-controller"
+        | "cloud-node-lifecycle-controller"
+        | "node-ipam-controller"
+        | "node-lifecycle-controller"
+        | "taint-eviction-controller" => "node-controller",
         "persistentvolume-attach-detach-controller" => "attachdetach-controller",
         "persistentvolume-expander-controller" => "expand-controller",
         "persistentvolume-binder-controller" => "persistent-volume-binder",
@@ -290,6 +308,14 @@ const fn entry(
 
 fn run(controller: Controller, context: &Context, shutdown: CancellationToken) -> Task {
     Box::pin(controller.metrics(&context.metrics).run(shutdown))
+}
+
+/// Runs a controller that may have nothing to work with.
+fn run_if(controller: Option<Controller>, context: &Context, shutdown: CancellationToken) -> Task {
+    match controller {
+        Some(controller) => run(controller, context, shutdown),
+        None => Box::pin(async {}),
+    }
 }
 
 /// The entries that a list of `*`, `name` and `-name` chooses. A name wins over `*`, and `-name`

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rk_api::{
     client::{Change, Informer, Informers},
     clock,
-    server::ApiServer,
+    server::{ApiServer, Builder},
 };
 use rk_controllers::{Manager, ManagerBuilder};
 use rk_store::EmbeddedStore;
@@ -50,8 +50,17 @@ impl TestCluster {
         controllers: &str,
         adapt: impl FnOnce(ManagerBuilder) -> ManagerBuilder,
     ) -> Self {
-        let server =
-            ApiServer::builder(Arc::new(EmbeddedStore::in_memory())).start().await.unwrap();
+        Self::start_on(|server| server, controllers, adapt).await
+    }
+
+    /// The same with an API server that is set up otherwise.
+    pub async fn start_on(
+        server: impl FnOnce(Builder) -> Builder,
+        controllers: &str,
+        adapt: impl FnOnce(ManagerBuilder) -> ManagerBuilder,
+    ) -> Self {
+        let builder = ApiServer::builder(Arc::new(EmbeddedStore::in_memory()));
+        let server = server(builder).start().await.unwrap();
         let client = server.client();
         let shutdown = CancellationToken::new();
         let manager =

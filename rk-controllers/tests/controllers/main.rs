@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "the helpers are test code too, which clippy cannot tell")]
 
 mod autoscalers;
+mod clouds;
 mod cluster;
 
 mod certificates;
 mod deployments;
 mod garbage;
+mod metrics_apis;
 mod namespaces;
 mod nodes;
 mod quotas;
