@@ -19,6 +19,7 @@ mod custom_resources;
 mod encodings;
 mod etcd;
 mod harness;
+mod jobs;
 mod kubectl;
 mod lifecycle;
 mod masters;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         controllers::all(),
         custom_resources::all(),
         encodings::all(),
+        jobs::all(),
         kubectl::all(),
         lifecycle::all(),
         masters::all(),

@@ -5,8 +5,12 @@
 
 mod cluster;
 
+mod cron_jobs;
 mod deployments;
+mod disruptions;
+mod faults;
 mod garbage;
+mod jobs;
 mod namespaces;
 mod nodes;
 mod quotas;
