@@ -21,6 +21,7 @@ mod encodings;
 mod etcd;
 mod harness;
 mod identities;
+mod jobs;
 mod kubectl;
 mod lifecycle;
 mod masters;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         custom_resources::all(),
         encodings::all(),
         identities::all(),
+        jobs::all(),
         kubectl::all(),
         lifecycle::all(),
         masters::all(),

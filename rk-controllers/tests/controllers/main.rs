@@ -8,8 +8,12 @@ mod clouds;
 mod cluster;
 
 mod certificates;
+mod cron_jobs;
 mod deployments;
+mod disruptions;
+mod faults;
 mod garbage;
+mod jobs;
 mod metrics_apis;
 mod namespaces;
 mod nodes;
