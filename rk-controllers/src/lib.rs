@@ -41,7 +41,9 @@
 
 mod attach_detach;
 pub mod batch;
+mod certificates;
 mod children;
+mod cloud;
 mod clusterrole_aggregation;
 mod controller;
 mod cronjob;
@@ -80,6 +82,7 @@ mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod service_cidrs;
 mod statefulset;
 mod taint_eviction;
 mod time;
@@ -89,6 +92,11 @@ mod volume_expand;
 mod write;
 
 pub use self::{
+    certificates::{CertificateRequest, CertificateSigner},
+    cloud::{
+        Balancer, CloudError, CloudProvider, InstanceMetadata, Instances, LoadBalancers, Machine,
+        MemoryCloud, Route, Routes,
+    },
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,

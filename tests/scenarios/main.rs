@@ -12,6 +12,7 @@
 mod admission;
 mod api;
 mod apply;
+mod autoscaling;
 mod cluster;
 mod conformance;
 mod controllers;
@@ -19,6 +20,8 @@ mod custom_resources;
 mod encodings;
 mod etcd;
 mod harness;
+mod identities;
+mod jobs;
 mod kubectl;
 mod lifecycle;
 mod masters;
@@ -26,6 +29,7 @@ mod network;
 mod openapi;
 mod pods;
 mod probes;
+mod programs;
 mod rbac;
 mod sets;
 mod stand_ins;
@@ -53,11 +57,14 @@ fn main() -> ExitCode {
         admission::all(),
         api::all(),
         apply::all(),
+        autoscaling::all(),
         cluster::all(),
         conformance::all(),
         controllers::all(),
         custom_resources::all(),
         encodings::all(),
+        identities::all(),
+        jobs::all(),
         kubectl::all(),
         lifecycle::all(),
         masters::all(),

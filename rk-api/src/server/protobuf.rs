@@ -188,6 +188,32 @@ pub(super) fn from_json(json: &[u8]) -> Option<Vec<u8>> {
     encode::unknown(&serde_json::from_slice(json).ok()?)
 }
 
+/// A line of a watch.
+#[derive(serde::Deserialize)]
+struct WatchLine<'a> {
+    #[serde(rename = "type")]
+    type_: &'a str,
+    #[serde(borrow)]
+    object: &'a serde_json::value::RawValue,
+}
+
+/// Lines of a watch as frames: each event is behind its length in four bytes, the highest first, as
+/// apimachinery's length-delimited framer has it.
+pub(super) fn frames(lines: &[u8]) -> Vec<u8> {
+    let mut frames = Vec::with_capacity(lines.len());
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let Ok(line) = serde_json::from_slice::<WatchLine<'_>>(line) else { continue };
+        let json = line.object.get().as_bytes();
+        // What has no protobuf form stays as it is: clients tell by how it begins.
+        let object = from_json(json).unwrap_or_else(|| json.to_vec());
+        let event = encode::watch_event(line.type_, &object);
+        let length = u32::try_from(event.len()).unwrap_or(u32::MAX);
+        frames.extend(length.to_be_bytes());
+        frames.extend(event);
+    }
+    frames
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::Value;

@@ -10,7 +10,7 @@ use rk_api::client::{Change, Informer};
 
 use super::{
     model::{has_finalizer, is_finished, is_managed_elsewhere},
-    take_finalizer,
+    report::take_finalizer,
 };
 use crate::{
     children::{BY_CONTROLLER, index_by_controller},
