@@ -405,7 +405,7 @@ fn s145_stateful_updates_roll_or_wait_for_a_hand(t: &Shell) {
         |out| matches!(rows(out)[..], [ref row] if row[0] == row[1]),
     );
     assert_eq!(t.ok(images), "nginx nginx nginx");
-    t.ok("kubectl delete pod web-1");
+    t.ok("kubectl delete pod web-1 --wait=false");
     t.until(images, "the deleted one is new", |out| out == "nginx nginx:3 nginx");
 }
 
@@ -428,7 +428,7 @@ fn s146_a_stuck_stateful_update_waits_for_a_hand(t: &Shell) {
         |out| matches!(rows(out)[..], [ref row] if row[0] == row[1]),
     );
     assert_eq!(t.ok(images), "nginx nginx missing/httpd:3", "the correction alone does not help");
-    t.ok("kubectl delete pod web-2");
+    t.ok("kubectl delete pod web-2 --wait=false");
     t.until(images, "all new", |out| out == "nginx:2 nginx:2 nginx:2");
 }
 
@@ -534,7 +534,7 @@ fn stateful_pods_know_their_names(t: &Shell) {
     }
     let address = "kubectl get pod web-0 -o 'jsonpath={.metadata.uid}'";
     let before = t.ok(address);
-    t.ok("kubectl delete pod web-0");
+    t.ok("kubectl delete pod web-0 --wait=false");
     t.until(address, "another Pod of the name", |uid| !uid.is_empty() && uid != before);
     settled(t, "web", 2);
     assert_eq!(t.ok("kubectl exec web-0 -- hostname").trim(), "web-0");
