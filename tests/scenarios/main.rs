@@ -10,6 +10,7 @@
 //!   `RK_REQUIRE=all` they fail instead.
 
 mod admission;
+mod aggregation;
 mod api;
 mod apply;
 mod cluster;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
 
     let scenarios: Vec<Scenario> = [
         admission::all(),
+        aggregation::all(),
         api::all(),
         apply::all(),
         cluster::all(),

@@ -37,45 +37,48 @@ scenarios! {
         s25_expired_bootstrap_tokens_are_deleted;
 }
 
-/// The built example.
+/// The built API server.
 pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().expect("this test has a path");
-        let profile = test.ancestors().nth(2).expect("target/profile/deps/test");
-        let mut build = Command::new(env!("CARGO"));
-        // With the whole workspace, as it was tested: other features would build everything anew.
-        build.args(["build", "--workspace", "--locked", "--quiet", "--example", "apiserver"]);
-        if cfg!(feature = "etcd") {
-            build.args(["--features", "rk/etcd,rk-store/etcd"]);
-        }
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().expect("cargo runs").success(), "the example builds");
-        profile.join("examples/apiserver")
-    })
+    PROGRAM.get_or_init(|| example("apiserver"))
+}
+
+/// Builds an example.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test has a path");
+    let profile = test.ancestors().nth(2).expect("target/profile/deps/test");
+    let mut build = Command::new(env!("CARGO"));
+    // With the whole workspace, as it was tested: other features would build everything anew.
+    build.args(["build", "--workspace", "--locked", "--quiet", "--example", name]);
+    if cfg!(feature = "etcd") {
+        build.args(["--features", "rk/etcd,rk-store/etcd"]);
+    }
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(build.status().expect("cargo runs").success(), "the example builds");
+    profile.join("examples").join(name)
 }
 
 /// An API server, gone with its value.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 /// A folder with certificates of one authority: `ca.pem`, `ca-key.pem`, `apiserver.pem` and its key,
 /// `admin.pem` and its key, and a token file.
-struct Folder {
-    path: PathBuf,
-    pki: Pki,
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    pub(crate) pki: Pki,
 }
 
 const TOKENS: &str = "admin-token,admin,1,\"system:masters\"\n\
                       bootstrap-token,kubelet-bootstrap,10001,\"system:node-bootstrapper\"\n";
 
 impl Folder {
-    fn new(t: &Shell) -> Self {
+    pub(crate) fn new(t: &Shell) -> Self {
         let path = t.directory().join("ssl");
         std::fs::create_dir_all(&path).expect("the test's folder takes folders");
         let pki = Pki::load_or_create(&path).expect("certificates can be made");
@@ -91,7 +94,7 @@ impl Folder {
         Self { path, pki }
     }
 
-    fn file(&self, flag: &str, name: &str) -> String {
+    pub(crate) fn file(&self, flag: &str, name: &str) -> String {
         format!("--{flag}={}", self.path.join(name).display())
     }
 
@@ -108,7 +111,7 @@ impl Folder {
 }
 
 /// The flags of a server whose store is a folder of its own.
-fn embedded(t: &Shell, folder: &Folder, more: &[&str]) -> Vec<String> {
+pub(crate) fn embedded(t: &Shell, folder: &Folder, more: &[&str]) -> Vec<String> {
     let mut flags = folder.flags();
     flags.push(format!("--data-dir={}", t.directory().join("data").display()));
     flags.extend(more.iter().map(|flag| (*flag).to_owned()));
@@ -116,7 +119,7 @@ fn embedded(t: &Shell, folder: &Folder, more: &[&str]) -> Vec<String> {
 }
 
 /// Starts a server at an address, waits until it is ready, and makes kubectl talk to it.
-fn serve(t: &Shell, folder: &Folder, address: &str, flags: &[String]) -> Server {
+pub(crate) fn serve(t: &Shell, folder: &Folder, address: &str, flags: &[String]) -> Server {
     let port = free_ports(address, 1)[0];
     let log = File::create(t.directory().join(format!("{address}.log"))).expect("it takes files");
     let process = Command::new(program())
@@ -149,7 +152,7 @@ impl Server {
     }
 
     /// Asks it to end, and waits.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let id = self.process.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status();
         assert!(sent.expect("there is kill").success());
