@@ -75,12 +75,10 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-#[cfg(feature = "server")]
-pub(crate) use self::storage_class::is_default as is_default_storage_class;
 pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::{
     apply::{FieldSet, Schema, TypeRef, owned_by_creator},
-    field::ErrorList,
+    field::{ErrorList, FieldError},
 };
 
 /// A kind that the server serves, at one group and version.
@@ -472,6 +470,15 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
     /// See [`Kind::validate_update`].
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList;
+    /// The same, and what is wrong but was so before: clients are warned of that.
+    fn judge_update(
+        &self,
+        new: &dyn Object,
+        old: &dyn Object,
+        part: Part,
+    ) -> (ErrorList, Vec<FieldError>) {
+        (self.validate_update(new, old, part), Vec::new())
+    }
     /// See [`Kind::validate_name`].
     fn validate_name(&self, name: &str, generate_prefix: bool) -> Vec<String>;
     /// See [`Kind::fields`]. Named as the stored version does.

@@ -179,3 +179,52 @@ async fn arbitrary_bytes_are_all_answered() {
         }
     }
 }
+
+/// What a fuzzer begins with.
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus-seeds/");
+    let files = std::fs::read_dir(format!("{folder}{target}")).unwrap();
+    let mut seeds: Vec<_> = files
+        .map(|file| {
+            let path = file.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read(&path).unwrap())
+        })
+        .collect();
+    seeds.sort();
+    seeds
+}
+
+#[tokio::test]
+async fn the_requests_that_fuzzers_begin_with_are_understood() {
+    let server = fuzzing::server().await.unwrap();
+    let mut codes = std::collections::BTreeMap::new();
+    for (name, seed) in seeds("request") {
+        let request = fuzzing::request(&seed).unwrap_or_else(|| panic!("{name} is no request"));
+        let code = fuzzing::run(&server, request).await;
+        codes.entry(code).or_insert_with(Vec::new).push(name);
+    }
+    let good = codes.iter().filter(|(code, _)| **code < 300).map(|(_, names)| names.len());
+    assert!(good.sum::<usize>() >= 15, "{codes:?}");
+    assert!(!codes.contains_key(&400) && !codes.contains_key(&415), "{codes:?}");
+}
+
+#[test]
+fn the_configurations_that_fuzzers_begin_with_are_applied() {
+    for (name, seed) in seeds("apply") {
+        let lines = seed.split(|byte| *byte == b'\n').count();
+        let taken = fuzzing::apply(&seed);
+        assert!(taken > 0 && taken <= lines, "{name}: {taken} of {lines}");
+    }
+}
+
+#[test]
+fn the_expressions_that_fuzzers_begin_with_compile() {
+    use rk_api::cel::{Env, Schema};
+    let env = Env::new().json_variable("self", std::sync::Arc::new(Schema::dynamic()));
+    for (name, seed) in seeds("cel") {
+        let source = seed.split(|byte| *byte == 0).next().unwrap();
+        let compiled = env.compile(std::str::from_utf8(source).unwrap());
+        assert!(compiled.is_ok(), "{name}: {compiled:?}");
+    }
+}

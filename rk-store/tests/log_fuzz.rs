@@ -43,3 +43,19 @@ fn a_damaged_log_never_yields_what_was_not_written() {
     // The rest took the end of the log away and left no trace of it.
     assert!(noticed > 7900, "{noticed}");
 }
+
+#[test]
+fn the_segments_that_the_fuzzer_begins_with_are_judged_rightly() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus-seeds/store_log");
+    let broken = ["cut_header", "cut_frame", "flipped", "wrong_number", "zeros"];
+    for file in std::fs::read_dir(folder).expect("the seeds are there") {
+        let path = file.expect("a file").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = std::fs::read(&path).expect("it can be read");
+        if name.starts_with("damage") {
+            fuzzing::damaged_segment(&bytes);
+        } else {
+            assert_eq!(fuzzing::segment(&bytes), !broken.contains(&name.as_str()), "{name}");
+        }
+    }
+}

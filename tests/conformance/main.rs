@@ -7,12 +7,15 @@
 mod access;
 mod chunking;
 mod cluster;
+mod custom_garbage;
 mod custom_resources;
 mod discovery;
 mod fields;
 mod garbage;
 mod list;
 mod namespaces;
+mod openapi;
 mod quotas;
 mod service_accounts;
+mod storage;
 mod watches;

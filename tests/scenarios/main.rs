@@ -24,12 +24,14 @@ mod kubectl;
 mod lifecycle;
 mod masters;
 mod network;
+mod openapi;
 mod pods;
 mod probes;
 mod rbac;
 mod stand_ins;
 mod streams;
 mod versions;
+mod volumes;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -61,10 +63,12 @@ fn main() -> ExitCode {
         lifecycle::all(),
         masters::all(),
         network::all(),
+        openapi::all(),
         pods::all(),
         probes::all(),
         rbac::all(),
         versions::all(),
+        volumes::all(),
         streams::all(),
     ]
     .concat();

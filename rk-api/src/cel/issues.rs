@@ -20,12 +20,37 @@ pub struct Issue {
 pub struct CompileError {
     /// What is wrong, in the order of the source. Never empty.
     pub issues: Vec<Issue>,
+    /// Whether the expression is well-formed, and only no program can be made of it.
+    instantiation: bool,
 }
 
 impl std::error::Error for CompileError {}
 
+impl CompileError {
+    pub(crate) fn new(issues: Vec<Issue>) -> Self {
+        Self { issues, instantiation: false }
+    }
+
+    /// What is well-formed, but cannot be made a program of.
+    pub(crate) fn instantiation(message: String) -> Self {
+        let issue = Issue { line: 0, column: 0, message, snippet: None };
+        Self { issues: vec![issue], instantiation: true }
+    }
+
+    /// What failed and why, as kube-apiserver tells who wrote the expression.
+    pub fn described(&self) -> String {
+        match self.instantiation {
+            true => format!("program instantiation failed: {self}"),
+            false => format!("compilation failed: {self}"),
+        }
+    }
+}
+
 impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (true, [issue]) = (self.instantiation, self.issues.as_slice()) {
+            return f.write_str(&issue.message);
+        }
         for (n, issue) in self.issues.iter().enumerate() {
             if n > 0 {
                 f.write_str("\n")?;
@@ -102,6 +127,6 @@ impl<'s> Issues<'s> {
     pub fn into_error(mut self) -> Option<CompileError> {
         self.found.sort_by_key(|(at, _)| *at);
         let issues: Vec<_> = self.found.into_iter().map(|(_, issue)| issue).collect();
-        (!issues.is_empty()).then_some(CompileError { issues })
+        (!issues.is_empty()).then(|| CompileError::new(issues))
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn parse(source: &str) -> Result<Ast, CompileError> {
         (None, Some(root)) => Ok(Ast { root, positions }),
         (Some(error), _) => Err(error),
         // Whoever gives up reports why.
-        (None, None) => Err(CompileError { issues: Vec::new() }),
+        (None, None) => Err(CompileError::new(Vec::new())),
     }
 }
 

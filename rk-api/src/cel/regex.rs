@@ -20,11 +20,36 @@ pub fn compile(pattern: &str) -> Result<Regex, String> {
     regex.map_err(|error| match error {
         regex::Error::Syntax(text) => {
             let last = text.lines().last().unwrap_or("").trim();
-            let why = last.strip_prefix("error: ").unwrap_or(last);
-            format!("error parsing regexp: {why}: `{pattern}`")
+            let fault = last.strip_prefix("error: ").unwrap_or(last);
+            format!("error parsing regexp: {}", in_go(fault, pattern))
         }
         _ => format!("error parsing regexp: expression too large: `{pattern}`"),
     })
+}
+
+/// What is malformed, in Go's words where it is what is most often wrong.
+fn in_go(fault: &str, pattern: &str) -> String {
+    let from = |sign: &str| pattern.rfind(sign).map_or(pattern, |at| &pattern[at..]);
+    let look_around = || {
+        let signs = ["(?=", "(?!", "(?<=", "(?<!"];
+        signs.into_iter().find(|sign| pattern.contains(sign)).unwrap_or("(?")
+    };
+    match fault {
+        "unclosed group" => format!("missing closing ): `{pattern}`"),
+        "unopened group" => format!("unexpected ): `{pattern}`"),
+        "unclosed character class" => format!("missing closing ]: `{}`", from("[")),
+        "repetition operator missing expression" => {
+            let operator = pattern.find(['*', '+', '?']).map_or("", |at| &pattern[at..=at]);
+            format!("missing argument to repetition operator: `{operator}`")
+        }
+        "incomplete escape sequence, reached end of pattern prematurely" => {
+            "trailing backslash at end of expression: ``".to_owned()
+        }
+        _ if fault.starts_with("look-around") => {
+            format!("invalid or unsupported Perl syntax: `{}`", look_around())
+        }
+        other => format!("{other}: `{pattern}`"),
+    }
 }
 
 /// The expression in this crate's syntax; an error is a repetition of a repetition, which only this
@@ -181,6 +206,21 @@ mod tests {
         check(r"\Q.*\Ea", ".*a", true);
         check(r"\pL{2}", "äö", true);
         check(r"\p{Greek}", "α", true);
+    }
+
+    #[test]
+    fn faults_are_told_in_gos_words() {
+        for (pattern, why) in [
+            ("(", "missing closing ): `(`"),
+            ("a)", "unexpected ): `a)`"),
+            ("x[a", "missing closing ]: `[a`"),
+            ("*a", "missing argument to repetition operator: `*`"),
+            ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
+            (r"a\", "trailing backslash at end of expression: ``"),
+            ("a**", "invalid nested repetition operator: `**`"),
+        ] {
+            assert_eq!(compile(pattern).unwrap_err(), format!("error parsing regexp: {why}"));
+        }
     }
 
     #[test]

@@ -93,12 +93,13 @@ fn custom<'a>(resources: &'a Resources, name: &str) -> Option<(&'a Resource, &'a
 
 fn list_schema(item: &str) -> Value {
     let kind = item.rsplit('.').next().unwrap_or(item);
+    let types = custom::type_members();
     json!({
         "description": format!("{kind}List is a list of {kind} objects."),
         "type": "object",
         "properties": {
-            "apiVersion": {"type": "string", "description": "The group and version of this list."},
-            "kind": {"type": "string", "description": format!("Always {kind}List.")},
+            "apiVersion": types.get("apiVersion"),
+            "kind": types.get("kind"),
             "metadata": {
                 "$ref": format!("{REFERENCE_PREFIX}{LIST_META}"),
                 "description": "The list's resourceVersion, and where to continue.",
@@ -172,9 +173,10 @@ fn translate_definition(name: &str, schema: &mut Value, dialect: Dialect) {
 
 /// Types of CustomResourceDefinition that hold JSON of more than one shape.
 fn is_any_json(name: &str) -> bool {
-    let name = name.strip_prefix("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.");
+    let package = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.";
+    let kind = name.strip_prefix(package).and_then(|name| name.split_once('.'));
     matches!(
-        name,
+        kind.map(|(_, kind)| kind),
         Some(
             "JSON"
                 | "JSONSchemaPropsOrArray"

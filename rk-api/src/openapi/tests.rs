@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::schema::{ListType, graph};
 
 /// Every reference in a document.
 fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
@@ -117,6 +120,80 @@ fn fields_can_be_explained() {
     assert_eq!(quantity["oneOf"], json!([{"type": "string"}, {"type": "number"}]));
     let port = explain(&document, pod, &["spec", "containers", "livenessProbe", "httpGet", "port"]);
     assert_eq!(port["format"], "int-or-string");
+}
+
+/// The schemas of a document, in either dialect.
+fn schemas(document: &Value) -> &Map<String, Value> {
+    let schemas = document.pointer("/components/schemas").or_else(|| document.get("definitions"));
+    schemas.unwrap().as_object().unwrap()
+}
+
+#[test]
+fn every_field_of_every_kind_can_be_explained() {
+    let resources = Resources::builtin();
+    let mut lacking = BTreeSet::new();
+    for (group, version) in group_versions(&resources).into_values() {
+        let document = v3(&resources, &group, &version).unwrap();
+        let schemas = schemas(&document);
+        let rows = resources.iter().filter(|row| row.group == group && row.version == version);
+        for row in rows {
+            let schema = &schemas[row.schema.as_ref()];
+            let fields = schema["properties"].as_object().map_or(0, Map::len);
+            if schema["description"].as_str().is_none_or(str::is_empty) || fields < 3 {
+                lacking.insert(row.qualified());
+            }
+        }
+        for (name, schema) in schemas {
+            for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+                // A reference alone is described by what it refers to.
+                let target = property["$ref"].as_str().and_then(|it| it.strip_prefix('#'));
+                let described = target.map_or(property, |at| document.pointer(at).unwrap());
+                if described["description"].as_str().is_none_or(str::is_empty) {
+                    lacking.insert(format!("{name}.{field}"));
+                }
+            }
+        }
+    }
+    assert_eq!(lacking, BTreeSet::new());
+}
+
+#[test]
+fn every_list_and_map_says_how_it_merges() {
+    let resources = Resources::builtin();
+    let documents = group_versions(&resources)
+        .into_values()
+        .map(|(group, version)| v3(&resources, &group, &version).unwrap())
+        .chain([v2(&resources)]);
+    let mut merging = 0;
+    for document in documents {
+        for (name, schema) in schemas(&document) {
+            let Some(definition) = graph().get(name) else { continue };
+            assert_eq!(definition.atomic, schema["x-kubernetes-map-type"] == "atomic", "{name}");
+            for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+                let merge = &definition.field(field).unwrap().merge;
+                let says = |name: &str| property.get(format!("x-kubernetes-{name}"));
+                let list_type = match merge.list_type {
+                    Some(ListType::Atomic) => Some("atomic"),
+                    Some(ListType::Set) => Some("set"),
+                    Some(ListType::Map) => Some("map"),
+                    None => None,
+                };
+                let text = |name: &str| says(name).and_then(Value::as_str);
+                assert_eq!(text("list-type"), list_type, "{name}.{field}");
+                let keys = says("list-map-keys").cloned().unwrap_or(json!([]));
+                assert_eq!(keys, json!(merge.list_map_keys), "{name}.{field}");
+                assert_eq!(text("map-type"), merge.map_type.as_deref(), "{name}.{field}");
+                let key = merge.patch_merge_key.as_deref();
+                assert_eq!(text("patch-merge-key"), key, "{name}.{field}");
+                let strategies: Vec<_> =
+                    text("patch-strategy").into_iter().flat_map(|it| it.split(',')).collect();
+                assert_eq!(strategies.contains(&"merge"), merge.merges(), "{name}.{field}");
+                assert_eq!(strategies.contains(&"replace"), merge.replaces(), "{name}.{field}");
+                merging += usize::from(merge.list_type.is_some());
+            }
+        }
+    }
+    assert!(merging > 1000, "{merging}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ mod validate;
 
 pub(crate) use self::{
     object::Custom,
-    publish::OBJECT_META,
+    publish::{OBJECT_META, type_members},
     rows::{Family, Version, fingerprints},
 };
 

@@ -258,10 +258,14 @@ pub(super) fn rows(stored: &[Resource]) -> Vec<Resource> {
 fn row(version: &'static Version, stored: &Resource) -> Resource {
     let (group, name) = version.at.split_once('/').unwrap_or(("", version.at));
     let package = group.split('.').next().unwrap_or_default();
+    let types = match stored.schema.split_once(".pkg.apis.") {
+        Some((server, _)) => format!("{server}.pkg.apis"),
+        None => "io.k8s.api".to_owned(),
+    };
     Resource {
         group: group.into(),
         version: name.into(),
-        schema: format!("io.k8s.api.{package}.{name}.{}", version.kind).into(),
+        schema: format!("{types}.{package}.{name}.{}", version.kind).into(),
         strategy: Arc::new(Converted {
             form: Form(version),
             warning: version.deprecated.as_ref().map(|it| it.warning(version.at, version.kind)),

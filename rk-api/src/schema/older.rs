@@ -16,6 +16,7 @@ const PACKAGES: &[Package] = &[
         "admissionregistration.v1",
         &["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"],
     ),
+    ("apiextensions.v1beta1", "apiextensions.v1", &["CustomResourceDefinition"]),
     ("autoscaling.v2beta2", "autoscaling.v2", &["HorizontalPodAutoscaler"]),
     ("batch.v1beta1", "batch.v1", &["CronJob"]),
     ("certificates.v1beta1", "certificates.v1", &["CertificateSigningRequest"]),
@@ -36,11 +37,22 @@ const PACKAGES: &[Package] = &[
 ];
 
 const PREFIX: &str = "io.k8s.api.";
+const EXTENSIONS_PREFIX: &str = "io.k8s.apiextensions-apiserver.pkg.apis.";
+
+/// What the names of the types of a package begin with.
+fn prefix(package: &str) -> &'static str {
+    if package.starts_with("apiextensions.") { EXTENSIONS_PREFIX } else { PREFIX }
+}
+
+/// A name without its prefix: package and type.
+fn short(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(EXTENSIONS_PREFIX))
+}
 
 /// The names of all such kinds.
 pub(super) fn kinds() -> impl Iterator<Item = String> {
     PACKAGES.iter().flat_map(|(package, _, kinds)| {
-        kinds.iter().map(move |kind| format!("{PREFIX}{package}.{kind}"))
+        kinds.iter().map(move |kind| format!("{}{package}.{kind}", prefix(package)))
     })
 }
 
@@ -52,13 +64,13 @@ pub(super) fn is_kind(name: &str) -> bool {
 /// The type of the newer version that a type is like; the type itself where there is none.
 pub(super) fn newer(name: &str) -> Cow<'_, str> {
     match package(name) {
-        Some(((_, newer, _), kind)) => format!("{PREFIX}{newer}.{kind}").into(),
+        Some(((_, newer, _), kind)) => format!("{}{newer}.{kind}", prefix(newer)).into(),
         None => name.into(),
     }
 }
 
 fn package(name: &str) -> Option<(&'static Package, &str)> {
-    let (package, kind) = name.strip_prefix(PREFIX)?.rsplit_once('.')?;
+    let (package, kind) = short(name)?.rsplit_once('.')?;
     PACKAGES.iter().find(|(older, _, _)| *older == package).map(|package| (package, kind))
 }
 
@@ -83,8 +95,8 @@ pub(super) fn add(kind: &str, definitions: &mut Map<String, Value>) {
 /// Lets references to the package `base` point to `older`, and notes where to.
 fn refer(schema: &mut Value, base: &str, older: &str, found: &mut Vec<String>) {
     let target = referenced(schema).and_then(|name| {
-        let kind = name.strip_prefix(PREFIX)?.strip_prefix(base)?.strip_prefix('.')?;
-        Some(format!("{PREFIX}{older}.{kind}"))
+        let kind = short(name)?.strip_prefix(base)?.strip_prefix('.')?;
+        Some(format!("{}{older}.{kind}", prefix(older)))
     });
     if let Some(target) = target {
         schema["$ref"] = format!("{REFERENCE_PREFIX}{target}").into();
@@ -101,8 +113,7 @@ fn refer(schema: &mut Value, base: &str, older: &str, found: &mut Vec<String>) {
 
 /// Makes the differences.
 fn adjust(name: &str, definition: &mut Value) {
-    let Some((package, kind)) = name.strip_prefix(PREFIX).and_then(|name| name.rsplit_once('.'))
-    else {
+    let Some((package, kind)) = short(name).and_then(|name| name.rsplit_once('.')) else {
         return;
     };
     match (package, kind) {
@@ -134,11 +145,62 @@ fn adjust(name: &str, definition: &mut Value) {
         ("certificates.v1beta1", "CertificateSigningRequestCondition") => {
             optional(definition, &["status"]);
         }
+        ("apiextensions.v1beta1", "CustomResourceDefinitionSpec") => one_for_all(definition),
+        ("apiextensions.v1beta1", "CustomResourceColumnDefinition") => {
+            rename(definition, "jsonPath", "JSONPath");
+            definition["required"] = json!(["JSONPath", "name", "type"]);
+        }
+        ("apiextensions.v1beta1", "CustomResourceConversion") => {
+            let client = reference("WebhookClientConfig", "How to call the webhook.");
+            _ = remove(definition, "webhook");
+            definition["properties"]["webhookClientConfig"] = client;
+            definition["properties"]["conversionReviewVersions"] = json!({
+                "type": "array", "items": {"type": "string"},
+                "description": "The versions of ConversionReview that the webhook understands, \
+                                the preferred one first.",
+            });
+        }
         ("admissionregistration.v1beta1", "MutatingWebhook" | "ValidatingWebhook") => {
             optional(definition, &["admissionReviewVersions", "sideEffects"]);
         }
         _ => {}
     }
+}
+
+/// Adds what a definition can say for all of its versions at once.
+fn one_for_all(definition: &mut Value) {
+    optional(definition, &["versions"]);
+    let list = |kind: &str, description: &str| {
+        json!({
+            "type": "array", "description": description, "x-kubernetes-list-type": "atomic",
+            "items": {"$ref": format!("{REFERENCE_PREFIX}{EXTENSIONS_PREFIX}apiextensions.v1beta1.{kind}")},
+        })
+    };
+    let fields = [
+        (
+            "version",
+            json!({"type": "string", "description": "The first version, where there is no list of them."}),
+        ),
+        ("validation", reference("CustomResourceValidation", "The schema of all versions.")),
+        (
+            "subresources",
+            reference("CustomResourceSubresources", "The subresources of all versions."),
+        ),
+        (
+            "additionalPrinterColumns",
+            list("CustomResourceColumnDefinition", "The columns of all versions."),
+        ),
+        ("selectableFields", list("SelectableField", "The selectable fields of all versions.")),
+    ];
+    for (name, field) in fields {
+        definition["properties"][name] = field;
+    }
+}
+
+/// A reference to an old type of definitions.
+fn reference(kind: &str, description: &str) -> Value {
+    let target = format!("{EXTENSIONS_PREFIX}apiextensions.v1beta1.{kind}");
+    json!({"$ref": format!("{REFERENCE_PREFIX}{target}"), "description": description})
 }
 
 fn remove(definition: &mut Value, field: &str) -> Option<Value> {

@@ -1,10 +1,10 @@
 //! Follows CustomResourceDefinitions: serves what they define, says so in their status, and cleans up
 //! when they go.
 //!
-//! One task looks at all definitions whenever one has changed: it loads their objects, writes their
-//! status, and then serves their kinds. A request for a kind that is not served waits as long as a
-//! definition has not been looked at, and so does discovery: who has seen `Established` can use the
-//! kind. Any number of servers can follow the same definitions; each serves them, and whoever writes
+//! One task looks at all definitions whenever one has changed: it loads their objects, serves their
+//! kinds, and then writes their status: who has seen `Established` of this server can use the kind.
+//! It may be another server that wrote it, so a request for a kind that is not served waits as long
+//! as a definition has not been looked at, and so does discovery. Any number of servers can follow the same definitions; each serves them, and whoever writes
 //! a status first spares the others that.
 
 mod cleanup;
@@ -58,7 +58,7 @@ pub(super) struct CustomResources {
     /// Every definition up to this revision was looked at.
     seen: watch::Sender<u64>,
     state: tokio::sync::Mutex<State>,
-    /// Definitions whose objects are being deleted.
+    /// The UIDs of definitions whose objects are being deleted.
     cleaning: Mutex<HashSet<String>>,
 }
 
@@ -122,11 +122,12 @@ impl CustomResources {
         }
     }
 
-    /// Waits until all definitions that the cache has were looked at.
-    async fn settle_all(&self) {
-        if let Some(table) = &self.table {
-            self.wait_for(table.revision()).await;
-        }
+    /// Waits until all definitions that the store has were looked at.
+    async fn settle_all(&self, server: &Inner) {
+        let Some(table) = &self.table else { return };
+        // Of a store that does not answer, what is known so far is as good as it gets.
+        let _ = server.registry.cache.fresh().await;
+        self.wait_for(table.revision()).await;
     }
 
     async fn wait_for(&self, revision: u64) {
@@ -146,7 +147,7 @@ pub(super) async fn kinds(server: &Inner, info: &RequestInfo) -> Arc<Snapshot> {
     let kinds = server.kinds.now();
     if !info.is_resource {
         if info.path.starts_with("/apis") || info.path.starts_with("/openapi") {
-            server.custom_resources.settle_all().await;
+            server.custom_resources.settle_all(server).await;
             return server.kinds.now();
         }
         return kinds;
@@ -189,32 +190,54 @@ async fn follow(
     }
 }
 
-/// Looks at the definitions that changed, and at those to which that may matter.
+/// Looks at the definitions that changed, and at those to which that may matter: serves what they
+/// define, and then says so in their status.
+///
+/// One that fails keeps the others from nothing. It is looked at again.
 async fn sync(server: &Arc<Inner>) -> Result<()> {
     let custom = &server.custom_resources;
     let Some(table) = &custom.table else { return Ok(()) };
     let mut state = custom.state.lock().await;
-    let revision = server.registry.cache.revision();
-    let items = table.list(&Default::default(), None, 0, 0).items;
-    let mut waiting = state.waiting(&items)?;
+    // The table may be ahead of what the whole cache has reached: what counts is what was seen.
+    let page = table.list(&Default::default(), None, 0, server.registry.cache.revision());
+    let mut waiting = state.waiting(&page.items)?;
     // Who came first takes its names before others do.
     waiting.sort_by_cached_key(|(_, definition)| {
         (definition.metadata.creation_timestamp.clone(), definition.metadata.name.clone())
     });
     let mut families = state.families.clone();
-    families.retain(|name, _| items.iter().any(|item| item.name() == name));
+    families.retain(|name, _| page.items.iter().any(|item| item.name() == name));
+    let (mut statuses, mut failed) = (Vec::new(), None);
     for (revision, definition) in waiting {
         let name = definition.metadata.name.clone().unwrap_or_default();
-        let (known, family) = look_at(server, &state, revision, definition).await?;
-        match family {
-            Some(family) => _ = families.insert(name.clone(), family),
-            None => _ = families.remove(&name),
+        match look_at(server, &state, revision, definition).await {
+            Ok(Seen { known, family, status }) => {
+                match family {
+                    Some(family) => _ = families.insert(name.clone(), family),
+                    None => _ = families.remove(&name),
+                }
+                statuses.extend(status.map(|taken| (name.clone(), taken)));
+                state.known.insert(name, known);
+            }
+            Err(error) => {
+                state.look_again(&name);
+                failed = Some(error);
+            }
         }
-        state.known.insert(name, known);
     }
     publish(server, &mut state, families);
-    custom.seen.send_modify(|seen| *seen = revision.max(*seen));
-    Ok(())
+    if failed.is_none() {
+        custom.seen.send_modify(|seen| *seen = page.revision.max(*seen));
+    }
+    for (name, taken) in statuses {
+        let written =
+            write_status(server, &name, |found| _ = naming::update_status(found, &taken)).await;
+        if let Err(error) = written {
+            state.look_again(&name);
+            failed = Some(error);
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 impl State {
@@ -251,8 +274,15 @@ impl State {
         Ok(waiting)
     }
 
+    /// Has a definition looked at again although it did not change. Its names stay taken.
+    fn look_again(&mut self, name: &str) {
+        if let Some(known) = self.known.get_mut(name) {
+            known.revision = 0;
+        }
+    }
+
     /// The names that others of its group have.
-    fn taken(&self, definition: &CustomResourceDefinition) -> naming::Taken<'_> {
+    fn taken(&self, definition: &CustomResourceDefinition) -> naming::Taken {
         let (group, name) = (&definition.spec.group, definition.metadata.name.as_deref());
         let others = self
             .known
@@ -267,14 +297,22 @@ fn decode(object: &CachedObject) -> Result<CustomResourceDefinition> {
         .map_err(|error| ApiError::internal(format!("{}: {error}", object.key)))
 }
 
-/// Brings one definition's status up to date, loads its objects, and says what it is to be served
-/// as.
+/// What was found out about a definition.
+struct Seen {
+    known: Known,
+    /// What it is to be served as.
+    family: Option<Family>,
+    /// The names that its status was decided by, if the status is to be written.
+    status: Option<naming::Taken>,
+}
+
+/// Decides one definition's status, loads its objects, and says what it is to be served as.
 async fn look_at(
     server: &Arc<Inner>,
     state: &State,
     revision: u64,
     definition: CustomResourceDefinition,
-) -> Result<(Known, Option<Family>)> {
+) -> Result<Seen> {
     let name = definition.metadata.name.clone().unwrap_or_default();
     let taken = state.taken(&definition);
     let deleted = definition.metadata.deletion_timestamp.is_some();
@@ -284,20 +322,16 @@ async fn look_at(
         true => load(server, state.families.get(&name), &wanted).await?,
         false => None,
     };
-    if changed {
-        write_status(server, &name, |found| _ = naming::update_status(found, &taken)).await?;
-    }
-    let accepted = naming::accepted(&wanted).cloned();
     let known = Known {
         revision,
         group: wanted.spec.group.clone(),
         settled: deleted || is_true(&wanted, NAMES_ACCEPTED),
-        accepted,
+        accepted: naming::accepted(&wanted).cloned(),
     };
     if deleted {
         cleanup::begin(server, wanted);
     }
-    Ok((known, family))
+    Ok(Seen { known, family, status: changed.then_some(taken) })
 }
 
 /// What a definition is served as. What changed is compiled; where stored objects may look

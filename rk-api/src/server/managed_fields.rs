@@ -4,12 +4,16 @@
 //! Inside the server an object's `metadata.managedFields` is never part of the decoded object: it
 //! travels beside it as the JSON that is stored, so that only who changes it reads it.
 
+mod conversions;
+
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
+
+pub(super) use self::conversions::Conversions;
 
 use super::{
     kinds::{Kinds, Snapshot},
@@ -104,13 +108,16 @@ impl Tracker {
         let Ok(comparison) = schema.compare(kind, &Value::Object(Map::new()), &new) else {
             return Vec::new();
         };
-        self.record(target, &write, &mut managers, comparison, || {
+        let conversions = Conversions::default();
+        let versions = self.versions(target.resource, write.api_version, &conversions);
+        record(&versions, &write, &mut managers, comparison, || {
             Some((Value::Object(Map::new()), new.clone()))
         });
         managers.to_json().into_bytes()
     }
 
-    /// What an object's managed fields are once `new` has replaced `before`.
+    /// What an object's managed fields are once `new` has replaced `before`. If something is
+    /// [wanted](Conversions::are_wanted) afterwards, the result does not count.
     pub(super) fn updated(
         &self,
         target: &Target<'_>,
@@ -118,6 +125,7 @@ impl Tracker {
         before: &Current,
         new: &mut dyn Object,
         sent: Option<&[u8]>,
+        conversions: &Conversions,
     ) -> Vec<u8> {
         let sent = sent.filter(|_| target.subresource.is_empty());
         let kept = before.managed.to_vec();
@@ -142,35 +150,11 @@ impl Tracker {
         }
         let live = || Managers::from_json(&kept).unwrap_or_default();
         let mut managers = sent.unwrap_or_else(live);
-        self.record(target, &write, &mut managers, comparison, || {
+        let versions = self.versions(target.resource, write.api_version, conversions);
+        record(&versions, &write, &mut managers, comparison, || {
             Some((before.object.to_value().ok()?, new.to_value().ok()?))
         });
         managers.to_json().into_bytes()
-    }
-
-    /// Records an update whose changes are `comparison`; `objects` gives both objects as trees, for
-    /// entries of other versions.
-    fn record(
-        &self,
-        target: &Target<'_>,
-        write: &Write<'_>,
-        managers: &mut Managers,
-        comparison: Comparison,
-        objects: impl Fn() -> Option<(Value, Value)>,
-    ) {
-        let versions = self.versions(target.resource, write.api_version);
-        apply::reconcile(&versions, managers);
-        managers.record_update(write, |version| {
-            if version == write.api_version {
-                return Some(Cow::Borrowed(&comparison));
-            }
-            let (schema, kind) = versions.kind(version)?;
-            let (old, new) = objects()?;
-            let empty = old.as_object().is_some_and(Map::is_empty);
-            let old = if empty { old } else { versions.convert(&old, version)? };
-            let new = versions.convert(&new, version)?;
-            schema.compare(kind, &old, &new).ok().map(Cow::Owned)
-        });
     }
 
     /// The versions in which objects of a kind can be managed.
@@ -178,9 +162,33 @@ impl Tracker {
         &'a self,
         resource: &'a Resource,
         api_version: &'a str,
+        conversions: &'a Conversions,
     ) -> Served<'a> {
-        Served { kinds: self.kinds.now(), resource, api_version }
+        Served { kinds: self.kinds.now(), resource, api_version, conversions }
     }
+}
+
+/// Records an update whose changes are `comparison`; `objects` gives both objects as trees, for
+/// entries of other versions.
+fn record(
+    versions: &Served<'_>,
+    write: &Write<'_>,
+    managers: &mut Managers,
+    comparison: Comparison,
+    objects: impl Fn() -> Option<(Value, Value)>,
+) {
+    apply::reconcile(versions, managers);
+    managers.record_update(write, |version| {
+        if version == write.api_version {
+            return Some(Cow::Borrowed(&comparison));
+        }
+        let (schema, kind) = versions.kind(version)?;
+        let (old, new) = objects()?;
+        let empty = old.as_object().is_some_and(Map::is_empty);
+        let old = if empty { old } else { versions.convert(&old, version)? };
+        let new = versions.convert(&new, version)?;
+        schema.compare(kind, &old, &new).ok().map(Cow::Owned)
+    });
 }
 
 /// The time that entries get.
@@ -279,11 +287,12 @@ fn compare(
 }
 
 /// The versions in which a kind is served.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Served<'a> {
     kinds: Arc<Snapshot>,
     resource: &'a Resource,
     api_version: &'a str,
+    conversions: &'a Conversions,
 }
 
 impl Served<'_> {
@@ -306,6 +315,9 @@ impl Versions for Served<'_> {
         let from = object.get("apiVersion").and_then(Value::as_str).unwrap_or(self.api_version);
         if from == api_version {
             return Some(object.clone());
+        }
+        if self.resource.strategy.custom().is_some_and(|custom| custom.conversion.is_some()) {
+            return self.conversions.form(object, api_version);
         }
         let decoded = |resource: &Resource, json: &[u8]| {
             resource.strategy.decode(json).ok().map(|decoded| decoded.object)

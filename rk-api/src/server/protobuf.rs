@@ -9,6 +9,7 @@
 //! - Malformed input is an error, never a panic; nesting is bounded.
 
 mod decode;
+mod either;
 mod encode;
 #[cfg(test)]
 mod foreign;
@@ -53,8 +54,21 @@ enum Kind {
     Raw,
     /// A list of text in a message of its own.
     Items,
+    /// A schema of OpenAPI, or something else instead.
+    SchemaOr(Other),
     /// A message.
     Message(&'static str),
+}
+
+/// What there can be in place of a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    /// Several of them.
+    Schemas,
+    /// Whether anything is allowed.
+    Allowed,
+    /// Names of properties.
+    Names,
 }
 
 /// How often a field's value can be there.
@@ -126,6 +140,9 @@ fn field(text: &'static str) -> Option<Field> {
         "intOrString" => Kind::IntOrString,
         "raw" => Kind::Raw,
         "items" => Kind::Items,
+        "schemaOrList" => Kind::SchemaOr(Other::Schemas),
+        "schemaOrBool" => Kind::SchemaOr(Other::Allowed),
+        "schemaOrStrings" => Kind::SchemaOr(Other::Names),
         message => Kind::Message(message),
     };
     Some(Field { name, number: number.parse().ok()?, shape, kind })
@@ -185,7 +202,12 @@ mod tests {
                 if let Kind::Message(inner) = &field.kind {
                     let known = messages.contains_key(inner)
                         // Without fields, or of alpha versions: decoded as empty.
-                        || ["v1alpha", "storagemigration", "JobSchedulingConfiguration"]
+                        || [
+                            "v1alpha",
+                            "storagemigration",
+                            "JobSchedulingConfiguration",
+                            "SubresourceStatus",
+                        ]
                             .iter()
                             .any(|part| inner.contains(part));
                     assert!(known, "{name}.{} is a {inner}", field.name);

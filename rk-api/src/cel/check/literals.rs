@@ -13,18 +13,18 @@ use crate::cel::{
 /// # Errors
 /// All that are wrong.
 pub(crate) fn literals(source: &str, ast: &Ast, checked: &Checked) -> Result<(), CompileError> {
-    let mut judge = Literals { ast, checked, issues: Issues::new(source) };
+    let mut judge = Literals { ast, checked, issues: Issues::new(source), unusable: None };
     judge.visit(&ast.root, false);
-    match judge.issues.into_error() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    let unusable = judge.unusable.map(CompileError::instantiation);
+    judge.issues.into_error().or(unusable).map_or(Ok(()), Err)
 }
 
 struct Literals<'c> {
     ast: &'c Ast,
     checked: &'c Checked,
     issues: Issues<'c>,
+    /// Why no program can be made of what is right otherwise.
+    unusable: Option<String>,
 }
 
 impl Literals<'_> {
@@ -86,6 +86,14 @@ impl Literals<'_> {
 
     fn call(&mut self, expr: &Expr, is_method: bool, args: &[Expr]) {
         let Some(Meaning::Call { function, .. }) = self.checked.meaning(expr.id) else { return };
+        if let ("find" | "findAll", true, [pattern, ..]) = (function.name, is_method, args)
+            && let Kind::Literal(Literal::String(pattern)) = &pattern.kind
+        {
+            // These are compiled when a program is made, so the error is of another kind.
+            self.unusable =
+                self.unusable.take().or_else(|| crate::cel::regex::compile(pattern).err());
+            return;
+        }
         let argument = match (function.name, args) {
             ("matches", [.., pattern]) => pattern,
             ("duration" | "timestamp", [text]) if !is_method => text,

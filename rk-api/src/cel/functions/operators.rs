@@ -468,7 +468,9 @@ pub(crate) fn has<'a>(operand: &Value<'a>, field: &str) -> Result<'a> {
         Value::Struct(object) => object.fields.contains_key(field),
         Value::Optional(None) => false,
         Value::Optional(Some(inner)) => return has(inner, field),
-        _ => return Err(EvalError::no_such_overload()),
+        Value::List(_) => return Err(EvalError::no_such_overload()),
+        // What is no container, as an int-or-string, has nothing in it.
+        _ => false,
     }))
 }
 

@@ -207,13 +207,12 @@ impl Compiler {
         let source = text(rule, "rule");
         let message = text(rule, "message").trim();
         let mut compiled = Rule {
-            program: env
-                .compile(source)
-                .map_err(|error| format!("compilation failed: {error}"))
-                .and_then(|program| match program.output_type() {
+            program: env.compile(source).map_err(|error| error.described()).and_then(|program| {
+                match program.output_type() {
                     Type::Bool => Ok(program),
                     _ => Err("cel expression must evaluate to a bool".to_owned()),
-                }),
+                }
+            }),
             uses_old: false,
             optional_old: optional_old == Some(true),
             text: if message.is_empty() { source.trim() } else { message }.to_owned(),
@@ -273,7 +272,7 @@ impl Compiler {
                 return Some((program, source.to_owned()));
             }
             Ok(_) => "messageExpression must evaluate to a string".to_owned(),
-            Err(error) => format!("messageExpression compilation failed: {error}"),
+            Err(error) => format!("messageExpression {}", error.described()),
         };
         self.invalid(path, rule.clone(), &why);
         None

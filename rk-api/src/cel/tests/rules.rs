@@ -158,6 +158,32 @@ fn the_name_of_a_resource_is_always_there() {
 }
 
 #[test]
+fn what_is_no_container_has_nothing_in_it() {
+    let schema = spec(
+        json!({"port": {"x-kubernetes-int-or-string": true}}),
+        json!([{"rule": "has(self.port) && !has(self.port.number)"}]),
+    );
+    for port in [json!(80), json!("http")] {
+        assert_eq!(judged(&schema, json!({"spec": {"port": port}}), None), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn expressions_within_rules_are_looked_at_before_they_are_used() {
+    let rule = |rule: &str| {
+        let properties = json!({"a": {"type": "string", "maxLength": 5}});
+        refused(spec(properties, json!([{"rule": rule}])))
+    };
+    for call in ["find", "findAll"] {
+        let found = rule(&format!("self.a.{call}('(') != self.a.{call}('x')"));
+        let why = "program instantiation failed: error parsing regexp: missing closing ): `(`";
+        assert!(matches!(found.as_slice(), [one] if one.ends_with(why)), "{found:?}");
+    }
+    let found = rule("self.a.matches('(')");
+    assert!(matches!(found.as_slice(), [one] if one.contains("invalid matches argument")));
+}
+
+#[test]
 fn rules_that_cannot_work_are_refused() {
     let rule = |rule: Json| refused(spec(json!({"a": {"type": "integer"}}), json!([rule])));
     let at = "schema.properties[spec].x-kubernetes-validations[0]";

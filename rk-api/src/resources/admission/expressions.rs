@@ -125,7 +125,7 @@ impl Scope {
         outcome: Outcome,
     ) -> Result<Program, String> {
         let compiled = self.env(given).compile(expression);
-        let program = compiled.map_err(|error| format!("compilation failed: {error}"))?;
+        let program = compiled.map_err(|error| error.described())?;
         let found = program.output_type();
         if outcome.takes(found) {
             return Ok(program);

@@ -1,9 +1,11 @@
 //! A custom kind's schema, as OpenAPI documents show it (apiextensions' `controller/openapi`).
 
+use std::sync::OnceLock;
+
 use serde_json::{Map, Value, json};
 
 use super::Version;
-use crate::schema::REFERENCE_PREFIX;
+use crate::schema::{self, REFERENCE_PREFIX};
 
 /// The type of every object's metadata.
 pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -11,9 +13,12 @@ pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Objec
 impl Version {
     /// The schema with what every object has. Swagger knows neither combinations nor null, and
     /// kubectl takes its `properties` for all that there may be: what it could misread is left out
-    /// there.
+    /// there, and of a kind that can hold anything it learns nothing else.
     pub(crate) fn published(&self, swagger: bool) -> Value {
         let mut schema = self.openapi();
+        if swagger && schema["x-kubernetes-preserve-unknown-fields"] == true {
+            return json!({"type": "object"});
+        }
         publish(&mut schema, swagger);
         add_resource_members(&mut schema);
         if let Value::Object(members) = &mut schema {
@@ -79,14 +84,7 @@ fn add_resource_members(schema: &mut Value) {
     let Value::Object(members) = schema else { return };
     let properties = members.entry("properties").or_insert_with(|| json!({}));
     let Value::Object(properties) = properties else { return };
-    properties.insert(
-        "apiVersion".to_owned(),
-        json!({"type": "string", "description": "The group and version of this object."}),
-    );
-    properties.insert(
-        "kind".to_owned(),
-        json!({"type": "string", "description": "The kind of this object."}),
-    );
+    properties.extend(type_members().clone());
     properties.insert(
         "metadata".to_owned(),
         json!({
@@ -94,4 +92,17 @@ fn add_resource_members(schema: &mut Value) {
             "description": "Standard object's metadata.",
         }),
     );
+}
+
+/// The schemas of `apiVersion` and `kind`, as every built-in kind has them.
+pub(crate) fn type_members() -> &'static Map<String, Value> {
+    static MEMBERS: OnceLock<Map<String, Value>> = OnceLock::new();
+    MEMBERS.get_or_init(|| {
+        let kind = "io.k8s.api.core.v1.ConfigMap";
+        let mut definitions = schema::definitions([kind]);
+        let properties = definitions.get_mut(kind).map(|kind| kind["properties"].take());
+        let Some(Value::Object(mut properties)) = properties else { return Map::new() };
+        properties.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind"));
+        properties
+    })
 }

@@ -19,10 +19,15 @@ impl Version {
         self.rules.get_or_init(compile).as_ref()
     }
 
-    /// Adds what rules say of an object that was `old` before. They are only asked about objects
-    /// that look as they should.
-    pub(super) fn judge_rules(&self, errors: &mut ErrorList, tree: &Value, old: Option<&Value>) {
-        let Some(rules) = self.rules() else { return };
+    /// Adds what rules say of an object that was `old` before, and returns what they forgive. They
+    /// are only asked about objects that look as they should.
+    pub(super) fn judge_rules(
+        &self,
+        errors: &mut ErrorList,
+        tree: &Value,
+        old: Option<&Value>,
+    ) -> Vec<FieldError> {
+        let Some(rules) = self.rules() else { return Vec::new() };
         let blocks = |error: &FieldError| {
             use Reason::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
             matches!(error.reason, NotSupported | Required | TooLong | TooMany | TypeInvalid)
@@ -31,9 +36,12 @@ impl Version {
             let detail = "some validation rules were not checked because the object was invalid; \
                           correct the existing errors to complete validation";
             let error = FieldError::invalid(&Path::new("<nil>"), Value::Null, detail);
-            return errors.push(error);
+            errors.push(error);
+            return Vec::new();
         }
-        errors.extend(rules.validate(tree, old, &mut Budget::default()).errors);
+        let verdict = rules.validate(tree, old, &mut Budget::default());
+        errors.extend(verdict.errors);
+        verdict.warnings
     }
 }
 

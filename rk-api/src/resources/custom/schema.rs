@@ -2,13 +2,14 @@
 
 use std::sync::OnceLock;
 
+use ::regex::Regex;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
-use regex::Regex;
 use serde_json::Value;
 
 use super::formats::Format;
+use crate::cel::regex;
 
 /// What a value of a custom object looks like. Nothing in it borrows from the definition.
 #[derive(Clone, Debug, Default)]
@@ -144,10 +145,10 @@ impl Pattern {
         Self { text: text.into(), compiled: OnceLock::new() }
     }
 
-    /// Whether some part of `value` matches. A pattern that is no regular expression matches
-    /// nothing.
+    /// Whether some part of `value` matches, as RE2 reads the pattern. One that is no regular
+    /// expression matches nothing.
     pub(super) fn matches(&self, value: &str) -> bool {
-        let regex = self.compiled.get_or_init(|| Regex::new(&self.text).ok());
+        let regex = self.compiled.get_or_init(|| regex::compile(&self.text).ok());
         regex.as_ref().is_some_and(|regex| regex.is_match(value))
     }
 }

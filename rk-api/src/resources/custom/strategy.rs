@@ -103,9 +103,9 @@ impl Version {
     }
 
     /// What is wrong with `new`, apart from rules and from what an update is forgiven.
-    fn judge(&self, new: &Custom, old: Option<&Custom>) -> ErrorList {
+    fn judge(&self, new: &Custom, old: Option<&Custom>) -> (ErrorList, Vec<FieldError>) {
         let (Ok(tree), Ok(old_tree)) = (new.tree(), old.map(Custom::tree).transpose()) else {
-            return ErrorList::new();
+            return Default::default();
         };
         let mut errors = validate::validate(&tree, old_tree.as_ref(), &self.schema, "");
         if let Some(scale) = &self.scale {
@@ -114,11 +114,11 @@ impl Version {
         }
         errors.extend(embedded::validate(&new.members, &self.schema, false, &Path::root()));
         errors.extend(self.judge_lists(new, old));
-        self.judge_rules(&mut errors, &tree, old_tree.as_ref());
-        errors
+        let forgiven = self.judge_rules(&mut errors, &tree, old_tree.as_ref());
+        (errors, forgiven)
     }
 
-    fn judge_status(&self, new: &Custom, old: &Custom) -> ErrorList {
+    fn judge_status(&self, new: &Custom, old: &Custom) -> (ErrorList, Vec<FieldError>) {
         let mut errors = ErrorList::new();
         let of_status = self.schema.properties.get("status");
         if let (Some(status), Some(schema)) = (new.members.get("status"), of_status) {
@@ -135,10 +135,11 @@ impl Version {
             errors.extend(scale.validate_status(&new.members));
         }
         errors.extend(self.judge_lists(new, Some(old)));
-        if let (Ok(tree), Ok(old_tree)) = (new.tree(), old.tree()) {
-            self.judge_rules(&mut errors, &tree, Some(&old_tree));
-        }
-        errors
+        let forgiven = match (new.tree(), old.tree()) {
+            (Ok(tree), Ok(old_tree)) => self.judge_rules(&mut errors, &tree, Some(&old_tree)),
+            _ => Vec::new(),
+        };
+        (errors, forgiven)
     }
 
     /// Lists that were wrong before may stay so.
@@ -243,16 +244,25 @@ impl Strategy for Version {
 
     fn validate_create(&self, object: &dyn Object) -> ErrorList {
         match custom(object) {
-            Some(object) if object.kind == self.kind => self.judge(object, None),
+            Some(object) if object.kind == self.kind => self.judge(object, None).0,
             _ => ErrorList::new(),
         }
     }
 
     fn validate_update(&self, new: &dyn Object, old: &dyn Object, part: Part) -> ErrorList {
+        self.judge_update(new, old, part).0
+    }
+
+    fn judge_update(
+        &self,
+        new: &dyn Object,
+        old: &dyn Object,
+        part: Part,
+    ) -> (ErrorList, Vec<FieldError>) {
         match (custom(new), custom(old)) {
             (Some(new), Some(old)) if part == Part::Status => self.judge_status(new, old),
             (Some(new), Some(old)) if new.kind == self.kind => self.judge(new, Some(old)),
-            _ => ErrorList::new(),
+            _ => Default::default(),
         }
     }
 

@@ -20,10 +20,11 @@ pub(super) const V1BETA1_RULES: Rules = Rules {
 };
 
 /// What can be said for all versions at once, and where a version says it.
-const SHARED: [(&str, &str); 3] = [
+const SHARED: [(&str, &str); 4] = [
     ("validation", "schema"),
     ("subresources", "subresources"),
     ("additionalPrinterColumns", "additionalPrinterColumns"),
+    ("selectableFields", "selectableFields"),
 ];
 
 fn spec(object: &mut Value) -> Option<&mut Map<String, Value>> {

@@ -127,7 +127,7 @@ const PLUGINS: &[Row] = &[
     (event_rate_limit::NAME, false, |p| some(EventRateLimit::new(p.event_rate_limits.as_ref()?))),
     ("ExtendedResourceToleration", false, |_| some(ExtendedResourceToleration)),
     ("DefaultStorageClass", true, |p| some(DefaultStorageClass(p.lookup.reader.clone()))),
-    ("StorageObjectInUseProtection", false, |_| some(StorageObjectInUseProtection)),
+    ("StorageObjectInUseProtection", true, |_| some(StorageObjectInUseProtection)),
     ("PodGroupProtection", true, idle),
     ("OwnerReferencesPermissionEnforcement", false, |p| {
         let (reader, authorizer) = (p.lookup.reader.clone(), p.authorizer.clone());

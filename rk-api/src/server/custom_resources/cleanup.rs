@@ -34,7 +34,9 @@ const LOOK_AFTER_MAX: Duration = Duration::from_secs(5);
 /// Begins to clean up, unless that is under way.
 pub(super) fn begin(server: &Arc<Inner>, definition: CustomResourceDefinition) {
     let name = definition.metadata.name.clone().unwrap_or_default();
-    if !is_kept(&definition) || !server.custom_resources.cleaning.lock().insert(name.clone()) {
+    // By UID: its successor may be deleted before this task has ended.
+    let uid = definition.metadata.uid.clone().unwrap_or_default();
+    if !is_kept(&definition) || !server.custom_resources.cleaning.lock().insert(uid.clone()) {
         return;
     }
     let server = Arc::downgrade(server);
@@ -50,7 +52,7 @@ pub(super) fn begin(server: &Arc<Inner>, definition: CustomResourceDefinition) {
                 }
             };
             if !again || server.shutdown.is_cancelled() {
-                server.custom_resources.cleaning.lock().remove(&name);
+                server.custom_resources.cleaning.lock().remove(&uid);
                 return;
             }
             let shutdown = server.shutdown.clone();

@@ -130,6 +130,20 @@ impl Converter {
         Ok(converted.into_iter().next())
     }
 
+    /// One object, as JSON, in a version of its kind.
+    pub(in crate::server) async fn convert_one(
+        &self,
+        resource: &Resource,
+        object: &str,
+        api_version: &str,
+    ) -> Result<Stored> {
+        let stored = Stored::new(object.to_owned().into());
+        let stored = stored.ok_or_else(|| ApiError::internal("what is converted is no object"))?;
+        let Some((custom, webhook)) = converts(resource) else { return Ok(stored) };
+        let converted = self.convert(custom, webhook, &[&stored], api_version).await?;
+        Ok(converted.into_iter().next().unwrap_or(stored))
+    }
+
     /// Asks the webhook.
     async fn convert(
         &self,

@@ -22,7 +22,7 @@ use crate::{
         body::{self, ResponseBody},
         decode,
         info::RequestInfo,
-        managed_fields::{self, now, schema_of},
+        managed_fields::{self, Conversions, now, schema_of},
         negotiate,
         query::{FieldValidation, WriteOptions},
         registry::{Change, Current, ManagedFields, Target},
@@ -140,7 +140,8 @@ impl<'a> Call<'a> {
             warnings.add(why);
         }
         let tracker = &self.server.registry.tracker;
-        let versions = tracker.versions(resource, &api_version);
+        let conversions = Conversions::default();
+        let versions = tracker.versions(resource, &api_version, &conversions);
         let change = |before: Option<&Current>| {
             if before.is_none() {
                 if part != Part::Main {
@@ -159,8 +160,11 @@ impl<'a> Call<'a> {
                 Some(before) => live_managers(&before.managed)?,
                 None => Managers::default(),
             };
-            let applied = apply::apply(&versions, &write, &live, &configuration, &managers, force)
-                .map_err(apply_error)?;
+            let applied = apply::apply(&versions, &write, &live, &configuration, &managers, force);
+            if conversions.are_wanted() {
+                return Err(ApiError::internal("a webhook is to convert the object first"));
+            }
+            let applied = applied.map_err(apply_error)?;
             let mut object = match (applied.object, before) {
                 (None, Some(before)) => before.object.boxed_clone(),
                 (new, _) => {
@@ -180,7 +184,16 @@ impl<'a> Call<'a> {
             let managed = ManagedFields::Known(applied.managers.to_json().into_bytes());
             Ok(Change { object, managed })
         };
-        let updated = self.server.registry.update(&target, part, change).await?;
+        let updated = loop {
+            match self.server.registry.update(&target, part, &change).await {
+                // It is decided again, with what is known by then.
+                Err(_) if conversions.are_wanted() => {
+                    let converter = &self.server.registry.converter;
+                    conversions.ask(converter, &tracker.kinds.now(), resource).await?;
+                }
+                updated => break updated?,
+            }
+        };
         let status = if updated.created { 201 } else { 200 };
         self.shaped(status, output, &shaper, &updated.object).await
     }
@@ -290,9 +303,7 @@ pub(super) fn live_managers(managed: &[u8]) -> Result<Managers> {
 /// The configuration in the body of an application, which is of this kind.
 pub(super) fn configuration(body: &[u8], group: &str, version: &str, kind: &str) -> Result<Value> {
     let undecodable = |why: &str| ApiError::bad_request(format!("error decoding YAML: {why}"));
-    let json = body::yaml_to_json(body).map_err(|error| undecodable(&error.message))?;
-    let configuration: Value =
-        serde_json::from_slice(&json).map_err(|error| undecodable(&error.to_string()))?;
+    let configuration = body::yaml_to_value(body).map_err(|error| undecodable(&error.message))?;
     let found = match &configuration {
         Value::Object(_) | Value::Null => "",
         Value::Array(_) => "array",

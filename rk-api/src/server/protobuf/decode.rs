@@ -4,13 +4,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::{DEPTH_MAX, Field, Kind, MAGIC, Shape, message, messages};
+use super::{DEPTH_MAX, Field, Kind, MAGIC, Shape, either, message, messages};
 
-type Result<T> = std::result::Result<T, String>;
+pub(super) type Result<T> = std::result::Result<T, String>;
 
 /// A field's value on the wire.
 #[derive(Clone, Copy, Debug)]
-enum Wire<'a> {
+pub(super) enum Wire<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -18,18 +18,18 @@ enum Wire<'a> {
 }
 
 impl<'a> Wire<'a> {
-    fn bytes(self) -> Result<&'a [u8]> {
+    pub(super) fn bytes(self) -> Result<&'a [u8]> {
         match self {
             Wire::Bytes(bytes) => Ok(bytes),
             _ => Err("a field has the wrong wire type".to_owned()),
         }
     }
 
-    fn text(self) -> Result<&'a str> {
+    pub(super) fn text(self) -> Result<&'a str> {
         std::str::from_utf8(self.bytes()?).map_err(|_| "text is not UTF-8".to_owned())
     }
 
-    fn varint(self) -> Result<u64> {
+    pub(super) fn varint(self) -> Result<u64> {
         match self {
             Wire::Varint(number) => Ok(number),
             _ => Err("a field has the wrong wire type".to_owned()),
@@ -38,7 +38,7 @@ impl<'a> Wire<'a> {
 }
 
 /// Reads fields one after the other.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn varint(&mut self) -> Result<u64> {
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field's number and value; `None` at the end.
-    fn next(&mut self) -> Result<Option<(u32, Wire<'a>)>> {
+    pub(super) fn next(&mut self) -> Result<Option<(u32, Wire<'a>)>> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -198,7 +198,7 @@ fn entry(kind: &Kind, bytes: &[u8], depth: usize) -> Result<(String, Value)> {
     Ok((key, item))
 }
 
-fn value(kind: &Kind, wire: Wire<'_>, depth: usize) -> Result<Value> {
+pub(super) fn value(kind: &Kind, wire: Wire<'_>, depth: usize) -> Result<Value> {
     Ok(match kind {
         Kind::Text => json!(wire.text()?),
         Kind::Bool => json!(wire.varint()? != 0),
@@ -243,6 +243,7 @@ fn value(kind: &Kind, wire: Wire<'_>, depth: usize) -> Result<Value> {
             }
             Value::Array(items)
         }
+        Kind::SchemaOr(other) => either::decode(*other, wire.bytes()?, depth)?,
         Kind::Message(name) => {
             let mut object = Map::new();
             if let Some(fields) = messages().get(name) {

@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
-use super::{Field, Kind, MAGIC, Shape, message, messages};
+use super::{Field, Kind, MAGIC, Shape, either, message, messages};
 
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
@@ -56,7 +56,7 @@ fn object_bytes(fields: &[Field], object: &Map<String, Value>) -> Vec<u8> {
 }
 
 /// Writes a value of this kind; one of another JSON type is left out.
-fn put(out: &mut Vec<u8>, number: u32, kind: &Kind, value: &Value) {
+pub(super) fn put(out: &mut Vec<u8>, number: u32, kind: &Kind, value: &Value) {
     match (kind, value) {
         (Kind::Text, Value::String(text)) => put_bytes(out, number, text.as_bytes()),
         (Kind::Bool, Value::Bool(flag)) => put_varint_field(out, number, u64::from(*flag)),
@@ -116,6 +116,9 @@ fn put(out: &mut Vec<u8>, number: u32, kind: &Kind, value: &Value) {
                 put(&mut inner, 1, &Kind::Text, item);
             }
             put_bytes(out, number, &inner);
+        }
+        (Kind::SchemaOr(other), value) => {
+            put_bytes(out, number, &either::encode(*other, value));
         }
         (Kind::Message(name), Value::Object(object)) => {
             let fields = messages().get(name).map(Vec::as_slice).unwrap_or_default();

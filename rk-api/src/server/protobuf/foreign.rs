@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_pb::{api, apimachinery::pkg::runtime::Unknown, kube_aggregator};
+use k8s_pb::{
+    api, apiextensions_apiserver::pkg::apis::apiextensions, apimachinery::pkg::runtime::Unknown,
+    kube_aggregator,
+};
 use proptest::{collection::vec, prelude::*};
 use prost::Message;
 use serde_json::Value;
@@ -98,6 +101,7 @@ kinds! {
     api::scheduling::v1: PriorityClass;
     api::storage::v1:
         CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass;
+    apiextensions::v1: CustomResourceDefinition;
     kube_aggregator::pkg::apis::apiregistration::v1: APIService;
 }
 

@@ -14,6 +14,7 @@ use crate::{
     server::{
         admission::{AdmissionRequest, Operation},
         handlers::scale::scale_of,
+        managed_fields::Conversions,
         object::{CachedObject, Stored},
         query::parse_version,
         status::{ApiError, Result, Subject},
@@ -152,7 +153,7 @@ impl Registry {
         let managed = match managed {
             ManagedFields::Known(managed) => managed,
             ManagedFields::Sent(sent) => {
-                self.tracker.updated(target, part, before, new.as_mut(), sent.as_deref())
+                self.track(target, part, before, new.as_mut(), sent.as_deref()).await
             }
         };
         let old = before.object.as_ref();
@@ -173,6 +174,31 @@ impl Registry {
             allocation.after(&written).await;
         }
         written
+    }
+
+    /// What the managed fields are after an update. A webhook that does not say what the object is
+    /// in the versions of other managers does not keep it from being written: they stay as they are.
+    async fn track(
+        &self,
+        target: &Target<'_>,
+        part: Part,
+        before: &Current,
+        new: &mut dyn Object,
+        sent: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let conversions = Conversions::default();
+        loop {
+            let managed = self.tracker.updated(target, part, before, new, sent, &conversions);
+            if !conversions.are_wanted() {
+                return managed;
+            }
+            let kinds = self.tracker.kinds.now();
+            let asked = conversions.ask(&self.converter, &kinds, target.resource).await;
+            if let Err(error) = asked {
+                tracing::warn!(%error, name = target.name, "cannot tell who manages what changed");
+                return before.managed.to_vec();
+            }
+        }
     }
 
     /// Lets admission change the new object; returns its managed fields as they are then.
@@ -253,7 +279,11 @@ impl Registry {
         errors.extend(of_metadata.clone());
         errors.extend(of_metadata);
         errors.extend(strategy.validate(new.as_ref()));
-        errors.extend(strategy.validate_update(new.as_ref(), old, part));
+        let (wrong, forgiven) = strategy.judge_update(new.as_ref(), old, part);
+        errors.extend(wrong);
+        if let Some(context) = target.context {
+            forgiven.iter().for_each(|error| context.warnings.add(error.to_string()));
+        }
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
         }

@@ -24,19 +24,19 @@ use crate::{
 
 /// The names that the other definitions of a group have taken.
 #[derive(Debug, Default)]
-pub(crate) struct Taken<'a> {
-    resources: HashSet<&'a str>,
-    kinds: HashSet<&'a str>,
+pub(crate) struct Taken {
+    resources: HashSet<String>,
+    kinds: HashSet<String>,
 }
 
-impl<'a> Taken<'a> {
+impl Taken {
     /// The names that were accepted of the others.
-    pub(crate) fn by(others: impl Iterator<Item = &'a CustomResourceDefinitionNames>) -> Self {
+    pub(crate) fn by<'a>(others: impl Iterator<Item = &'a CustomResourceDefinitionNames>) -> Self {
         let mut taken = Self::default();
         for names in others {
-            taken.resources.extend([names.plural.as_str(), text(&names.singular)]);
-            taken.resources.extend(list(&names.short_names).iter().map(String::as_str));
-            taken.kinds.extend([names.kind.as_str(), text(&names.list_kind)]);
+            taken.resources.extend([names.plural.clone(), text(&names.singular).to_owned()]);
+            taken.resources.extend(list(&names.short_names).iter().cloned());
+            taken.kinds.extend([names.kind.clone(), text(&names.list_kind).to_owned()]);
         }
         taken
     }
@@ -50,7 +50,7 @@ pub(crate) fn accepted(
 }
 
 /// Brings the status of a definition up to date. Says whether it changed.
-pub(crate) fn update_status(definition: &mut CustomResourceDefinition, taken: &Taken<'_>) -> bool {
+pub(crate) fn update_status(definition: &mut CustomResourceDefinition, taken: &Taken) -> bool {
     let before = definition.status.clone();
     accept_names(definition, taken);
     establish(definition);
@@ -91,14 +91,14 @@ pub(crate) fn set_condition(
 }
 
 /// Accepts the names that nobody else has. A name that somebody has stays what it was.
-fn accept_names(definition: &mut CustomResourceDefinition, taken: &Taken<'_>) {
+fn accept_names(definition: &mut CustomResourceDefinition, taken: &Taken) {
     let wanted = definition.spec.names.clone();
     let had = definition.status.as_ref().and_then(|it| it.accepted_names.clone());
     let had = had.unwrap_or_default();
     let mut names = had.clone();
     let mut conflict = None;
     let free =
-        |wanted: &str, had: &str, taken: &HashSet<&str>| wanted == had || !taken.contains(wanted);
+        |wanted: &str, had: &str, taken: &HashSet<String>| wanted == had || !taken.contains(wanted);
     let in_use = |name: &str| format!("{name:?} is already in use");
     if free(&wanted.plural, &had.plural, &taken.resources) {
         names.plural.clone_from(&wanted.plural);
@@ -136,7 +136,7 @@ fn accept_names(definition: &mut CustomResourceDefinition, taken: &Taken<'_>) {
 fn short_names_in_use(
     wanted: &CustomResourceDefinitionNames,
     had: &CustomResourceDefinitionNames,
-    taken: &Taken<'_>,
+    taken: &Taken,
 ) -> Option<String> {
     let had = list(&had.short_names);
     let in_use: Vec<String> = list(&wanted.short_names)

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use regex::Regex;
 
 use crate::{
+    cel::regex,
     field::{ErrorList, FieldError, Path},
     resources::{
         check::{Errors, list, text},
@@ -198,29 +198,11 @@ fn restrictions(
     }
     let pattern = text(&schema.pattern);
     if !pattern.is_empty()
-        && let Err(error) = Regex::new(pattern)
+        && let Err(why) = regex::compile(pattern)
     {
-        let why = regex_error(&error, pattern);
         let detail = format!("must be a valid regular expression, but isn't: {why}");
         errors.invalid(&path.child("pattern"), pattern, detail);
     }
-}
-
-/// The last line of what the parser says, which names the fault; in Go's words for what is most
-/// often wrong.
-fn regex_error(error: &regex::Error, pattern: &str) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default();
-    let fault = match last.strip_prefix("error: ").unwrap_or(last) {
-        "unclosed group" => format!("missing closing ): `{pattern}`"),
-        "unopened group" => format!("unexpected ): `{pattern}`"),
-        "unclosed character class" => {
-            let class = pattern.rfind('[').map_or(pattern, |at| &pattern[at..]);
-            format!("missing closing ]: `{class}`")
-        }
-        other => other.to_owned(),
-    };
-    format!("error parsing regexp: {fault}")
 }
 
 /// A schema within a combination: it restricts, and says nothing of the shape.
