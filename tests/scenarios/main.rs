@@ -10,6 +10,7 @@
 //!   `RK_REQUIRE=all` they fail instead.
 
 mod admission;
+mod aggregation;
 mod api;
 mod apply;
 mod autoscaling;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
 
     let scenarios: Vec<Scenario> = [
         admission::all(),
+        aggregation::all(),
         api::all(),
         apply::all(),
         autoscaling::all(),
