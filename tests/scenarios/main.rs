@@ -32,6 +32,7 @@ mod pods;
 mod probes;
 mod programs;
 mod rbac;
+mod sets;
 mod stand_ins;
 mod streams;
 mod versions;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         pods::all(),
         probes::all(),
         rbac::all(),
+        sets::all(),
         versions::all(),
         volumes::all(),
         streams::all(),

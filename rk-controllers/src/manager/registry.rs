@@ -6,11 +6,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, ManagerError, Task};
 use crate::{
     attach_detach, certificates, cloud, clusterrole_aggregation, controller::Controller, cronjob,
-    deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, ephemeral_volume,
-    garbage_collector, job, namespace, node_ipam, node_lifecycle, persistent_volume, pod_gc,
-    podautoscaler, protection, replicaset, resource_quota, root_ca, service_account,
-    service_account_tokens, service_cidrs, taint_eviction, token_cleaner, ttl_after_finished,
-    volume_expand,
+    daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
+    ephemeral_volume, garbage_collector, job, namespace, node_ipam, node_lifecycle,
+    persistent_volume, pod_gc, podautoscaler, protection, replicaset, resource_quota, root_ca,
+    service_account, service_account_tokens, service_cidrs, statefulset, taint_eviction,
+    token_cleaner, ttl_after_finished, volume_expand,
 };
 
 /// A controller that a manager can start.
@@ -71,6 +71,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         "cronjob",
         &[("batch/v1", "cronjobs"), ("batch/v1", "jobs")],
         |name, context, token| run(cronjob::controller(name, context), context, token),
+    ),
+    entry(
+        "daemonset-controller",
+        "daemonset",
+        &[("apps/v1", "daemonsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(daemonset::controller(name, context), context, token),
     ),
     entry(
         "deployment-controller",
@@ -241,6 +247,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         },
     ),
     entry(
+        "statefulset-controller",
+        "statefulset",
+        &[("apps/v1", "statefulsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(statefulset::controller(name, context), context, token),
+    ),
+    entry(
         "taint-eviction-controller",
         "taint-eviction",
         &[("v1", "nodes"), ("v1", "pods")],
@@ -270,6 +282,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "certificatesigningrequest-approving-controller"
         | "certificatesigningrequest-cleaner-controller"
         | "certificatesigningrequest-signing-controller" => "certificate-controller",
+        "daemonset-controller" => "daemon-set-controller",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
