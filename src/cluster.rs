@@ -1,6 +1,7 @@
 //! [`Cluster`]: the crates put together in one process.
 
 mod dial;
+mod metrics;
 mod node;
 mod start;
 
@@ -21,6 +22,8 @@ pub enum Component {
     Controllers,
     /// The nodes.
     Nodes,
+    /// The metrics server: what `kubectl top` and the HorizontalPodAutoscaler read.
+    Metrics,
 }
 
 /// A running cluster: API server and store, and by default a scheduler, controllers and a simulated
@@ -122,7 +125,13 @@ impl Default for ClusterBuilder {
             native: None,
             data_dir: None,
             listen: None,
-            components: [Component::Scheduler, Component::Controllers, Component::Nodes].into(),
+            components: [
+                Component::Scheduler,
+                Component::Controllers,
+                Component::Nodes,
+                Component::Metrics,
+            ]
+            .into(),
             token: None,
             resources: None,
             legacy_token_secrets: false,

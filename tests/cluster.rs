@@ -6,7 +6,8 @@ use rk::{
     Cluster,
     k8s_openapi::api::{
         apps::v1::Deployment,
-        core::v1::{ConfigMap, Pod},
+        core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod},
+        storage::v1::StorageClass,
     },
     kube::{
         Api,
@@ -101,4 +102,73 @@ async fn a_day_passes_in_no_time() {
     let node = nodes.get("node-1").await.expect("it is there");
     let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
     assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "{conditions:?}");
+}
+
+/// A volume of the class `local` on one node.
+fn local_volume(node: &str) -> PersistentVolume {
+    let here = json!({"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]});
+    serde_json::from_value(json!({
+        "metadata": {"name": format!("disk-of-{node}")},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+            "storageClassName": "local", "local": {"path": "/disk"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [here]}},
+        },
+    }))
+    .expect("a volume")
+}
+
+fn pod_with_claim(name: &str) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"app": "uses-disks"}},
+        "spec": {
+            "containers": [{"name": "c", "image": "nginx"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": name}}],
+        },
+    }))
+    .expect("a Pod")
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_go_where_the_disks_for_their_claims_are() {
+    let cluster = Cluster::builder().nodes(3).start().await.expect("it starts");
+    let client = || cluster.client();
+    let class = json!({"metadata": {"name": "local"}, "volumeBindingMode": "WaitForFirstConsumer",
+        "provisioner": "kubernetes.io/no-provisioner"});
+    let class: StorageClass = serde_json::from_value(class).expect("a class");
+    let new = PostParams::default();
+    Api::all(client()).create(&new, &class).await.expect("created");
+    let (pods, claims) = (
+        Api::<Pod>::default_namespaced(client()),
+        Api::<PersistentVolumeClaim>::default_namespaced(client()),
+    );
+    for name in ["a", "b", "c"] {
+        let claim = json!({"metadata": {"name": name}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "local",
+            "resources": {"requests": {"storage": "1Gi"}}}});
+        let claim = serde_json::from_value(claim).expect("a claim");
+        claims.create(&new, &claim).await.expect("created");
+        pods.create(&new, &pod_with_claim(name)).await.expect("created");
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(running(&pods, "uses-disks").await, 0, "there are no disks");
+
+    let volumes = Api::<PersistentVolume>::all(client());
+    for node in ["node-1", "node-3"] {
+        volumes.create(&new, &local_volume(node)).await.expect("created");
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let mut nodes = Vec::new();
+    for pod in pods.list(&ListParams::default()).await.expect("a list").items {
+        let Some(node) = pod.spec.and_then(|spec| spec.node_name) else { continue };
+        let name = pod.metadata.name.expect("a name");
+        let claim = claims.get(&name).await.expect("read").spec.expect("a spec");
+        assert_eq!(claim.volume_name, Some(format!("disk-of-{node}")));
+        nodes.push(node);
+    }
+    nodes.sort();
+    assert_eq!(nodes, ["node-1", "node-3"], "a Pod for each disk");
+    assert_eq!(running(&pods, "uses-disks").await, 2);
+    cluster.shutdown().await;
 }

@@ -19,3 +19,4 @@ pub mod schema;
 pub mod server;
 pub mod testing;
 pub mod types;
+pub mod volumes;

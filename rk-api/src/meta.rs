@@ -1,6 +1,7 @@
 //! What all objects share: metadata, names, selectors, quantities, tables.
 
 pub mod conditions;
+pub mod cron;
 pub mod duration;
 pub mod names;
 pub mod object;

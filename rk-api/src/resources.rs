@@ -74,8 +74,6 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-#[cfg(feature = "server")]
-pub(crate) use self::storage_class::is_default as is_default_storage_class;
 pub use self::{builtin::Resources, pod::qos_class, typed::Typed};
 use crate::{
     apply::{FieldSet, Schema, TypeRef, owned_by_creator},

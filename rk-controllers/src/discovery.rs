@@ -128,7 +128,7 @@ impl Served {
     }
 }
 
-fn served_kind(resource: APIResource, group: &str, version: &str) -> ServedKind {
+pub(crate) fn served_kind(resource: APIResource, group: &str, version: &str) -> ServedKind {
     let or = |value: Option<String>, default: &str| {
         value.filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
     };

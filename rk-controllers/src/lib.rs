@@ -39,27 +39,38 @@
 //! - An update carries the `resourceVersion` it was decided on and only the fields that change.
 //! - A deletion carries the UID of the object it means.
 
+mod attach_detach;
 pub mod batch;
 mod clusterrole_aggregation;
 mod controller;
+mod cronjob;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 mod error;
 mod expectations;
 mod garbage_collector;
+mod host_path;
+mod job;
 mod key;
+mod last_writes;
 mod manager;
 mod metrics;
+mod metrics_server;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 pub mod owners;
+mod persistent_volume;
 mod pod_control;
 mod pod_gc;
+mod podautoscaler;
 pub mod pods;
+mod protection;
 mod replicaset;
 mod resource_quota;
 mod root_ca;
@@ -68,15 +79,20 @@ mod service_account_tokens;
 mod taint_eviction;
 mod time;
 mod token_cleaner;
+mod ttl_after_finished;
+mod volume_expand;
 mod write;
 
 pub use self::{
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,
+    host_path::HostPathProvisioner,
     key::ObjectKey,
     manager::{Context, Manager, ManagerBuilder, ManagerError},
     metrics::{ControllerMetrics, Metrics},
+    metrics_server::MetricsServer,
     pod_control::{PodControl, pod_from_template},
+    podautoscaler::{AutoscalerOptions, MetricsClient, MetricsError, PodMetric, PodMetrics},
     service_account_tokens::{TokenRequest, TokenSigner},
 };

@@ -8,7 +8,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    controller::Controller, discovery::Served, metrics::Metrics,
+    controller::Controller,
+    discovery::Served,
+    metrics::Metrics,
+    podautoscaler::{AutoscalerOptions, MetricsClient},
     service_account_tokens::TokenSigner,
 };
 
@@ -87,6 +90,8 @@ pub(crate) struct Settings {
     pub root_ca: Option<String>,
     pub token_signer: Option<Arc<dyn TokenSigner>>,
     pub legacy_token_secrets: bool,
+    pub autoscaler: AutoscalerOptions,
+    pub metrics_client: Option<Arc<dyn MetricsClient>>,
 }
 
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -124,6 +129,8 @@ impl Manager {
                 root_ca: None,
                 token_signer: None,
                 legacy_token_secrets: false,
+                autoscaler: AutoscalerOptions::default(),
+                metrics_client: None,
             },
         }
     }
@@ -277,6 +284,19 @@ impl ManagerBuilder {
     /// to 1.23. Off by default; needs a token signer.
     pub fn legacy_token_secrets(mut self, create: bool) -> Self {
         self.settings.legacy_token_secrets = create;
+        self
+    }
+
+    /// Settings of the HorizontalPodAutoscaler controller.
+    pub fn autoscaler(mut self, options: AutoscalerOptions) -> Self {
+        self.settings.autoscaler = options;
+        self
+    }
+
+    /// Where the HorizontalPodAutoscaler controller takes its measurements from. Default: the
+    /// metrics APIs behind the API server.
+    pub fn metrics_client(mut self, metrics: Arc<dyn MetricsClient>) -> Self {
+        self.settings.metrics_client = Some(metrics);
         self
     }
 

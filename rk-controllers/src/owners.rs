@@ -97,15 +97,34 @@ where
     Owner: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {
+    claim_with_finalizer(owner, owners, children, claims, None).await
+}
+
+/// As [`claim`]; those that are adopted get `finalizer` in the same write, and those that are let
+/// go lose it.
+pub(crate) async fn claim_with_finalizer<Owner, K>(
+    owner: &Owner,
+    owners: &Api<Owner>,
+    children: &Api<K>,
+    claims: Claims<K>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, Error>
+where
+    Owner: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
     let mut owned = claims.owned;
     if !claims.adopt.is_empty() {
         ensure_alive(owner, owners).await?;
     }
     for child in claims.adopt {
-        let patch = json!({"metadata": {
+        let mut patch = json!({"metadata": {
             "ownerReferences": [controller_ref(owner)],
             "uid": child.uid(),
         }});
+        if let Some(finalizer) = finalizer {
+            patch["metadata"]["finalizers"] = json!([finalizer]);
+        }
         match children
             .patch(&child.name_any(), &PatchParams::default(), &Patch::Strategic(patch))
             .await
@@ -116,10 +135,13 @@ where
         }
     }
     for child in claims.release {
-        let patch = json!({"metadata": {
+        let mut patch = json!({"metadata": {
             "ownerReferences": [{"$patch": "delete", "uid": owner.uid()}],
             "uid": child.uid(),
         }});
+        if let Some(finalizer) = finalizer {
+            patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+        }
         match children
             .patch(&child.name_any(), &PatchParams::default(), &Patch::Strategic(patch))
             .await

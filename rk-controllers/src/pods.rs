@@ -74,3 +74,12 @@ pub fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availa
         _ => Availability::Now,
     }
 }
+
+/// Index of Pods by the claims behind their volumes, `<namespace>/<claim>`.
+pub(crate) const USED_CLAIM: &str = "used-claim";
+
+/// The values of [`USED_CLAIM`].
+pub(crate) fn index_by_claim(pod: &Pod) -> Vec<String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    rk_api::volumes::claims_of(pod).map(|claim| format!("{namespace}/{claim}")).collect()
+}

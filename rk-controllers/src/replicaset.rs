@@ -51,9 +51,9 @@ use status::Failure;
 const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 /// Index of Pods by the UID of their controller; Pods without one are under [`ORPHANS`].
-const BY_CONTROLLER: &str = "controller-uid";
+pub(crate) const BY_CONTROLLER: &str = "controller-uid";
 /// Index value: `orphans/<namespace>`. No UID looks like that.
-const ORPHANS: &str = "orphans/";
+pub(crate) const ORPHANS: &str = "orphans/";
 /// Index of ReplicaSets by the UID of their controller.
 const SIBLINGS: &str = "sibling-uid";
 
@@ -330,7 +330,7 @@ fn wake<K: Replicated>(
     keys
 }
 
-fn index_by_controller(pod: &Pod) -> Vec<String> {
+pub(crate) fn index_by_controller(pod: &Pod) -> Vec<String> {
     match controller_of(pod) {
         Some(owner) => vec![owner.uid.clone()],
         None => vec![format!("{ORPHANS}{}", pod.namespace().unwrap_or_default())],

@@ -226,6 +226,34 @@ pub struct PodRuntimeStatus {
     pub containers: Vec<ContainerStatus>,
 }
 
+/// What a running container has used (CRI's `ContainerStats`, as far as it is asked for).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// The pod it is in.
+    pub pod: PodRef,
+    /// Its name within the pod.
+    pub name: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When this was read.
+    pub at: Timestamp,
+    /// CPU time of all cores since its start.
+    pub cpu_time: Duration,
+    /// Memory that cannot be taken back without loss (the working set).
+    pub memory_working_set_bytes: u64,
+}
+
+/// What all of a node has used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStats {
+    /// When this was read.
+    pub at: Timestamp,
+    /// CPU time of all cores; it only grows while the node runs.
+    pub cpu_time: Duration,
+    /// Memory that cannot be taken back without loss.
+    pub memory_working_set_bytes: u64,
+}
+
 /// An image on the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -371,6 +399,17 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn container_log(&self, id: &str) -> Result<LogSource, RuntimeError> {
         Ok(LogSource::File(self.container_status(id).await?.log_path))
     }
+
+    /// What the running containers have used. By default nothing is known of any.
+    async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
+        Ok(Vec::new())
+    }
+    /// What the node has used, if that is known.
+    async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
+        Ok(None)
+    }
+    /// A pod's annotations have changed. Only a simulation has to care.
+    fn pod_annotated(&self, _uid: &str, _annotations: &BTreeMap<String, String>) {}
 
     /// Runs a command to its end, or kills it after `timeout`.
     async fn exec_sync(

@@ -20,6 +20,8 @@
 //!   an HTTP request with 200; of any other pod it refuses.
 //! - **Commands** ([`Runtime::exec_sync`], [`Runtime::exec`]) are programs too; one that is not
 //!   known prints nothing and ends with 0. In a container that is not ready every command ends with 1.
+//! - **Use** of CPU and memory is what the annotations `sim.rk.dev/cpu` and `sim.rk.dev/memory` say,
+//!   which may change while the pod runs; 1m and 8Mi by default.
 //! - **Logs** are kept in memory, the newest 64 KiB of each container by default.
 
 use std::{
@@ -40,7 +42,7 @@ pub use self::{
     builder::SimRuntimeBuilder,
     program::{OnTerm, Program},
 };
-use self::{events::Events, pool::Pool, program::Step};
+use self::{events::Events, pool::Pool, program::Step, usage::Usage};
 use crate::{
     runtime::*,
     timers::{Alarm, Timers},
@@ -53,6 +55,7 @@ mod pool;
 mod program;
 mod runtime;
 mod streams;
+mod usage;
 
 /// A simulated node's runtime. Clones are handles to the same one.
 #[derive(Clone)]
@@ -77,6 +80,8 @@ struct State {
     sandboxes: BTreeMap<u32, Sandbox>,
     containers: BTreeMap<u32, Container>,
     images: BTreeMap<String, ()>,
+    /// The node's, its overhead included.
+    used: Usage,
 }
 
 struct Sandbox {
@@ -109,6 +114,7 @@ struct Run {
     resume_at: Option<Instant>,
     ready_at: Option<Instant>,
     term: OnTerm,
+    used: Usage,
 }
 
 struct End {

@@ -364,8 +364,8 @@ profiles:
         refused("profiles: [{plugins: {filters: {}}}]", "unknown field");
         refused("profiles: [{pluginConfig: [{name: Nope}]}]", "no plugin \"Nope\"");
         refused(
-            "profiles: [{plugins: {multiPoint: {enabled: [{name: VolumeBinding}]}}}]",
-            "no plugin \"VolumeBinding\"",
+            "profiles: [{plugins: {multiPoint: {enabled: [{name: InterPodAffinity}]}}}]",
+            "no plugin \"InterPodAffinity\"",
         );
         refused("profiles: [{plugins: {filter: {enabled: [{name: PrioritySort}]}}}]", "does not");
         refused(

@@ -23,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::{Diagnosis, NodeChange, NodeInfo, PodInfo, Snapshot, Status, cycle::Filters};
+use crate::{Diagnosis, NodeChange, NodeInfo, PodInfo, Snapshot, Status, Storage, cycle::Filters};
 
 /// The best score that a plugin gives, after normalization. The worst is 0.
 pub const MAX_NODE_SCORE: i64 = 100;
@@ -43,6 +43,12 @@ pub trait Plugin: Debug + Send + Sync + 'static {
     /// Pod gets a cycle of its own. This is upstream's `SignPlugin`.
     fn sign(&self, _pod: &PodInfo, _snapshot: &Snapshot, _signature: &mut Vec<u8>) -> bool {
         false
+    }
+
+    /// Where this plugin looks up volumes and claims. A running scheduler connects it to its caches
+    /// before the first cycle.
+    fn storage(&self) -> Option<&Storage> {
+        None
     }
 
     /// This plugin at PreEnqueue.
@@ -177,6 +183,8 @@ pub enum ClusterEvent<'a> {
     },
     /// A bound Pod ended or was deleted, or a binding failed.
     AssignedPodDeleted(&'a PodInfo),
+    /// A volume, a claim, a class or what a CSI driver says of a node changed.
+    StorageChanged,
     /// The waiting Pod itself changed.
     PodUpdated {
         /// As it was.

@@ -41,6 +41,7 @@ mod runner;
 mod selector;
 mod snapshot;
 mod status;
+mod storage;
 
 pub use cycle::{Filters, Placement, Prepared, Rejection, Scheduler};
 pub use diagnosis::{Diagnosis, FitError, Unschedulable};
@@ -53,3 +54,4 @@ pub use runner::{SchedulerBuilder, SchedulerRunner, WaitingPods};
 pub use selector::{NodeTerm, NodeTerms};
 pub use snapshot::Snapshot;
 pub use status::{Code, Status};
+pub use storage::{Storage, StorageView};

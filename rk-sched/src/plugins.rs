@@ -15,10 +15,14 @@ pub mod node_ports;
 pub mod node_resources_balanced_allocation;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod node_volume_limits;
 pub mod pod_topology_spread;
 pub mod priority_sort;
 pub mod scheduling_gates;
 pub mod taint_toleration;
+pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
 
 pub use default_binder::DefaultBinder;
 pub use default_preemption::DefaultPreemption;
@@ -29,10 +33,14 @@ pub use node_ports::NodePorts;
 pub use node_resources_balanced_allocation::NodeResourcesBalancedAllocation;
 pub use node_resources_fit::NodeResourcesFit;
 pub use node_unschedulable::NodeUnschedulable;
+pub use node_volume_limits::NodeVolumeLimits;
 pub use pod_topology_spread::PodTopologySpread;
 pub use priority_sort::PrioritySort;
 pub use scheduling_gates::SchedulingGates;
 pub use taint_toleration::TaintToleration;
+pub use volume_binding::VolumeBinding;
+pub use volume_restrictions::VolumeRestrictions;
+pub use volume_zone::VolumeZone;
 
 /// Makes a plugin from the arguments of its `pluginConfig`, if there are any.
 type New = fn(Option<Value>) -> Result<Arc<dyn Plugin>, serde_json::Error>;
@@ -45,7 +53,7 @@ struct Entry {
 }
 
 /// The plugins of the default profile, in its order.
-const REGISTRY: [Entry; 13] = [
+const REGISTRY: [Entry; 17] = [
     entry::<SchedulingGates>(scheduling_gates::NAME, 1),
     entry::<PrioritySort>(priority_sort::NAME, 1),
     entry::<NodeUnschedulable>(node_unschedulable::NAME, 1),
@@ -54,6 +62,10 @@ const REGISTRY: [Entry; 13] = [
     entry::<NodeAffinity>(node_affinity::NAME, 2),
     entry::<NodePorts>(node_ports::NAME, 1),
     entry::<NodeResourcesFit>(node_resources_fit::NAME, 1),
+    entry::<VolumeRestrictions>(volume_restrictions::NAME, 1),
+    entry::<NodeVolumeLimits>(node_volume_limits::NAME, 1),
+    entry::<VolumeBinding>(volume_binding::NAME, 1),
+    entry::<VolumeZone>(volume_zone::NAME, 1),
     entry::<PodTopologySpread>(pod_topology_spread::NAME, 2),
     entry::<DefaultPreemption>(default_preemption::NAME, 1),
     entry::<NodeResourcesBalancedAllocation>(node_resources_balanced_allocation::NAME, 1),
@@ -63,14 +75,7 @@ const REGISTRY: [Entry; 13] = [
 
 /// Plugins of upstream's default profile that this crate does not have: a configuration may turn
 /// them off, and give them arguments, but not on.
-pub const ABSENT: [&str; 6] = [
-    "DynamicResources",
-    "InterPodAffinity",
-    "NodeVolumeLimits",
-    "VolumeBinding",
-    "VolumeRestrictions",
-    "VolumeZone",
-];
+pub const ABSENT: [&str; 2] = ["DynamicResources", "InterPodAffinity"];
 
 const fn entry<P: FromArgs>(name: &'static str, weight: i64) -> Entry {
     Entry { name, weight, new: P::make }

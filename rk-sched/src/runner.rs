@@ -17,13 +17,16 @@ use crate::{
     Unschedulable,
     config::Config,
     framework::{BindContext, ClusterEvent, QueuedPod},
+    storage::Caches,
 };
 
 mod binding;
+mod news;
 mod status;
 mod waiting;
 
 use binding::{Binding, Bound, Outcome};
+use news::StorageNews;
 use status::StatusWriter;
 pub use waiting::WaitingPods;
 
@@ -151,6 +154,14 @@ impl SchedulerRunner {
     }
 }
 
+/// Lets plugins look up volumes and claims.
+fn connect(profiles: &[Arc<Profile>], storage: &Caches) {
+    let plugins = profiles.iter().flat_map(|profile| &profile.all);
+    for connected in plugins.filter_map(|plugin| plugin.storage()) {
+        connected.connect(Arc::new(storage.clone()));
+    }
+}
+
 /// The state of a running scheduler.
 struct Core {
     queue: SchedulingQueue,
@@ -172,16 +183,19 @@ impl Core {
     async fn run(builder: SchedulerBuilder, shutdown: CancellationToken) {
         let client = builder.client;
         // With caches of its own it leaves out Pods that have ended: they take nothing of a node.
-        let (nodes, pods) = match builder.informers {
-            Some(shared) => (shared.of::<Node>(), shared.of::<Pod>()),
+        let (nodes, pods, storage) = match builder.informers {
+            Some(shared) => (shared.of::<Node>(), shared.of::<Pod>(), Caches::new(&shared)),
             None => {
                 let own = Informers::new(client.clone());
                 let selector = "status.phase!=Succeeded,status.phase!=Failed";
-                (own.of::<Node>(), own.selected::<Pod>(None, Some(selector)))
+                let pods = own.selected::<Pod>(None, Some(selector));
+                (own.of::<Node>(), pods, Caches::new(&own))
             }
         };
         if shutdown
-            .run_until_cancelled(async { tokio::join!(nodes.synced(), pods.synced()) })
+            .run_until_cancelled(async {
+                tokio::join!(nodes.synced(), pods.synced(), storage.synced())
+            })
             .await
             .is_none()
         {
@@ -201,6 +215,8 @@ impl Core {
             tracing::warn!("a scheduler without profiles has nothing to do");
             return;
         }
+        connect(&profiles, &storage);
+        let news = StorageNews::follow(&storage);
         let (outcomes, mut results) = mpsc::unbounded_channel();
         let mut core = Self {
             queue: SchedulingQueue::new(profiles, builder.backoff),
@@ -215,7 +231,7 @@ impl Core {
             binding: 0,
             pods: pods.clone(),
         };
-        core.serve(nodes.subscribe(), pods.subscribe(), &mut results, &shutdown).await;
+        core.serve(nodes.subscribe(), pods.subscribe(), &news, &mut results, &shutdown).await;
 
         let drain = async {
             while core.binding > 0
@@ -231,6 +247,7 @@ impl Core {
         &mut self,
         mut nodes: Subscription<Node>,
         mut pods: Subscription<Pod>,
+        news: &StorageNews,
         results: &mut mpsc::UnboundedReceiver<Outcome>,
         shutdown: &CancellationToken,
     ) {
@@ -274,6 +291,9 @@ impl Core {
                 Some(outcome) = results.recv() => self.binding_ended(outcome),
                 change = nodes.next_change() => self.node_changed(change),
                 change = pods.next_change() => self.pod_changed(change),
+                () = news.heard() => {
+                    self.queue.on_event(&ClusterEvent::StorageChanged, Instant::now());
+                }
                 () = sleep => {}
             }
         }

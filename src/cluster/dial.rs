@@ -4,7 +4,7 @@ use std::{
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -14,6 +14,9 @@ use rk_api::{
     io::Io,
     server::{Dialer, TcpDialer},
 };
+use rk_controllers::MetricsServer;
+
+use super::metrics;
 
 /// How long a connection to a Pod or Service may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -35,24 +38,41 @@ enum Inside {
 ///
 /// The machine's own network never hears of addresses that are not on it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ClusterDialer(Arc<RwLock<Inside>>);
+pub(super) struct ClusterDialer {
+    inside: Arc<RwLock<Inside>>,
+    metrics: Arc<OnceLock<Arc<MetricsServer>>>,
+}
 
 impl ClusterDialer {
     /// The network of the cluster is there: in a namespace, or on the machine itself.
     pub(super) fn enter(&self, netns: Option<&Path>) {
-        *self.0.write() =
+        *self.inside.write() =
             netns.map_or(Inside::Machine, |netns| Inside::Namespace(netns.to_owned()));
+    }
+
+    /// The metrics server is there. Only the first one counts.
+    pub(super) fn serve_metrics(&self, server: Arc<MetricsServer>) {
+        let _ = self.metrics.set(server);
     }
 }
 
 #[async_trait]
 impl Dialer for ClusterDialer {
+    fn is_in_process(&self, namespace: &str, name: &str) -> bool {
+        (namespace, name) == metrics::SERVICE && self.metrics.get().is_some()
+    }
+
+    fn in_process(&self, namespace: &str, name: &str, _port: u16) -> Option<Box<dyn Io>> {
+        let server = self.metrics.get().filter(|_| (namespace, name) == metrics::SERVICE)?;
+        Some(metrics::connect(server.clone()))
+    }
+
     async fn dial(&self, host: &str, port: u16) -> io::Result<Box<dyn Io>> {
         let Some(address) = host.parse::<IpAddr>().ok().filter(|address| is_inside(*address))
         else {
             return TcpDialer.dial(host, port).await;
         };
-        let inside = self.0.read().clone();
+        let inside = self.inside.read().clone();
         match inside {
             Inside::Nowhere => Err(io::Error::new(
                 ErrorKind::HostUnreachable,

@@ -138,6 +138,11 @@ impl NativeNode {
         self
     }
 
+    /// Where it keeps its files, as an absolute path if that can be said.
+    pub(super) fn directory(&self) -> PathBuf {
+        std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone())
+    }
+
     /// The node's name.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {

@@ -12,14 +12,14 @@ use rk_api::{
         pki::{self, Credentials, Pki},
     },
 };
-use rk_controllers::Manager;
+use rk_controllers::{HostPathProvisioner, Manager};
 use rk_cri::agent::Kubelets;
 use rk_sched::Scheduler;
 use rk_store::{EmbeddedStore, Store, StoreError};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, node};
+use super::{Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, metrics, node};
 
 /// The administrators' group, which may do everything.
 const MASTERS: &str = "system:masters";
@@ -68,6 +68,13 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         let scheduler = Scheduler::builder(client).informers(informers.clone()).build();
         tasks.spawn(scheduler.run(stop.clone()));
     }
+    if builder.components.contains(&Component::Metrics) {
+        let metrics = Arc::new(metrics::server(&server, &informers));
+        dialer.serve_metrics(metrics.clone());
+        metrics::install(&server.client()).await.map_err(part("the metrics server"))?;
+        let stop = stop.clone();
+        tasks.spawn(async move { metrics.run(stop).await });
+    }
     let mut controllers = Vec::new();
     if builder.components.contains(&Component::Controllers) {
         let manager = manager(&builder, &server, &informers, pki.as_ref(), token_key)?;
@@ -96,6 +103,10 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
             }
             return Err(error);
         }
+    }
+
+    if builder.components.contains(&Component::Metrics) {
+        metrics::served(&server.client()).await;
     }
 
     guard.disarm();
@@ -189,15 +200,29 @@ fn manager(
 ) -> Result<Manager, ClusterError> {
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
     let accounts = server.clone();
+    let (volumes, administrator) = (host_path_provisioner(builder), server.client());
     let manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
         .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)
         .token_signer(Arc::new(node::Signer(token_key)))
+        .with(move |context| {
+            let mut context = context.clone();
+            context.client = administrator;
+            volumes.controller(&context)
+        })
         // Where nobody listens there is no certificate to trust, but Pods mount the ConfigMap.
         .root_ca(pki.map_or("", Pki::ca_pem));
     manager.build().map_err(part("the controllers"))
+}
+
+/// Makes volumes beside what else is kept; nodes that run nothing need no directories.
+fn host_path_provisioner(builder: &ClusterBuilder) -> HostPathProvisioner {
+    match &builder.native {
+        Some(node) => HostPathProvisioner::new(node.directory().join("volumes")),
+        None => HostPathProvisioner::new("/var/lib/rk/volumes").objects_only(),
+    }
 }
 
 /// Waits until this many nodes are Ready.

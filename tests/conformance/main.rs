@@ -17,4 +17,5 @@ mod namespaces;
 mod openapi;
 mod quotas;
 mod service_accounts;
+mod storage;
 mod watches;

@@ -30,6 +30,7 @@ mod rbac;
 mod stand_ins;
 mod streams;
 mod versions;
+mod volumes;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         probes::all(),
         rbac::all(),
         versions::all(),
+        volumes::all(),
         streams::all(),
     ]
     .concat();

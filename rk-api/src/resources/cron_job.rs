@@ -20,12 +20,11 @@ use super::{
 use crate::{
     field::{ErrorList, Path},
     meta::{
+        cron::Schedule,
         names,
         table::{NONE, age, containers_and_images, name, selector, since},
     },
 };
-
-mod schedule;
 
 /// The row of CronJob.
 pub(super) fn row() -> Resource {
@@ -92,7 +91,7 @@ impl Kind for CronJobs {
         } else if spec.schedule.contains("TZ") {
             let wrong = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
             errors.invalid(&at, spec.schedule.as_str(), wrong);
-        } else if let Err(wrong) = schedule::check(&spec.schedule) {
+        } else if let Err(wrong) = Schedule::parse(&spec.schedule) {
             errors.invalid(&at, spec.schedule.as_str(), wrong);
         }
         if let Some(zone) = &spec.time_zone {

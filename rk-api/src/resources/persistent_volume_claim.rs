@@ -125,6 +125,9 @@ impl Kind for PersistentVolumeClaims {
             fixed.volume_name = old_spec.volume_name.clone();
         }
         fixed.volume_attributes_class_name = old_spec.volume_attributes_class_name.clone();
+        if may_get_class(new, old) {
+            fixed.storage_class_name = None;
+        }
         let size = |spec: &PersistentVolumeClaimSpec| {
             let requests = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
             let size = requests.and_then(|requests| requests.get("storage"));
@@ -178,3 +181,19 @@ impl Kind for PersistentVolumeClaims {
         ]
     }
 }
+/// A claim without a class may get one later, the default one (KEP-3333); one that names its class
+/// in an annotation may say the same in the field.
+fn may_get_class(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> bool {
+    let class = |claim: &PersistentVolumeClaim| claim.spec.as_ref()?.storage_class_name.clone();
+    let annotated = |claim: &PersistentVolumeClaim| {
+        claim.metadata.annotations.as_ref()?.get(OLD_CLASS).cloned()
+    };
+    let (None, Some(wanted)) = (class(old), class(new)) else { return false };
+    match annotated(old) {
+        None => true,
+        Some(named) => wanted == named && annotated(new).is_none_or(|still| still == named),
+    }
+}
+
+/// Where a claim named its class before there was a field for it.
+const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";

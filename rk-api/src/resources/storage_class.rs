@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::{core::v1::TopologySelectorTerm, storage::v1::StorageClass},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
@@ -20,6 +19,7 @@ use crate::{
         names,
         table::{age, name},
     },
+    volumes::is_default_class,
 };
 
 /// The row of StorageClass.
@@ -81,7 +81,7 @@ impl Kind for StorageClasses {
     }
 
     fn cells(class: &StorageClass, now: Timestamp) -> Vec<Value> {
-        let suffix = if is_default(&class.metadata) { " (default)" } else { "" };
+        let suffix = if is_default_class(&class.metadata) { " (default)" } else { "" };
         vec![
             json!(format!("{}{suffix}", name(&class.metadata))),
             json!(class.provisioner),
@@ -93,17 +93,6 @@ impl Kind for StorageClasses {
     }
 
     const CREATE_ON_UPDATE: bool = false;
-}
-
-/// Whether the class is for claims that name none.
-pub(crate) fn is_default(meta: &ObjectMeta) -> bool {
-    let annotations = meta.annotations.as_ref();
-    [
-        "storageclass.kubernetes.io/is-default-class",
-        "storageclass.beta.kubernetes.io/is-default-class",
-    ]
-    .into_iter()
-    .any(|key| annotations.and_then(|all| all.get(key)).is_some_and(|value| value == "true"))
 }
 
 /// The most parameters of a class, and how many bytes they may have together.

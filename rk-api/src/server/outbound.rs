@@ -59,6 +59,18 @@ const IDLE_MAX: usize = 8;
 pub trait Dialer: fmt::Debug + Send + Sync + 'static {
     /// A new connection. The caller bounds how long it may take.
     async fn dial(&self, host: &str, port: u16) -> io::Result<Box<dyn Io>>;
+
+    /// A connection to the server of a Service that runs in this process, if there is one. What
+    /// goes over it is HTTP/1.1 without TLS: nobody is between the two. The Service itself need not
+    /// exist. By default there is none.
+    fn in_process(&self, _namespace: &str, _name: &str, _port: u16) -> Option<Box<dyn Io>> {
+        None
+    }
+
+    /// Whether there is one.
+    fn is_in_process(&self, _namespace: &str, _name: &str) -> bool {
+        false
+    }
 }
 
 /// Dials from where the process is.
@@ -196,6 +208,11 @@ pub(super) struct Outbound {
 impl Outbound {
     pub(super) fn new(dialer: Arc<dyn Dialer>, services: Services) -> Self {
         Self { dialer, services }
+    }
+
+    /// Whether the server of a Service runs in this process.
+    pub(super) fn is_in_process(&self, namespace: &str, name: &str) -> bool {
+        self.dialer.is_in_process(namespace, name)
     }
 
     /// Asks an endpoint by POST and reads its answer, as Kubernetes' clients do: the timeout is

@@ -5,10 +5,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    clusterrole_aggregation, controller::Controller, deployment, endpoints, endpointslice,
-    endpointslice_mirroring, garbage_collector, namespace, node_ipam, node_lifecycle, pod_gc,
-    replicaset, resource_quota, root_ca, service_account, service_account_tokens, taint_eviction,
-    token_cleaner,
+    attach_detach, clusterrole_aggregation, controller::Controller, cronjob, deployment,
+    disruption, endpoints, endpointslice, endpointslice_mirroring, ephemeral_volume,
+    garbage_collector, job, namespace, node_ipam, node_lifecycle, persistent_volume, pod_gc,
+    podautoscaler, protection, replicaset, resource_quota, root_ca, service_account,
+    service_account_tokens, taint_eviction, token_cleaner, ttl_after_finished, volume_expand,
 };
 
 /// A controller that a manager can start.
@@ -32,10 +33,29 @@ pub(super) const REGISTRY: &[Entry] = &[
         },
     ),
     entry(
+        "cronjob-controller",
+        "cronjob",
+        &[("batch/v1", "cronjobs"), ("batch/v1", "jobs")],
+        |name, context, token| run(cronjob::controller(name, context), context, token),
+    ),
+    entry(
         "deployment-controller",
         "deployment",
         &[("apps/v1", "deployments"), ("apps/v1", "replicasets")],
         |name, context, token| run(deployment::controller(name, context), context, token),
+    ),
+    entry(
+        "disruption-controller",
+        "disruption",
+        &[("policy/v1", "poddisruptionbudgets")],
+        |name, context, token| {
+            let stale = disruption::stale_target_controller(name, context);
+            let stale = run(stale, context, token.clone());
+            let budgets = run(disruption::controller(name, context), context, token);
+            Box::pin(async move {
+                futures::join!(budgets, stale);
+            })
+        },
     ),
     entry("endpoints-controller", "endpoint", &[("v1", "endpoints")], |name, context, token| {
         run(endpoints::controller(name, context), context, token)
@@ -54,9 +74,33 @@ pub(super) const REGISTRY: &[Entry] = &[
             run(endpointslice_mirroring::controller(name, context), context, token)
         },
     ),
+    entry(
+        "ephemeral-volume-controller",
+        "ephemeral-volume",
+        &[("v1", "pods"), ("v1", "persistentvolumeclaims")],
+        |name, context, token| run(ephemeral_volume::controller(name, context), context, token),
+    ),
     entry("garbage-collector-controller", "garbagecollector", &[], |name, context, token| {
         Box::pin(garbage_collector::run(name, context.clone(), token))
     }),
+    entry(
+        "job-controller",
+        "job",
+        &[("batch/v1", "jobs"), ("v1", "pods")],
+        |name, context, token| {
+            let orphans = run(job::orphan_controller(name, context), context, token.clone());
+            let jobs = run(job::controller(name, context), context, token);
+            Box::pin(async move {
+                futures::join!(jobs, orphans);
+            })
+        },
+    ),
+    entry(
+        "horizontal-pod-autoscaler-controller",
+        "horizontalpodautoscaling",
+        &[("autoscaling/v2", "horizontalpodautoscalers")],
+        |name, context, token| run(podautoscaler::controller(name, context), context, token),
+    ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
     }),
@@ -68,6 +112,36 @@ pub(super) const REGISTRY: &[Entry] = &[
         "nodelifecycle",
         &[("v1", "nodes"), ("coordination.k8s.io/v1", "leases")],
         |name, context, token| Box::pin(node_lifecycle::run(name, context.clone(), token)),
+    ),
+    entry(
+        "persistentvolume-attach-detach-controller",
+        "attachdetach",
+        &[("v1", "persistentvolumes"), ("storage.k8s.io/v1", "volumeattachments")],
+        |name, context, token| run(attach_detach::controller(name, context), context, token),
+    ),
+    entry(
+        "persistentvolume-binder-controller",
+        "persistentvolume-binder",
+        &[("v1", "persistentvolumes"), ("v1", "persistentvolumeclaims")],
+        |name, context, token| run(persistent_volume::controller(name, context), context, token),
+    ),
+    entry(
+        "persistentvolume-expander-controller",
+        "persistentvolume-expander",
+        &[("v1", "persistentvolumes"), ("v1", "persistentvolumeclaims")],
+        |name, context, token| run(volume_expand::controller(name, context), context, token),
+    ),
+    entry(
+        "persistentvolume-protection-controller",
+        "pv-protection",
+        &[("v1", "persistentvolumes")],
+        |name, context, token| run(protection::volumes(name, context), context, token),
+    ),
+    entry(
+        "persistentvolumeclaim-protection-controller",
+        "pvc-protection",
+        &[("v1", "persistentvolumeclaims")],
+        |name, context, token| run(protection::claims(name, context), context, token),
     ),
     entry(
         "pod-garbage-collector-controller",
@@ -130,6 +204,18 @@ pub(super) const REGISTRY: &[Entry] = &[
     entry("token-cleaner-controller", "tokencleaner", &[("v1", "secrets")], |_, context, token| {
         Box::pin(token_cleaner::run(context.clone(), token))
     }),
+    entry(
+        "ttl-after-finished-controller",
+        "ttl-after-finished",
+        &[("batch/v1", "jobs")],
+        |name, context, token| run(ttl_after_finished::controller(name, context), context, token),
+    ),
+    entry(
+        "volumeattributesclass-protection-controller",
+        "volumeattributesclass-protection",
+        &[("storage.k8s.io/v1", "volumeattributesclasses")],
+        |name, context, token| run(protection::attributes_classes(name, context), context, token),
+    ),
 ];
 
 /// The service account in kube-system whose role lets a controller do its work; `None` for those
@@ -139,9 +225,15 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
+        "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
         "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => {
             "node-controller"
         }
+        "persistentvolume-attach-detach-controller" => "attachdetach-controller",
+        "persistentvolume-expander-controller" => "expand-controller",
+        "persistentvolume-binder-controller" => "persistent-volume-binder",
+        "persistentvolume-protection-controller" => "pv-protection-controller",
+        "persistentvolumeclaim-protection-controller" => "pvc-protection-controller",
         "pod-garbage-collector-controller" => "pod-garbage-collector",
         "replicationcontroller-controller" => "replication-controller",
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",

@@ -279,7 +279,7 @@ impl Fakes {
                         let broken = self.broken_images.lock().contains(&image(&pod));
                         let ready = if broken { "False" } else { "True" };
                         let ip = format!("10.244.{}.{}", count / 250, count % 250 + 1);
-                        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [
+                        let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": clock::now_seconds(), "conditions": [
                             {"type": "Ready", "status": ready, "lastTransitionTime": clock::now_seconds()},
                         ]}});
                         let _ = api

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers are test code too, which clippy cannot tell")]
 
+mod autoscalers;
 mod cluster;
 
 mod deployments;
@@ -13,3 +14,4 @@ mod quotas;
 mod replica_sets;
 mod sdk;
 mod services;
+mod volumes;

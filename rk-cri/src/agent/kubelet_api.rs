@@ -21,6 +21,7 @@ use crate::runtime::{ContainerState, ContainerStatus};
 mod log_stream;
 mod port_forward;
 mod query;
+mod resource_metrics;
 mod session;
 mod spdy;
 mod websocket;
@@ -34,6 +35,7 @@ pub type KubeletBody = UnsyncBoxBody<Bytes, Infallible>;
 /// |---|---|
 /// | `/healthz` | `ok` |
 /// | `/pods` | the node's pods |
+/// | `/metrics/resource` | use of CPU and memory, as Prometheus reads it |
 /// | `/containerLogs/{namespace}/{pod}/{container}` | `follow`, `previous`, `tailLines`, `sinceSeconds`, `sinceTime`, `timestamps`, `limitBytes`, `stream` |
 /// | `/exec/{namespace}/{pod}/{container}` | `command` (repeated), `input`, `output`, `error`, `tty` |
 /// | `/attach/{namespace}/{pod}/{container}` | `input`, `output`, `error`, `tty` |
@@ -89,6 +91,7 @@ impl KubeletApi {
             _ if !known => Err((StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed".into())),
             ["healthz"] => Ok(text(StatusCode::OK, "ok")),
             ["pods"] => Ok(self.pods()),
+            ["metrics", "resource"] => Ok(self.resource_metrics().await),
             ["containerLogs", namespace, pod, container] => {
                 self.logs(namespace, pod, container, &query).await
             }

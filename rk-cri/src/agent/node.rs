@@ -22,6 +22,9 @@ use crate::runtime::Image;
 /// How many images a node's status lists at most: the largest ones.
 const IMAGES_MAX: usize = 50;
 
+/// Leaves it to the controllers to attach volumes to the node.
+const ATTACHED_BY_CONTROLLER: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+
 /// What a node is, apart from what changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
@@ -48,11 +51,14 @@ pub(crate) fn node(identity: &Identity, now: &Time) -> Node {
     .map(|(key, value)| (key.to_string(), value.to_string()))
     .into();
     labels.extend(identity.labels.clone());
+    let mut annotations: BTreeMap<String, String> =
+        [(ATTACHED_BY_CONTROLLER.to_owned(), "true".to_owned())].into();
+    annotations.extend(identity.annotations.clone());
     Node {
         metadata: ObjectMeta {
             name: Some(identity.name.clone()),
             labels: Some(labels),
-            annotations: Some(identity.annotations.clone()).filter(|map| !map.is_empty()),
+            annotations: Some(annotations),
             ..Default::default()
         },
         spec: Some(NodeSpec {

@@ -16,10 +16,10 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{Api, api::PostParams};
-use rk_api::{client::EventType, clock};
+use rk_api::{client::EventType, clock, volumes::claim_of};
 
 use super::{
-    env,
+    claims, env,
     handler::{self, Action, Place, Verdict, describe},
     observed::Observed,
     spec::{container_config, hosts_file, image_with_tag, pod_ref, pull_policy},
@@ -320,10 +320,11 @@ impl Core {
         }
         let volumes = memory.volumes.as_ref().map(|(paths, _)| paths.clone()).unwrap_or_default();
         let (dir, container, env) = (self.pod_dir(pod), container.clone(), env.to_vec());
+        let read_only = claims::read_only(pod);
         let hosts = hosts_file(pod, pod_ips, &self.config.cluster_dns.domain);
         let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         let work = move || {
-            let mut mounts = volumes::mounts(&dir, &container, &volumes, &env)?;
+            let mut mounts = volumes::mounts(&dir, &container, &volumes, &read_only, &env)?;
             let taken = |mounts: &[Mount], path: &str| {
                 mounts.iter().any(|mount| mount.container_path == Path::new(path))
             };
@@ -382,6 +383,9 @@ impl Core {
         if !self.runtime.simulated() {
             self.fetch_tokens(pod, memory).await?;
         }
+        // What is mounted stays, whatever becomes of its claim while the Pod runs.
+        let mounted = memory.volumes.as_ref().map(|(paths, _)| paths.clone()).unwrap_or_default();
+        let mut claimed = self.claimed(pod, &mounted).await?;
         let tokens = if self.runtime.simulated() {
             token_sources(pod).map(|(key, ..)| (key, String::new())).collect()
         } else {
@@ -390,7 +394,13 @@ impl Core {
         let facts = self.facts(pod, pod_ips);
         let mut sources = Vec::new();
         for volume in list {
-            let source = volumes::source(volume, &facts, &referenced, &tokens);
+            let source = match (claimed.remove(&volume.name), mounted.get(&volume.name)) {
+                (Some(source), _) => Ok(source),
+                (None, Some(path)) if claim_of(pod, volume).is_some() => {
+                    Ok(volumes::Source::HostPath { path: path.clone(), type_: String::new() })
+                }
+                (None, _) => volumes::source(volume, &facts, &referenced, &tokens),
+            };
             sources.push((volume.name.clone(), source.map_err(|why| (volume.name.clone(), why))?));
         }
         let mut paths = BTreeMap::new();

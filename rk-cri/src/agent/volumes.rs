@@ -5,7 +5,7 @@
 //! ([`atomic`]). A `subPath` cannot lead out of its volume ([`subpath`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
@@ -361,11 +361,12 @@ fn special(_: Option<std::fs::FileType>, _: &str) -> Option<()> {
     None
 }
 
-/// The mounts of a container. Blocks. An error is the message of `CreateContainerConfigError`.
+/// The mounts of a container; nothing writes to the volumes in `read_only`. Blocks. An error is the message of `CreateContainerConfigError`.
 pub(crate) fn mounts(
     pod_dir: &Path,
     container: &Container,
     volumes: &BTreeMap<String, PathBuf>,
+    read_only: &BTreeSet<String>,
     env: &[(String, String)],
 ) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
@@ -398,7 +399,7 @@ pub(crate) fn mounts(
         mounts.push(Mount {
             host_path,
             container_path: container_path(mount),
-            read_only: mount.read_only == Some(true),
+            read_only: mount.read_only == Some(true) || read_only.contains(&mount.name),
             propagation: mount
                 .mount_propagation
                 .clone()

@@ -162,6 +162,32 @@ impl Cgroup {
         self.directories.iter().filter_map(count).max().unwrap_or(0)
     }
 
+    /// CPU time of all that ever ran in it.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        self.find("cpuacct.usage", |text| text.trim().parse().ok().map(Duration::from_nanos))
+            .or_else(|| {
+                let usage = |text: &str| member(text, "usage_usec").map(Duration::from_micros);
+                self.find("cpu.stat", usage)
+            })
+    }
+
+    /// Memory it uses, less what the kernel can take back first: file pages not used of late.
+    pub(super) fn working_set_bytes(&self) -> Option<u64> {
+        let (usage, inactive) = match self.v2 {
+            true => ("memory.current", "inactive_file"),
+            false => ("memory.usage_in_bytes", "total_inactive_file"),
+        };
+        let usage: u64 = self.find(usage, |text| text.trim().parse().ok())?;
+        let inactive = self.find("memory.stat", |text| member(text, inactive)).unwrap_or(0);
+        Some(usage.saturating_sub(inactive))
+    }
+
+    /// What is in the first file of this name that says it.
+    fn find<T>(&self, file: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let mut found = self.directories.iter();
+        found.find_map(|directory| read(&fs::read_to_string(directory.join(file)).ok()?))
+    }
+
     /// Puts this process into it.
     pub(super) fn join(&self) -> io::Result<()> {
         for directory in &self.directories {
@@ -194,6 +220,14 @@ impl Cgroup {
             let _ = fs::remove_dir(directory);
         }
     }
+}
+
+/// The number behind a name, in a file with a name and a number in each line.
+fn member(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(' ')?;
+        (key == name).then(|| value.trim().parse().ok())?
+    })
 }
 
 fn collect_processes(directory: &Path, found: &mut Vec<i32>) {
@@ -264,6 +298,34 @@ mod tests {
             ]
             .map(PathBuf::from)
         );
+    }
+
+    #[test]
+    fn use_is_read_from_either_version() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = |v2, names: &[&str]| {
+            let directories = names.iter().map(|name| root.path().join(name)).collect();
+            Cgroup { v2, path: PathBuf::from("/a"), directories }
+        };
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let old = cgroup(false, &["cpu", "memory"]);
+        assert_eq!((old.cpu_time(), old.working_set_bytes()), (None, None));
+        write("cpu/cpuacct.usage", "1500000000\n");
+        write("memory/memory.usage_in_bytes", "5000\n");
+        write("memory/memory.stat", "inactive_file 1\ntotal_inactive_file 2000\n");
+        assert_eq!(old.cpu_time(), Some(Duration::from_millis(1500)));
+        assert_eq!(old.working_set_bytes(), Some(3000));
+
+        let new = cgroup(true, &["both"]);
+        write("both/cpu.stat", "usage_usec 2500000\nuser_usec 1\n");
+        write("both/memory.current", "4096\n");
+        write("both/memory.stat", "anon 1\ninactive_file 96\n");
+        assert_eq!(new.cpu_time(), Some(Duration::from_millis(2500)));
+        assert_eq!(new.working_set_bytes(), Some(4000));
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::{
 
 mod containers;
 mod restore;
+mod stats;
 
 /// How long a shim may take to come up.
 const SHIM_TIMEOUT: Duration = Duration::from_secs(30);

@@ -9,8 +9,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{NativeRuntime, pods::fail, pods::image_error, session};
 use crate::runtime::{
-    ContainerConfig, ContainerStatus, ExecOutput, ExecRequest, Image, Io, Runtime, RuntimeError,
-    RuntimeEvent, SandboxConfig, SandboxStatus, Session,
+    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image, Io,
+    NodeStats, Runtime, RuntimeError, RuntimeEvent, SandboxConfig, SandboxStatus, Session,
 };
 
 /// How long a connection into a pod or to the node may take.
@@ -64,6 +64,14 @@ impl Runtime for NativeRuntime {
 
     async fn container_status(&self, id: &str) -> Result<ContainerStatus, RuntimeError> {
         self.inner.container_status(id)
+    }
+
+    async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
+        Ok(self.inner.container_stats())
+    }
+
+    async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
+        Ok(self.inner.node_stats())
     }
 
     async fn exec_sync(

@@ -48,6 +48,8 @@ impl SimContainer<'_> {
     /// | `sim.rk.dev/ignore-term` | `true`: it has to be killed |
     /// | `sim.rk.dev/ready` | `false`: its ports refuse, commands in it fail |
     /// | `sim.rk.dev/ready-after` | they do so for that time |
+    /// | `sim.rk.dev/cpu` | how much CPU it uses, for example `250m`; may change while it runs |
+    /// | `sim.rk.dev/memory` | how much memory it uses, for example `64Mi`; likewise |
     ///
     /// Without `exit-*` a command line that [`Program::parse`] knows does what it says; any other
     /// runs until it is stopped. A value that cannot be read counts as not given.
@@ -78,7 +80,7 @@ impl SimContainer<'_> {
         }
     }
 
-    fn annotation(&self, name: &str) -> Option<&str> {
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
         let annotations = &self.sandbox.annotations;
         if annotations.is_empty() {
             return None;

@@ -15,6 +15,7 @@ use super::{
     behaviour::{Behaviour, BehaviourFn, ExecFn, ImageFn},
     events::Events,
     pool::Pool,
+    usage::Usage,
 };
 use crate::{
     runtime::{ExecOutput, RuntimeError},
@@ -120,6 +121,7 @@ impl SimRuntimeBuilder {
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
             images: BTreeMap::new(),
+            used: Usage::begin(),
         };
         let node = Arc::new_cyclic(|this: &Weak<Node>| Node {
             this: this.clone(),

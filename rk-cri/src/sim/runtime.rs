@@ -1,7 +1,7 @@
 //! What CRI's verbs do to simulated sandboxes and containers.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use super::{
     image, image_id,
     program::{OnTerm, Program},
     state_error, streams,
+    usage::Usage,
 };
 use crate::runtime::*;
 
@@ -187,6 +188,7 @@ impl Runtime for SimRuntime {
                 resume_at: None,
                 ready_at,
                 term,
+                used: Usage::begin(),
             }));
             node.announce(sandboxes, number, container);
             node.go_on(sandboxes, number, container);
@@ -274,6 +276,18 @@ impl Runtime for SimRuntime {
         self.node.with_container(id, |_, _, container| {
             Ok(LogSource::Memory(container.log.iter().copied().collect()))
         })
+    }
+
+    async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
+        Ok(self.node.container_stats())
+    }
+
+    async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
+        Ok(Some(self.node.node_stats()))
+    }
+
+    fn pod_annotated(&self, uid: &str, annotations: &BTreeMap<String, String>) {
+        self.node.annotate(uid, annotations);
     }
 
     async fn exec_sync(

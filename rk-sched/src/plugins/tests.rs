@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaimVolumeSource, Pod, Volume};
 
 use crate::{
     NodeInfo, PodInfo, Snapshot, Status,
@@ -79,4 +79,19 @@ pub(super) fn check_scores<N: Into<Node>>(
         score.normalize_score(&state, &pod, &nodes, &mut scores);
     }
     assert_eq!(scores, expected, "{name}");
+}
+
+/// The Pod with a volume of this claim.
+pub(super) fn with_claim(pod: impl Into<Pod>, claim: &str) -> Pod {
+    let mut pod = pod.into();
+    pod.metadata.namespace = Some("default".to_owned());
+    pod.spec.get_or_insert_default().volumes = Some(vec![Volume {
+        name: "v".to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim.to_owned(),
+            read_only: None,
+        }),
+        ..Volume::default()
+    }]);
+    pod
 }

@@ -8,8 +8,8 @@ use k8s_openapi::{
 
 use super::{Admission, AdmissionRequest, Operation};
 use crate::{
-    resources::is_default_storage_class,
     server::{reader::Reader, status::Result},
+    volumes::is_default_class,
 };
 
 /// Where a claim named its class before there was a field for it.
@@ -36,7 +36,7 @@ impl Admission for DefaultStorageClass {
             return Ok(());
         }
         let classes = self.0.list::<StorageClass>(None)?.into_iter();
-        let classes = classes.map(|class| class.metadata).filter(is_default_storage_class);
+        let classes = classes.map(|class| class.metadata).filter(is_default_class);
         spec.storage_class_name = newest(classes).and_then(|class| class.name);
         Ok(())
     }

@@ -96,7 +96,7 @@ const PLUGINS: &[Row] = &[
     }),
     ("ExtendedResourceToleration", false, |_| some(ExtendedResourceToleration)),
     ("DefaultStorageClass", true, |p| some(DefaultStorageClass(p.lookup.reader.clone()))),
-    ("StorageObjectInUseProtection", false, |_| some(StorageObjectInUseProtection)),
+    ("StorageObjectInUseProtection", true, |_| some(StorageObjectInUseProtection)),
     ("OwnerReferencesPermissionEnforcement", false, |p| {
         let (reader, authorizer) = (p.lookup.reader.clone(), p.authorizer.clone());
         some(OwnerReferences { reader, authorizer })

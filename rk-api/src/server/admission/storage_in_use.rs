@@ -3,19 +3,27 @@
 use async_trait::async_trait;
 
 use super::{Admission, AdmissionRequest, Operation};
-use crate::server::status::Result;
+use crate::{
+    server::status::Result,
+    volumes::{ATTRIBUTES_CLASS_PROTECTION, CLAIM_PROTECTION, VOLUME_PROTECTION},
+};
 
-/// See the module's documentation. The finalizers are taken away by controllers: without these,
-/// nothing that has one can be deleted.
+/// See the module's documentation. The finalizers are taken away by controllers: a server that runs
+/// without any does better without this plug-in, since nothing that has one of them would go.
 #[derive(Debug)]
 pub(super) struct StorageObjectInUseProtection;
 
 /// The finalizer of a kind of object.
 fn finalizer(request: &AdmissionRequest<'_>) -> Option<&'static str> {
     if request.is_about("persistentvolumeclaims") {
-        Some("kubernetes.io/pvc-protection")
+        Some(CLAIM_PROTECTION)
     } else if request.is_about("persistentvolumes") {
-        Some("kubernetes.io/pv-protection")
+        Some(VOLUME_PROTECTION)
+    } else if request.resource.group == "storage.k8s.io"
+        && request.resource.plural == "volumeattributesclasses"
+        && request.subresource.is_empty()
+    {
+        Some(ATTRIBUTES_CLASS_PROTECTION)
     } else {
         None
     }

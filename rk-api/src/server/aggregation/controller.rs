@@ -183,6 +183,12 @@ async fn look_at(
 
 async fn find_out(server: &Inner, backend: &Backend) -> Result<Finding> {
     let (namespace, name, _) = &backend.service;
+    if server.outbound.is_in_process(namespace, name) {
+        return Ok(match backend.check(&server.outbound).await {
+            Ok(()) => Finding::passed(),
+            Err(why) => Finding::failed("FailedDiscoveryCheck", why),
+        });
+    }
     let service = server.reader.get::<Service>(Some(namespace), name).await?;
     let mut slices = server.reader.list::<EndpointSlice>(Some(namespace))?;
     slices.retain(|slice| {

@@ -303,9 +303,7 @@ pub(super) fn live_managers(managed: &[u8]) -> Result<Managers> {
 /// The configuration in the body of an application, which is of this kind.
 pub(super) fn configuration(body: &[u8], group: &str, version: &str, kind: &str) -> Result<Value> {
     let undecodable = |why: &str| ApiError::bad_request(format!("error decoding YAML: {why}"));
-    let json = body::yaml_to_json(body).map_err(|error| undecodable(&error.message))?;
-    let configuration: Value =
-        serde_json::from_slice(&json).map_err(|error| undecodable(&error.to_string()))?;
+    let configuration = body::yaml_to_value(body).map_err(|error| undecodable(&error.message))?;
     let found = match &configuration {
         Value::Object(_) | Value::Null => "",
         Value::Array(_) => "array",

@@ -58,6 +58,11 @@ impl Connector {
     }
 
     async fn open_in_time(&self, uri: &Uri) -> Result<Stream, Cause> {
+        if let Some(ServicePort { namespace, name, port }) = &self.reach.service
+            && let Some(io) = self.reach.dialer.in_process(namespace, name, *port)
+        {
+            return Ok(Stream { io: TokioIo::new(io), h2: false });
+        }
         let secure = uri.scheme_str() == Some("https");
         let named = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let (host, port) = match &self.reach.service {

@@ -1,0 +1,117 @@
+//! CPU and memory that simulated containers use: what their pod's annotations say.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rk_api::{clock, meta::quantity::Quantity};
+use tokio::time::Instant;
+
+use super::{Container, Life, Node, Sandbox, SimContainer};
+use crate::runtime::{ContainerStats, NodeStats};
+
+/// What a container uses that does not say: little, but not nothing, as a real one.
+const CPU_MILLIS: i64 = 1;
+const MEMORY_BYTES: i64 = 8 * 1024 * 1024;
+
+/// What a node uses beside its containers.
+const NODE_CPU_MILLIS: i64 = 20;
+const NODE_MEMORY_BYTES: u64 = 128 * 1024 * 1024;
+
+/// CPU time that is used at a rate which may change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    cpu_time: Duration,
+    /// Up to when it is counted.
+    until: Instant,
+}
+
+impl Usage {
+    /// Nothing yet.
+    pub(super) fn begin() -> Self {
+        Self { cpu_time: Duration::ZERO, until: Instant::now() }
+    }
+
+    /// The CPU time used until now, if it was at this rate since it was counted last.
+    fn so_far(&self, millis: i64) -> Duration {
+        let rate = f64::from(i32::try_from(millis.max(0)).unwrap_or(i32::MAX)) / 1000.0;
+        self.cpu_time + self.until.elapsed().mul_f64(rate)
+    }
+
+    fn count(&mut self, millis: i64) {
+        *self = Self { cpu_time: self.so_far(millis), until: Instant::now() };
+    }
+}
+
+impl SimContainer<'_> {
+    fn cpu_millis(&self) -> i64 {
+        self.amount("cpu").map_or(CPU_MILLIS, |amount| amount.millis())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let bytes = self.amount("memory").map_or(MEMORY_BYTES, |amount| amount.value());
+        u64::try_from(bytes).unwrap_or(0)
+    }
+
+    fn amount(&self, name: &str) -> Option<Quantity> {
+        Quantity::parse(self.annotation(name)?.trim()).ok()
+    }
+}
+
+impl Node {
+    /// A pod's annotations are these from now on.
+    pub(super) fn annotate(&self, uid: &str, annotations: &BTreeMap<String, String>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let of_pod = |sandbox: &Sandbox| sandbox.config.pod.uid == uid;
+        for (number, sandbox) in state.sandboxes.iter_mut().filter(|(_, s)| of_pod(s)) {
+            for container in state.containers.values_mut().filter(|c| c.sandbox == *number) {
+                let subject = SimContainer { sandbox: &sandbox.config, config: &container.config };
+                let millis = subject.cpu_millis();
+                if let Life::Running(run) = &mut container.life {
+                    run.used.count(millis);
+                }
+            }
+            sandbox.config.annotations.clone_from(annotations);
+        }
+    }
+
+    /// What the running containers have used.
+    pub(super) fn container_stats(&self) -> Vec<ContainerStats> {
+        let state = self.state.lock();
+        let stats = |container: &Container| {
+            let Life::Running(run) = &container.life else { return None };
+            let sandbox = &state.sandboxes.get(&container.sandbox)?.config;
+            let subject = SimContainer { sandbox, config: &container.config };
+            Some(ContainerStats {
+                pod: sandbox.pod.clone(),
+                name: container.config.name.clone(),
+                started_at: run.started_at,
+                at: clock::now(),
+                cpu_time: run.used.so_far(subject.cpu_millis()),
+                memory_working_set_bytes: subject.memory_bytes(),
+            })
+        };
+        state.containers.values().filter_map(stats).collect()
+    }
+
+    /// What the node has used: what its containers use now, for all the time since it was asked
+    /// last, and some more.
+    pub(super) fn node_stats(&self) -> NodeStats {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let (mut millis, mut memory) = (NODE_CPU_MILLIS, NODE_MEMORY_BYTES);
+        for container in state.containers.values() {
+            let running = matches!(container.life, Life::Running(_));
+            if let Some(sandbox) = state.sandboxes.get(&container.sandbox).filter(|_| running) {
+                let subject = SimContainer { sandbox: &sandbox.config, config: &container.config };
+                millis = millis.saturating_add(subject.cpu_millis());
+                memory = memory.saturating_add(subject.memory_bytes());
+            }
+        }
+        state.used.count(millis);
+        NodeStats {
+            at: clock::now(),
+            cpu_time: state.used.cpu_time,
+            memory_working_set_bytes: memory,
+        }
+    }
+}
