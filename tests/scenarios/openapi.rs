@@ -13,8 +13,10 @@ scenarios! {
 
 fn every_kind_is_explained_to_the_last_field(t: &Shell) {
     let names = t.ok("kubectl api-resources -o name");
-    // Other tests define kinds, and delete them.
-    let built_in: Vec<_> = names.lines().filter(|name| !name.contains("example")).collect();
+    // Other tests define kinds, and delete them. Of two kinds of Event kubectl takes the first, and
+    // the rest of the other's name for a field.
+    let skipped = |name: &str| name.contains("example") || name == "events.events.k8s.io";
+    let built_in: Vec<_> = names.lines().filter(|name| !skipped(name)).collect();
     assert!(built_in.len() > 50, "{names}");
     for name in built_in {
         let explained = t.ok(&format!("kubectl explain {name} --recursive"));
