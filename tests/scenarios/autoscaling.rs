@@ -128,7 +128,7 @@ fn nodes_and_pods_are_measured_and_sorted(t: &Shell) {
     let table = t.ok("kubectl get pods.metrics.k8s.io -l top=this");
     assert_eq!(rows(&table)[0], ["NAME", "CPU", "MEMORY", "WINDOW"]);
     let missing = t.fails("kubectl top pod nobody");
-    assert!(missing.contains("\"nobody\" not found"), "{missing}");
+    assert!(missing.contains("/nobody\" not found"), "{missing}");
     // Who may see Pods may see what they use.
     t.ok(&format!(
         "kubectl create rolebinding viewer --clusterrole=view --user=viewer -n {}",
