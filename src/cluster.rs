@@ -3,6 +3,7 @@
 mod dial;
 mod metrics;
 mod node;
+mod parts;
 mod start;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -39,6 +40,7 @@ pub struct Cluster {
     ca_pem: Option<String>,
     controllers: Vec<&'static str>,
     native: Option<node::RunningNative>,
+    parts: parts::Parts,
     tasks: parking_lot::Mutex<JoinSet<()>>,
     stop: CancellationToken,
 }
@@ -77,6 +79,12 @@ impl Cluster {
     /// The names of the controllers that run.
     pub fn controllers(&self) -> &[&'static str] {
         &self.controllers
+    }
+
+    /// Ends the scheduler or the controllers alone, as a crash of theirs would; nodes go on. Whether
+    /// there was something to end.
+    pub fn stop(&self, component: Component) -> bool {
+        self.parts.stop(component)
     }
 
     /// Stops everything in order: nodes with their containers, controllers, scheduler, API server,

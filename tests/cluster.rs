@@ -6,12 +6,13 @@ use rk::{
     Cluster,
     k8s_openapi::api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod},
         storage::v1::StorageClass,
     },
     kube::{
         Api,
-        api::{DeleteParams, ListParams, PostParams},
+        api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
         runtime::wait::{await_condition, conditions},
     },
 };
@@ -102,6 +103,67 @@ async fn a_day_passes_in_no_time() {
     let node = nodes.get("node-1").await.expect("it is there");
     let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
     assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "{conditions:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_follow_what_simulated_pods_use() {
+    let cluster = Cluster::builder().nodes(2).start().await.expect("a cluster");
+    let client = cluster.client();
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), "default");
+    let mut web = deployment("web", 1);
+    let template = &mut web.spec.template;
+    let annotations = [("sim.rk.dev/cpu", "50m"), ("sim.rk.dev/memory", "64Mi")];
+    template.metadata.get_or_insert_default().annotations =
+        Some(annotations.map(|(key, value)| (key.into(), value.into())).into());
+    let container = &mut template.spec.as_mut().expect("a spec").containers[0];
+    container.resources =
+        Some(serde_json::from_value(json!({"requests": {"cpu": "100m"}})).expect("resources"));
+    deployments.create(&PostParams::default(), &web).await.expect("created");
+    let autoscaler: HorizontalPodAutoscaler = serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            "maxReplicas": 3,
+            "metrics": [{"type": "Resource", "resource": {
+                "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50},
+            }}],
+        },
+    }))
+    .expect("an autoscaler");
+    let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), "default");
+    autoscalers.create(&PostParams::default(), &autoscaler).await.expect("created");
+    let replicas = async || {
+        let found = deployments.get("web").await.expect("it is there");
+        found.spec.replicas.expect("a number")
+    };
+
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(replicas().await, 1);
+    let path = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods?labelSelector=app%3Dweb";
+    let request = http::Request::get(path).body(Vec::new()).expect("a request");
+    let measured: serde_json::Value = client.request(request).await.expect("metrics");
+    let usage = &measured["items"][0]["containers"][0]["usage"];
+    assert_eq!(usage["memory"], "64Mi", "{measured}");
+    let cpu = usage["cpu"].as_str().expect("an amount");
+    assert!(cpu.starts_with("50m") || cpu.starts_with("49") || cpu.starts_with("50"), "{cpu}");
+
+    let load = async |cpu: &str| {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+        for pod in pods.list(&ListParams::default().labels("app=web")).await.expect("a list") {
+            let patch = json!({"metadata": {"annotations": {"sim.rk.dev/cpu": cpu}}});
+            let name = pod.metadata.name.expect("a name");
+            let patched = pods.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            patched.expect("patched");
+        }
+    };
+    load("400m").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(replicas().await, 3);
+    load("1m").await;
+    tokio::time::sleep(Duration::from_secs(240)).await;
+    assert_eq!(replicas().await, 3, "the window of five minutes has not passed");
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(replicas().await, 1);
 }
 
 /// A volume of the class `local` on one node.

@@ -153,6 +153,9 @@ pub(crate) async fn builder(
     port: u16,
 ) -> Result<Builder, String> {
     let mut builder = ApiServer::builder(store)
+        // The ports of a control plane on one machine.
+        .component_at("controller-manager", "https://127.0.0.1:10257/healthz")
+        .component_at("scheduler", "https://127.0.0.1:10259/healthz")
         .resources(resources(options))
         .event_ttl(options.event_ttl)
         .anonymous(options.anonymous)

@@ -95,9 +95,12 @@ async fn run(given: &Given, options: &Options) -> Result<(), String> {
     }
     tracing::info!("stopping");
     // First nobody is sent here any more, then those who are here are finished with.
-    server.shutdown().await;
+    server.leave().await;
+    tokio::time::sleep(options.shutdown_delay).await;
     shutdown.cancel();
-    serving.await.map_err(|error| error.to_string())
+    let served = serving.await.map_err(|error| error.to_string());
+    server.shutdown().await;
+    served
 }
 
 /// An error and what caused it.

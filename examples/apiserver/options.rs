@@ -21,6 +21,7 @@ use crate::flags::Given;
 pub(crate) struct Options {
     pub(crate) store: Store,
     pub(crate) event_ttl: Duration,
+    pub(crate) shutdown_delay: Duration,
     pub(crate) bind: IpAddr,
     pub(crate) port: u16,
     /// `None` for the bind address, or the machine's when that is every address.
@@ -146,6 +147,7 @@ impl Options {
         Ok(Self {
             store: store(given)?,
             event_ttl: given.time("event-ttl").unwrap_or(Duration::from_secs(3600)),
+            shutdown_delay: given.time("shutdown-delay-duration").unwrap_or_default(),
             bind: address(given, "bind-address")?.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             port: given.number("secure-port")?.unwrap_or(6443),
             advertise: address(given, "advertise-address")?,

@@ -114,6 +114,7 @@ async fn start(
         (Component::Scheduler, rk::Component::Scheduler),
         (Component::Controllers, rk::Component::Controllers),
         (Component::Node, rk::Component::Nodes),
+        (Component::Node, rk::Component::Metrics),
     ] {
         if parts.contains(&part) {
             components.push(component);

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{config_map, pod, server};
+use common::{config_map, pod, server, server_in_memory};
 use http::Request;
 use k8s_openapi::{
     api::{
@@ -40,7 +40,10 @@ fn deployment(replicas: Value) -> Value {
 }
 
 async fn maps() -> (ApiServer, Api<ConfigMap>) {
-    let server = server().await;
+    maps_of(server().await)
+}
+
+fn maps_of(server: ApiServer) -> (ApiServer, Api<ConfigMap>) {
     let maps = Api::default_namespaced(server.client());
     (server, maps)
 }
@@ -94,7 +97,7 @@ async fn an_application_creates_and_then_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn applying_the_same_again_writes_nothing() {
-    let (_server, maps) = maps().await;
+    let (_server, maps) = maps_of(server_in_memory().await);
     let once =
         maps.patch("x", &as_manager("a"), &Patch::Apply(map(json!({"k": "v"})))).await.unwrap();
     tokio::time::advance(Duration::from_secs(60)).await;
@@ -299,7 +302,7 @@ async fn scaling_takes_the_replicas_over() {
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_keeps_its_time_until_its_fields_change() {
-    let (_server, maps) = maps().await;
+    let (_server, maps) = maps_of(server_in_memory().await);
     let created = maps.create(&PostParams::default(), &config_map("x", "v")).await.unwrap();
     tokio::time::advance(Duration::from_secs(60)).await;
     let other = PatchParams { field_manager: Some("other".to_owned()), ..PatchParams::default() };

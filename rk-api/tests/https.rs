@@ -6,8 +6,13 @@ mod common;
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use bytes::Bytes;
 use common::config_map;
 use futures::StreamExt;
+use http::Request;
+use http_body_util::Empty;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::{
     api::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
@@ -25,7 +30,15 @@ use rk_api::server::{
     pki::{Credentials, Pki},
 };
 use rk_store::EmbeddedStore;
-use tokio::{net::TcpListener, task::JoinHandle};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 struct Served {
@@ -116,4 +129,66 @@ async fn the_server_ends_watches_when_it_stops() {
 
     assert!(watch.next().await.is_none());
     served.task.await.unwrap();
+}
+
+/// A connection of its own that speaks HTTP/2, with the administrator's certificate.
+async fn connect(
+    served: &Served,
+) -> (SendRequest<Empty<Bytes>>, impl Future<Output = hyper::Result<()>> + use<>) {
+    let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(der(served.pki.ca_pem())).unwrap();
+    let admin = served.pki.client("ann", &["system:masters"]).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(admin.key_pem.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![der(&admin.certificate_pem)], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(served.url.trim_start_matches("https://")).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap()
+}
+
+#[tokio::test]
+async fn every_answer_names_its_audit_events() {
+    let served = serve().await;
+    let (mut sender, connection) = connect(&served).await;
+    tokio::spawn(connection);
+    let mut ask = async |chosen: Option<&str>| {
+        let mut request = Request::get(format!("{}/api", served.url));
+        if let Some(chosen) = chosen {
+            request = request.header("audit-id", chosen);
+        }
+        let answer = sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+        assert_eq!(answer.version(), http::Version::HTTP_2);
+        answer.headers()["audit-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(ask(Some("mine")).await, "mine");
+    let (one, other) = (ask(None).await, ask(None).await);
+    assert!(one.len() == 36 && one != other, "{one}, {other}");
+}
+
+#[tokio::test]
+async fn connections_are_told_to_go_away_when_the_server_stops() {
+    let served = serve().await;
+    let (mut sender, connection) = connect(&served).await;
+    let connection = tokio::spawn(connection);
+    let watch = "api/v1/configmaps?watch=1&resourceVersion=0";
+    let request = Request::get(format!("{}/{watch}", served.url)).body(Empty::new()).unwrap();
+    let watch = sender.send_request(request).await.unwrap();
+    assert_eq!(watch.status(), 200);
+
+    served.shutdown.cancel();
+    // The watch ends in order, then the connection does, and nothing was torn off.
+    let rest = http_body_util::BodyExt::collect(watch.into_body()).await;
+    rest.unwrap();
+    connection.await.unwrap().unwrap();
+    served.task.await.unwrap();
+    let request = Request::get(format!("{}/api", served.url)).body(Empty::new()).unwrap();
+    assert!(sender.send_request(request).await.is_err());
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::{Answer, config_map, get, server};
+use common::{Answer, config_map, get, server, server_in_memory};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -95,7 +95,7 @@ async fn a_list_of_any_version_comes_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn a_version_that_is_still_to_come_is_waited_for_and_then_refused() {
-    let server = server().await;
+    let server = server_in_memory().await;
     for query in ["resourceVersion=999999", "resourceVersion=999999&resourceVersionMatch=Exact"] {
         let answer = list(&server, query).await;
         assert_eq!((answer.code, &answer.body["reason"]), (504, &json!("Timeout")));
@@ -230,7 +230,7 @@ fn shown(events: &[Value]) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_begins_where_it_is_asked_to() {
-    let server = server().await;
+    let server = server_in_memory().await;
     let at = create(&server, &["a", "b", "c"]).await;
     let check = async |query: &str, expected: &[&str]| {
         assert_eq!(shown(&watched(&server, query).await), expected, "{query}");
@@ -254,7 +254,7 @@ async fn a_watch_begins_where_it_is_asked_to() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_initial_events_has_the_version_to_go_on_from() {
-    let server = server().await;
+    let server = server_in_memory().await;
     create(&server, &["a"]).await;
     for query in
         ["resourceVersion=0", "", "sendInitialEvents=true&resourceVersionMatch=NotOlderThan"]
@@ -272,7 +272,7 @@ async fn the_end_of_the_initial_events_has_the_version_to_go_on_from() {
 
 #[tokio::test(start_paused = true)]
 async fn once_a_watch_is_understood_its_failure_is_an_event() {
-    let server = server().await;
+    let server = server_in_memory().await;
     let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
     let events = watched(&server, &format!("{initial}&resourceVersion=999999")).await;
     assert_eq!(shown(&events), ["ERROR "]);

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::join_all;
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Endpoints, Service},
+    core::v1::{ConfigMap, Endpoints, Event, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{IPAddress, ServiceCIDR},
 };
@@ -181,6 +181,89 @@ async fn what_a_crash_left_is_set_right() {
     thief.spec = serde_json::from_value(spec).unwrap();
     let taken = services(&after).create(&PostParams::default(), &thief).await.unwrap_err();
     assert!(taken.to_string().contains("provided port is already allocated"), "{taken}");
+}
+
+/// The reasons and words of the events about Services, in order.
+async fn told(server: &ApiServer) -> BTreeSet<(String, String)> {
+    let events: Api<Event> = Api::default_namespaced(server.client());
+    let events = events.list(&Default::default()).await.unwrap().items.into_iter();
+    let of_services =
+        events.filter(|event| event.involved_object.kind.as_deref() == Some("Service"));
+    of_services.map(|event| (event.reason.unwrap(), event.message.unwrap())).collect()
+}
+
+#[tokio::test]
+async fn what_is_set_right_is_told_in_events() {
+    let store = store();
+    let before = server(&store, "10.0.0.0/24").await;
+    let exposed = create(&services(&before), "s", json!({ "type": "NodePort" })).await.unwrap();
+    let other = create(&services(&before), "other", json!({})).await.unwrap();
+    before.shutdown().await;
+    drop(before);
+    // The account of one address is gone, that of the other names somebody else.
+    let key = |service: &Service| format!("/registry/ipaddresses/{}", address(service));
+    store.delete(&key(&exposed), Expect::Any).await.unwrap();
+    let stolen = store.get(&key(&other)).await.unwrap().unwrap().value;
+    let stolen = String::from_utf8(stolen.to_vec()).unwrap().replace("\"other\"", "\"nobody\"");
+    store.put(&key(&other), stolen.into(), Expect::Any, None).await.unwrap();
+    let ports = "/registry/ranges/servicenodeports";
+    store.delete(ports, Expect::Any).await.unwrap();
+
+    let after = server(&store, "10.0.0.0/24").await;
+    let (at, others, port) = (address(&exposed), address(&other), port(&exposed));
+    let expected = [
+        ("ClusterIPNotAllocated", format!("Cluster IP [IPv4]: {at} is not allocated; repairing")),
+        (
+            "ClusterIPNotAllocated",
+            format!(
+                "the ClusterIP [IPv4]: {others} for Service default/other has a wrong reference; repairing"
+            ),
+        ),
+        ("PortNotAllocated", format!("Port {port} is not allocated; repairing")),
+    ];
+    let expected = expected.map(|(reason, words)| (reason.to_owned(), words));
+    assert_eq!(told(&after).await, expected.into());
+    let addresses = Api::<IPAddress>::all(after.client());
+    for service in [&exposed, &other] {
+        let account = addresses.get(&address(service)).await.unwrap();
+        assert_eq!(Some(account.spec.parent_ref.name), service.metadata.name);
+    }
+    let again = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": port }] });
+    let again: Service =
+        serde_json::from_value(json!({ "metadata": { "name": "again" }, "spec": again })).unwrap();
+    let refused = services(&after).create(&PostParams::default(), &again).await.unwrap_err();
+    assert!(refused.to_string().contains("provided port is already allocated"), "{refused}");
+}
+
+#[tokio::test]
+async fn every_range_that_is_ready_has_addresses() {
+    let store = store();
+    let server = server(&store, "10.0.0.0/30").await;
+    let services = services(&server);
+    // The other one of the two addresses is that of `kubernetes`.
+    create(&services, "first", json!({})).await.unwrap();
+    let full = create(&services, "second", json!({})).await.unwrap_err();
+    assert!(full.to_string().contains("range is full"), "{full}");
+
+    let ranges: Api<ServiceCIDR> = Api::all(server.client());
+    let range = |cidr: &str| -> ServiceCIDR {
+        let object = json!({ "metadata": { "name": "more" }, "spec": { "cidrs": [cidr] } });
+        serde_json::from_value(object).unwrap()
+    };
+    ranges.create(&PostParams::default(), &range("10.9.0.0/30")).await.unwrap();
+    let second = create(&services, "second", json!({})).await.unwrap();
+    assert!(address(&second).starts_with("10.9.0."), "{}", address(&second));
+    create(&services, "third", json!({})).await.unwrap();
+    assert!(create(&services, "fourth", json!({})).await.is_err(), "both are full");
+
+    services.delete("second", &DeleteParams::default()).await.unwrap();
+    let not_ready = json!({ "status": { "conditions": [{
+        "type": "Ready", "status": "False", "reason": "R", "message": "m",
+        "lastTransitionTime": "2030-01-01T00:00:00Z",
+    }]}});
+    let patch = Patch::Merge(not_ready);
+    ranges.patch_status("more", &PatchParams::default(), &patch).await.unwrap();
+    assert!(create(&services, "fourth", json!({})).await.is_err(), "it gives out nothing");
 }
 
 #[tokio::test(start_paused = true)]

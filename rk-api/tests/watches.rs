@@ -6,7 +6,7 @@ mod common;
 
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
-use common::{config_map, pod, server};
+use common::{config_map, pod, server, server_in_memory};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
@@ -219,7 +219,7 @@ async fn a_pod_that_moves_to_a_node_comes_into_its_view() {
 
 #[tokio::test(start_paused = true)]
 async fn bookmarks_come_every_minute_and_the_watch_ends_in_time() {
-    let server = server().await;
+    let server = server_in_memory().await;
     let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
     let params = WatchParams::default().timeout(150);
     let stream = maps.watch(&params, "0").await.unwrap();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{config_map, get, send, server};
+use common::{config_map, get, send, server, server_in_memory};
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::PostParams};
@@ -96,7 +96,7 @@ async fn a_request_says_how_long_it_may_take() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_asks_for_little_time_gets_no_more() {
-    let server = server().await;
+    let server = server_in_memory().await;
     let before = tokio::time::Instant::now();
     let answer = get(&server, &format!("{MAPS}?resourceVersion=999999&timeout=1s")).await;
     assert_eq!((answer.code, &answer.body["reason"]), (504, &json!("Timeout")));
@@ -209,4 +209,95 @@ async fn a_deprecated_version_says_so() {
     );
     let new = get(&server, "/apis/batch/v1/namespaces/default/cronjobs").await;
     assert!(!new.headers.contains_key("warning"));
+}
+
+#[tokio::test]
+async fn what_is_not_large_is_not_compressed() {
+    let server = with_map(&"x".repeat(100_000)).await;
+    let gzip = [("accept-encoding", "gzip")];
+    let (headers, body) = text(&server, &format!("{MAPS}/a"), &gzip).await;
+    assert!(!headers.contains_key("content-encoding"));
+    assert!(body.len() < 128 * 1024);
+}
+
+async fn plain(server: &ApiServer, path: &str) -> (u16, String) {
+    let request = Request::get(path).body(Vec::new().into()).unwrap();
+    let (parts, body) = server.client().send(request).await.unwrap().into_parts();
+    let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+    (parts.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn health_is_told_check_by_check() {
+    let server = server().await;
+    for endpoint in ["healthz", "livez", "readyz"] {
+        assert_eq!(plain(&server, &format!("/{endpoint}")).await, (200, "ok".to_owned()));
+        let (code, text) = plain(&server, &format!("/{endpoint}?verbose")).await;
+        assert_eq!(code, 200);
+        assert!(text.starts_with("[+]ping ok\n"), "{text}");
+        assert!(text.ends_with(&format!("{endpoint} check passed\n")), "{text}");
+        let (_, text) = plain(&server, &format!("/{endpoint}?verbose&exclude=etcd")).await;
+        assert!(text.contains("[+]etcd excluded: ok\n"), "{text}");
+        assert_eq!(plain(&server, &format!("/{endpoint}/etcd")).await.0, 200);
+        assert_eq!(plain(&server, &format!("/{endpoint}/nosuch")).await.0, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_is_not_ready_and_still_serves() {
+    let server = with_map("v").await;
+    server.leave().await;
+    let (code, text) = plain(&server, "/readyz").await;
+    assert_eq!(code, 500);
+    assert!(text.contains("[-]shutdown failed: reason withheld\n"), "{text}");
+    assert!(text.ends_with("readyz check failed\n"), "{text}");
+    assert_eq!(plain(&server, "/readyz?exclude=shutdown").await.0, 200);
+    assert_eq!(plain(&server, "/livez").await.0, 200);
+
+    let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
+    maps.create(&PostParams::default(), &config_map("b", "v")).await.unwrap();
+    let names = get(&server, MAPS).await.body;
+    assert_eq!(names["items"].as_array().unwrap().len(), 2, "it follows its store");
+}
+
+#[tokio::test]
+async fn metrics_have_the_names_that_dashboards_ask_for() {
+    let server = with_map("v").await;
+    get(&server, MAPS).await;
+    get(&server, &format!("{MAPS}/nosuch")).await;
+    get(&server, &format!("{MAPS}?watch=1&timeoutSeconds=1")).await;
+    let (_, metrics) = plain(&server, "/metrics").await;
+    let line = |begin: &str, parts: &[&str]| {
+        metrics
+            .lines()
+            .find(|line| line.starts_with(begin) && parts.iter().all(|part| line.contains(part)))
+            .unwrap_or_else(|| panic!("no {begin} with {parts:?} in\n{metrics}"))
+    };
+    let created = r#"verb="POST""#;
+    let maps = r#"resource="configmaps""#;
+    line("apiserver_request_total{", &[created, maps, r#"scope="resource""#, r#"code="201""#]);
+    line("apiserver_request_total{", &[r#"verb="GET""#, maps, r#"code="404""#]);
+    line("apiserver_request_total{", &[r#"verb="WATCH""#, maps, r#"component="apiserver""#]);
+    let list = r#"verb="LIST""#;
+    line("apiserver_request_duration_seconds_bucket{", &[list, maps, r#"scope="namespace""#]);
+    line("apiserver_request_duration_seconds_bucket{", &[list, r#"le="1.0""#]);
+    line("apiserver_request_duration_seconds_count{", &[list]);
+    // The request that reads them counts itself.
+    let reading = line("apiserver_current_inflight_requests{", &[r#"request_kind="readOnly""#]);
+    assert!(reading.ends_with(" 1"), "{reading}");
+    line("apiserver_current_inflight_requests{", &[r#"request_kind="mutating""#]);
+    line("apiserver_longrunning_requests{", &[maps, r#"verb="WATCH""#]);
+    line("apiserver_storage_objects{", &[maps, "1"]);
+    let create = r#"operation="create""#;
+    line("etcd_request_duration_seconds_bucket{", &[create, r#"type="configmaps""#]);
+    line("etcd_requests_total{", &[create, r#"type="configmaps""#]);
+    line("apiserver_flowcontrol_", &[]);
+    line("kubernetes_build_info{", &[r#"git_version="v1.37.0""#]);
+    if cfg!(target_os = "linux") {
+        for name in
+            ["process_cpu_seconds_total ", "process_resident_memory_bytes ", "process_open_fds "]
+        {
+            line(name, &[]);
+        }
+    }
 }

@@ -11,7 +11,6 @@
 //! - Pods with the tracking finalizer lose it when their Job is over or gone, so none is stuck.
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering::Relaxed},
@@ -21,23 +20,20 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use k8s_openapi::api::{
-    batch::v1::{Job, JobStatus},
-    core::v1::Pod,
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client, ResourceExt};
 use rk_api::{
     client::{EventRecorder, EventType, Informer, object_ref},
     clock,
     meta::selectors::LabelQuery,
 };
-use serde_json::json;
 
 use crate::{
     batch::slow_start,
+    children::{BY_CONTROLLER, ORPHANS, index_by_controller},
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
     expectations::Expectations,
@@ -47,9 +43,7 @@ use crate::{
     owners::{self, claims, controller_ref},
     pod_control::PodControl,
     pods,
-    replicaset::{BY_CONTROLLER, ORPHANS, index_by_controller},
     time::whole_seconds,
-    write::{self, Part},
 };
 
 mod backoff;
@@ -61,6 +55,7 @@ mod model;
 mod observed;
 mod orphans;
 mod plan;
+mod report;
 mod success_policy;
 mod template;
 mod tracking;
@@ -72,10 +67,10 @@ pub(crate) use orphans::controller as orphan_controller;
 use backoff::Backoff;
 use conditions::{End, Suspension};
 use memory::Memory;
-use model::{FINALIZER, View, has_finalizer, uid};
+use model::{FINALIZER, View, uid};
 use observed::{Observed, count};
 use plan::{Plan, Slot};
-use tracking::{some_count, track};
+use tracking::some_count;
 
 /// How soon a Job is looked at again whose writes the cache does not show.
 const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
@@ -141,7 +136,7 @@ impl Reconciler for Jobs {
         let now = whole_seconds(clock::now());
         let mut status = job.status.clone().unwrap_or_default();
         if status.start_time.is_none() && spec.suspend != Some(true) {
-            status.start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
+            status.start_time = Some(Time(now));
         }
         let released = self.memory.released(key);
         let view = View { job: &job, spec, status: &status, pods: &pods, released: &released, now };
@@ -183,8 +178,7 @@ impl Jobs {
                 suspension = conditions::set_suspended(conditions, view.is_suspended(), view.now);
                 // A resumed Job has all its time again.
                 if suspension == Some(Suspension::Resumed) {
-                    status.start_time =
-                        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(view.now));
+                    status.start_time = Some(Time(view.now));
                 }
             }
             outcome
@@ -324,115 +318,6 @@ impl Jobs {
         }
     }
 
-    /// Counts Pods that ended and writes the status, in the order that `tracking` needs.
-    async fn report(
-        &self,
-        key: &ObjectKey,
-        view: &View<'_>,
-        observed: &Observed,
-        end: Option<&End>,
-        status: JobStatus,
-        backoff: Backoff,
-    ) -> Result<(), Error> {
-        let tracking = track(view, observed, end, status);
-        let Some(job) = self.write_status(key, view.job, tracking.listed.clone()).await? else {
-            return Ok(());
-        };
-        self.memory.set_backoff(key, backoff);
-        let (released, failure) = self.release(key, &tracking.release).await;
-        let written = job.status.clone().unwrap_or_default();
-        let (status, ended) =
-            tracking.settled(&written, &released, end.filter(|_| failure.is_none()), view);
-        if self.write_status(key, &job, status).await?.is_some() && ended {
-            self.tell_end(&job, end);
-        }
-        failure.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    /// The Job with this status, unless it is gone. Nothing is sent if it has that already.
-    async fn write_status(
-        &self,
-        key: &ObjectKey,
-        job: &Job,
-        status: JobStatus,
-    ) -> Result<Option<Job>, Error> {
-        let after = Job { status: Some(status), ..job.clone() };
-        let api = Api::<Job>::namespaced(self.client.clone(), &key.namespace);
-        match write::update(&api, job, &after, Part::Status).await {
-            Ok(written) => {
-                self.writes.wrote(key, &written);
-                Ok(Some(written))
-            }
-            Err(gone) if error::is_not_found(&gone) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Takes the finalizers of Pods that are listed. The UIDs of those that have none any more.
-    async fn release(
-        &self,
-        key: &ObjectKey,
-        pods: &[Arc<Pod>],
-    ) -> (BTreeSet<String>, Option<kube::Error>) {
-        let removals = pods.iter().map(|pod| async move {
-            self.memory.expect_release(key, uid(pod));
-            let result = self.take_finalizer(pod).await;
-            if result.is_err() {
-                self.memory.release_observed(key, uid(pod));
-            }
-            match result {
-                Err(error) if !error::is_not_found(&error) && !error::is_conflict(&error) => {
-                    Err(error)
-                }
-                // Of a Pod that was replaced by another of its name nothing is left either.
-                _ => Ok(uid(pod).to_owned()),
-            }
-        });
-        let (mut released, mut failure) = (BTreeSet::new(), None);
-        for result in join_all(removals).await {
-            match result {
-                Ok(uid) => drop(released.insert(uid)),
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        (released, failure)
-    }
-
-    async fn take_finalizer(&self, pod: &Pod) -> Result<(), kube::Error> {
-        let api = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        take_finalizer(&api, pod).await
-    }
-
-    fn tell_suspension(&self, job: &Job, change: Option<Suspension>) {
-        match change {
-            Some(Suspension::Suspended) => {
-                self.event(job, EventType::Normal, "Suspended", "Job suspended");
-            }
-            Some(Suspension::Resumed) => {
-                self.event(job, EventType::Normal, "Resumed", "Job resumed");
-            }
-            None => {}
-        }
-    }
-
-    fn tell_end(&self, job: &Job, end: Option<&End>) {
-        match end {
-            Some(End::Success { .. }) => {
-                let wanted = job.spec.as_ref().and_then(|spec| spec.completions);
-                let succeeded = job.status.as_ref().and_then(|status| status.succeeded);
-                if wanted.is_some_and(|wanted| succeeded.unwrap_or(0) > wanted) {
-                    let why = "Too many succeeded pods running after completion count reached";
-                    self.event(job, EventType::Warning, "TooManySucceededPods", why);
-                }
-                self.event(job, EventType::Normal, "Completed", "Job completed");
-            }
-            Some(End::Failure { reason, message }) => {
-                self.event(job, EventType::Warning, reason, message);
-            }
-            None => {}
-        }
-    }
-
     fn event(&self, job: &Job, kind: EventType, reason: &str, message: &str) {
         self.recorder.event(&object_ref(job), kind, reason, message);
     }
@@ -475,18 +360,6 @@ fn is_complete(view: &View<'_>, observed: &Observed, active: i32) -> bool {
         Some(completions) => observed.succeeded >= completions,
     };
     enough && active == 0
-}
-
-/// Takes the tracking finalizer from exactly this Pod, not from another of its name.
-async fn take_finalizer(api: &Api<Pod>, pod: &Pod) -> Result<(), kube::Error> {
-    if !has_finalizer(pod) {
-        return Ok(());
-    }
-    let patch = json!({"metadata": {
-        "uid": pod.uid(),
-        "$deleteFromPrimitiveList/finalizers": [FINALIZER],
-    }});
-    api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
 }
 
 /// The controller, wired up.

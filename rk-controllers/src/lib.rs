@@ -41,9 +41,13 @@
 
 mod attach_detach;
 pub mod batch;
+mod certificates;
+mod children;
+mod cloud;
 mod clusterrole_aggregation;
 mod controller;
 mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod disruption;
@@ -54,6 +58,7 @@ mod ephemeral_volume;
 mod error;
 mod expectations;
 mod garbage_collector;
+mod history;
 mod host_path;
 mod job;
 mod key;
@@ -64,6 +69,7 @@ mod metrics_server;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod node_selector;
 pub mod owners;
 mod persistent_volume;
 mod pod_control;
@@ -76,6 +82,8 @@ mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod service_cidrs;
+mod statefulset;
 mod taint_eviction;
 mod time;
 mod token_cleaner;
@@ -84,6 +92,11 @@ mod volume_expand;
 mod write;
 
 pub use self::{
+    certificates::{CertificateRequest, CertificateSigner},
+    cloud::{
+        Balancer, CloudError, CloudProvider, InstanceMetadata, Instances, LoadBalancers, Machine,
+        MemoryCloud, Route, Routes,
+    },
     controller::{Action, Controller, Reconciler},
     error::Error,
     expectations::Expectations,

@@ -8,6 +8,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    certificates::CertificateSigner,
+    cloud::{self, CloudProvider},
     controller::Controller,
     discovery::Served,
     metrics::Metrics,
@@ -89,9 +91,11 @@ pub(crate) struct Settings {
     pub terminated_pod_threshold: usize,
     pub root_ca: Option<String>,
     pub token_signer: Option<Arc<dyn TokenSigner>>,
+    pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
     pub legacy_token_secrets: bool,
     pub autoscaler: AutoscalerOptions,
     pub metrics_client: Option<Arc<dyn MetricsClient>>,
+    pub cloud: Option<Arc<dyn CloudProvider>>,
 }
 
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -128,9 +132,11 @@ impl Manager {
                 terminated_pod_threshold: 12_500,
                 root_ca: None,
                 token_signer: None,
+                certificate_signer: None,
                 legacy_token_secrets: false,
                 autoscaler: AutoscalerOptions::default(),
                 metrics_client: None,
+                cloud: None,
             },
         }
     }
@@ -280,6 +286,12 @@ impl ManagerBuilder {
         self
     }
 
+    /// Who issues the certificates of approved signing requests. Without one they get none.
+    pub fn certificate_signer(mut self, signer: Arc<dyn CertificateSigner>) -> Self {
+        self.settings.certificate_signer = Some(signer);
+        self
+    }
+
     /// Whether each ServiceAccount gets a token Secret `<name>-token-xxxxx`, as Kubernetes did up
     /// to 1.23. Off by default; needs a token signer.
     pub fn legacy_token_secrets(mut self, create: bool) -> Self {
@@ -300,10 +312,20 @@ impl ManagerBuilder {
         self
     }
 
+    /// The cloud that the machines, load balancers and routes of the cluster are in. Without one the
+    /// cloud controllers do nothing.
+    pub fn cloud_provider(mut self, cloud: Arc<dyn CloudProvider>) -> Self {
+        self.settings.cloud = Some(cloud);
+        self
+    }
+
     /// Checks the settings. Call it within a tokio runtime.
     pub fn build(self) -> Result<Manager, ManagerError> {
-        let enabled = registry::select(REGISTRY, &self.selection)?;
+        let mut enabled = registry::select(REGISTRY, &self.selection)?;
         let settings = self.settings;
+        if settings.cloud.is_none() {
+            enabled.retain(|entry| !cloud::CONTROLLERS.contains(&entry.name));
+        }
         let cidr =
             crate::node_ipam::CidrPool::new(&settings.cluster_cidr, settings.node_cidr_mask_size);
         cidr.map_err(|error| ManagerError::Invalid(error.to_string()))?;

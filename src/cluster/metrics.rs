@@ -1,7 +1,7 @@
 //! The metrics server as a part of a cluster: an aggregated API server that runs in the process of
 //! the API server, behind an APIService like any other.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -26,12 +26,7 @@ use serde_json::{Value, json};
 /// the cluster could reach it, and the API server need not look for it.
 pub(super) const SERVICE: (&str, &str) = ("kube-system", "metrics-server");
 
-const GROUP_VERSION: &str = "metrics.k8s.io/v1beta1";
 const BUFFER: usize = 64 * 1024;
-
-/// How often and how long to look whether the group is served, which takes milliseconds.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-const LOOKS: usize = 250;
 
 /// A metrics server with the rights of its own service account.
 pub(super) fn server(server: &ApiServer, informers: &Informers) -> MetricsServer {
@@ -41,8 +36,16 @@ pub(super) fn server(server: &ApiServer, informers: &Informers) -> MetricsServer
 }
 
 /// Makes its APIService and its roles, as far as they are missing. They are those of the usual
-/// manifest, and who changes them keeps the change.
+/// manifest, and who changes them keeps the change. Where the kinds for that are not served nothing
+/// is measured.
 pub(super) async fn install(client: &Client) -> Result<(), kube::Error> {
+    match create_all(client).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result,
+    }
+}
+
+async fn create_all(client: &Client) -> Result<(), kube::Error> {
     let (namespace, name) = SERVICE;
     let measured = json!({
         "apiGroups": ["metrics.k8s.io"], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"],
@@ -103,18 +106,6 @@ where
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
         result => result.map(drop),
     }
-}
-
-/// Waits until the group is served, so that discovery is whole from the start. If that takes
-/// long, somebody else is to serve the group.
-pub(super) async fn served(client: &Client) {
-    for _ in 0..LOOKS {
-        if client.list_api_group_resources(GROUP_VERSION).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    tracing::warn!("{GROUP_VERSION} is not served");
 }
 
 /// A connection to it, with HTTP/1.1 served at its other end.

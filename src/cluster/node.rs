@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use rk_api::{
     client::Informers,
-    server::{ApiServer, TokenKey, UserInfo},
+    server::{ApiServer, Pki, TokenKey, UserInfo},
 };
-use rk_controllers::{TokenRequest, TokenSigner};
+use rk_controllers::{CertificateRequest, CertificateSigner, TokenRequest, TokenSigner};
 use rk_cri::{
     agent::{Agent, Fleet, Kubelets},
     images::ImportOptions,
@@ -321,5 +321,19 @@ impl TokenSigner for Signer {
         self.0
             .sign_for_secret(&request.namespace, account, &request.secret)
             .ok_or_else(|| "the system has no randomness to sign a token with".into())
+    }
+}
+
+/// Signs certificates with the authority that the API server trusts.
+#[derive(Debug)]
+pub(super) struct Issuer(pub(super) Pki);
+
+#[async_trait]
+impl CertificateSigner for Issuer {
+    async fn sign(
+        &self,
+        request: &CertificateRequest,
+    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.sign_request(&request.pem, &request.usages, request.lifetime)?)
     }
 }

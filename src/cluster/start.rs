@@ -19,7 +19,10 @@ use rk_store::{EmbeddedStore, Store, StoreError};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, metrics, node};
+use super::{
+    Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, metrics, node,
+    parts::Parts,
+};
 
 /// The administrators' group, which may do everything.
 const MASTERS: &str = "system:masters";
@@ -47,7 +50,8 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
     let store = store(builder.data_dir.as_deref()).await?;
     let kubelets = Kubelets::default();
     let dialer = ClusterDialer::default();
-    let server = api_server(&builder, store, &token_key, &kubelets, &dialer).await?;
+    let parts = Parts::of(&builder, &stop);
+    let server = api_server(&builder, store, &token_key, &kubelets, &dialer, &parts).await?;
 
     let (mut address, mut kubeconfig) = (None, None);
     if let (Some(listener), Some(pki)) = (listener, &pki) {
@@ -63,10 +67,10 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
     // write, they write as who they are.
     let informers = Informers::new(server.client());
     server.roles_ready().await;
-    if builder.components.contains(&Component::Scheduler) {
+    if let Some(part) = parts.get(Component::Scheduler) {
         let client = server.client_as(UserInfo::new(SCHEDULER, []));
         let scheduler = Scheduler::builder(client).informers(informers.clone()).build();
-        tasks.spawn(scheduler.run(stop.clone()));
+        part.runs(tasks.spawn(scheduler.run(part.stop.clone())));
     }
     if builder.components.contains(&Component::Metrics) {
         let metrics = Arc::new(metrics::server(&server, &informers));
@@ -76,10 +80,10 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         tasks.spawn(async move { metrics.run(stop).await });
     }
     let mut controllers = Vec::new();
-    if builder.components.contains(&Component::Controllers) {
+    if let Some(part) = parts.get(Component::Controllers) {
         let manager = manager(&builder, &server, &informers, pki.as_ref(), token_key)?;
         controllers = manager.names();
-        tasks.spawn(manager.run(stop.clone()));
+        part.runs(tasks.spawn(manager.run(part.stop.clone())));
     }
     let mut native = None;
     if builder.components.contains(&Component::Nodes) {
@@ -105,10 +109,6 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         }
     }
 
-    if builder.components.contains(&Component::Metrics) {
-        metrics::served(&server.client()).await;
-    }
-
     guard.disarm();
     Ok(Cluster {
         server,
@@ -117,6 +117,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         ca_pem: pki.map(|pki| pki.ca_pem().to_owned()),
         controllers,
         native,
+        parts,
         tasks: parking_lot::Mutex::new(tasks),
         stop,
     })
@@ -161,6 +162,7 @@ async fn api_server(
     token_key: &TokenKey,
     kubelets: &Kubelets,
     dialer: &ClusterDialer,
+    parts: &Parts,
 ) -> Result<ApiServer, ClusterError> {
     let controllers = builder.components.contains(&Component::Controllers);
     let mut server = ApiServer::builder(store)
@@ -168,6 +170,9 @@ async fn api_server(
         .dialer(Arc::new(dialer.clone()))
         // Nobody makes service accounts where no controllers run.
         .require_service_accounts(controllers);
+    for part in parts.iter().rev() {
+        server = server.component(part.name(), Arc::new(part.clone()));
+    }
     if let Some(resources) = &builder.resources {
         server = server.resources(resources.clone());
     }
@@ -204,7 +209,7 @@ fn manager(
     let (cidr, mask) = node::cluster_cidr(builder.nodes);
     let accounts = server.clone();
     let (volumes, administrator) = (host_path_provisioner(builder), server.client());
-    let manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
+    let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
         .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
         .cluster_cidr(cidr, mask)
@@ -217,6 +222,9 @@ fn manager(
         })
         // Where nobody listens there is no certificate to trust, but Pods mount the ConfigMap.
         .root_ca(pki.map_or("", Pki::ca_pem));
+    if let Some(pki) = pki {
+        manager = manager.certificate_signer(Arc::new(node::Issuer(pki.clone())));
+    }
     manager.build().map_err(part("the controllers"))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     harness::{Shell, scenarios},
-    masters::{Folder, embedded, serve},
+    programs::{Folder, embedded, serve},
 };
 
 scenarios! {

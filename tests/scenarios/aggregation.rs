@@ -15,7 +15,7 @@ use rk::api::server::pki::{Credentials, Pki};
 use crate::{
     etcd::{free_ports, write_identity},
     harness::{Shell, scenarios},
-    masters::{Folder, Server, embedded, example, serve},
+    programs::{Folder, Server, embedded, example, serve},
 };
 
 scenarios! {

@@ -84,6 +84,12 @@ impl Etcd {
         self.members.iter().map(|member| member.url.as_str()).collect::<Vec<_>>().join(",")
     }
 
+    /// The port of the first member.
+    pub(crate) fn port(&self) -> u16 {
+        let port = self.members[0].url.rsplit(':').next().and_then(|port| port.parse().ok());
+        port.expect("its URL has one")
+    }
+
     /// A member's URL for other members.
     pub(crate) fn peer(&self, index: usize) -> &str {
         let flag = "--listen-peer-urls=";

@@ -13,6 +13,7 @@ mod admission;
 mod aggregation;
 mod api;
 mod apply;
+mod autoscaling;
 mod cluster;
 mod conformance;
 mod controllers;
@@ -20,6 +21,8 @@ mod custom_resources;
 mod encodings;
 mod etcd;
 mod harness;
+mod identities;
+mod jobs;
 mod kubectl;
 mod lifecycle;
 mod masters;
@@ -27,7 +30,9 @@ mod network;
 mod openapi;
 mod pods;
 mod probes;
+mod programs;
 mod rbac;
+mod sets;
 mod stand_ins;
 mod streams;
 mod versions;
@@ -54,11 +59,14 @@ fn main() -> ExitCode {
         aggregation::all(),
         api::all(),
         apply::all(),
+        autoscaling::all(),
         cluster::all(),
         conformance::all(),
         controllers::all(),
         custom_resources::all(),
         encodings::all(),
+        identities::all(),
+        jobs::all(),
         kubectl::all(),
         lifecycle::all(),
         masters::all(),
@@ -67,6 +75,7 @@ fn main() -> ExitCode {
         pods::all(),
         probes::all(),
         rbac::all(),
+        sets::all(),
         versions::all(),
         volumes::all(),
         streams::all(),

@@ -1,183 +1,54 @@
 //! The control plane from binaries: the `apiserver` example with the stock flags, real etcd, real
 //! kubectl, all on loopback.
 
-use std::{
-    fs::File,
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::OnceLock,
-    time::{Duration, Instant},
+use std::{net::TcpStream, path::Path};
+
+use rk::{
+    Cluster, Component,
+    api::server::pki::{Credentials, Pki},
 };
 
-use rk::api::server::pki::{Credentials, Pki};
-
 use crate::{
-    etcd::{Etcd, free_ports, write_identity},
-    harness::{Shell, scenarios},
+    etcd::{Etcd, write_identity},
+    harness::{Shell, rows, scenarios},
+    programs::{Components, Folder, Server, embedded, program, serve},
 };
 
 scenarios! {
     Program:
+        s16_component_statuses_show_what_does_not_run,
+        a_control_plane_on_one_machine_is_asked_for_its_health,
         s19_wrong_flags_and_missing_files_are_named,
-        s23_certificates_say_who_is_who,
-        s24_a_token_file_names_users,
-        s25_bootstrap_tokens_authenticate_until_they_expire,
-        s35_tokens_are_taken_if_their_key_is_listed,
         s36_addresses_and_ports_come_from_their_ranges,
+        s39_the_audit_log_has_a_line_for_each_call_and_rotates,
         s40_logs_are_in_their_folder,
         s41_privileged_pods_are_allowed_or_refused,
         a_directory_is_a_store_too;
     Etcd:
         s19_the_stock_flags_take_effect,
         s20_one_of_three_members_may_stop,
+        s21_only_the_api_server_speaks_to_the_store,
         s22_a_backup_brings_everything_back,
         s43_a_second_master_shows_the_same;
-    Sim:
-        s25_expired_bootstrap_tokens_are_deleted;
 }
 
-/// The built API server.
-pub(crate) fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| example("apiserver"))
-}
+fn s16_component_statuses_show_what_does_not_run(t: &Shell) {
+    let runtime = tokio::runtime::Runtime::new().expect("there are threads");
+    let cluster = Cluster::builder().nodes(0).listen(([127, 0, 0, 1], 0)).start();
+    let cluster = runtime.block_on(cluster).expect("a cluster starts");
+    t.write("kubeconfig", cluster.kubeconfig().expect("it listens"));
+    let healthy = |output: &str| {
+        rows(output).iter().filter(|row| row[1] == "Healthy").map(|row| row[0].to_owned()).collect()
+    };
+    let all: Vec<String> = healthy(&t.ok("kubectl get cs --no-headers"));
+    assert_eq!(all, ["controller-manager", "scheduler", "etcd-0"]);
 
-/// Builds an example.
-pub(crate) fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this test has a path");
-    let profile = test.ancestors().nth(2).expect("target/profile/deps/test");
-    let mut build = Command::new(env!("CARGO"));
-    // With the whole workspace, as it was tested: other features would build everything anew.
-    build.args(["build", "--workspace", "--locked", "--quiet", "--example", name]);
-    if cfg!(feature = "etcd") {
-        build.args(["--features", "rk/etcd,rk-store/etcd"]);
-    }
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert!(build.status().expect("cargo runs").success(), "the example builds");
-    profile.join("examples").join(name)
-}
-
-/// An API server, gone with its value.
-pub(crate) struct Server {
-    process: Child,
-    pub(crate) url: String,
-}
-
-/// A folder with certificates of one authority: `ca.pem`, `ca-key.pem`, `apiserver.pem` and its key,
-/// `admin.pem` and its key, and a token file.
-pub(crate) struct Folder {
-    pub(crate) path: PathBuf,
-    pub(crate) pki: Pki,
-}
-
-const TOKENS: &str = "admin-token,admin,1,\"system:masters\"\n\
-                      bootstrap-token,kubelet-bootstrap,10001,\"system:node-bootstrapper\"\n";
-
-impl Folder {
-    pub(crate) fn new(t: &Shell) -> Self {
-        let path = t.directory().join("ssl");
-        std::fs::create_dir_all(&path).expect("the test's folder takes folders");
-        let pki = Pki::load_or_create(&path).expect("certificates can be made");
-        std::fs::rename(path.join("ca.crt"), path.join("ca.pem")).expect("it was just made");
-        std::fs::rename(path.join("ca.key"), path.join("ca-key.pem")).expect("it was just made");
-        let names = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "10.0.0.1"].map(ToOwned::to_owned);
-        // Not the authority's name, which would make it look self-signed.
-        let server = pki.server("kube-apiserver", &names).expect("names are fine");
-        write_identity(&path, "apiserver", &server);
-        let admin = pki.client("kubernetes-admin", &["system:masters"]).expect("names are fine");
-        write_identity(&path, "admin", &admin);
-        std::fs::write(path.join("token.csv"), TOKENS).expect("it takes files");
-        Self { path, pki }
-    }
-
-    pub(crate) fn file(&self, flag: &str, name: &str) -> String {
-        format!("--{flag}={}", self.path.join(name).display())
-    }
-
-    /// The flags that every server here has.
-    fn flags(&self) -> Vec<String> {
-        vec![
-            self.file("tls-cert-file", "apiserver.pem"),
-            self.file("tls-private-key-file", "apiserver-key.pem"),
-            self.file("client-ca-file", "ca.pem"),
-            self.file("token-auth-file", "token.csv"),
-            "--authorization-mode=RBAC,Node".to_owned(),
-        ]
-    }
-}
-
-/// The flags of a server whose store is a folder of its own.
-pub(crate) fn embedded(t: &Shell, folder: &Folder, more: &[&str]) -> Vec<String> {
-    let mut flags = folder.flags();
-    flags.push(format!("--data-dir={}", t.directory().join("data").display()));
-    flags.extend(more.iter().map(|flag| (*flag).to_owned()));
-    flags
-}
-
-/// Starts a server at an address, waits until it is ready, and makes kubectl talk to it.
-pub(crate) fn serve(t: &Shell, folder: &Folder, address: &str, flags: &[String]) -> Server {
-    let port = free_ports(address, 1)[0];
-    let log = File::create(t.directory().join(format!("{address}.log"))).expect("it takes files");
-    let process = Command::new(program())
-        .args([format!("--bind-address={address}"), format!("--secure-port={port}")])
-        .args(flags)
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("it was built");
-    let mut server = Server { process, url: format!("https://{address}:{port}") };
-    let begin = Instant::now();
-    while TcpStream::connect((address, port)).is_err() {
-        let log = || std::fs::read_to_string(t.directory().join(format!("{address}.log")));
-        let ended = server.process.try_wait().expect("it is ours");
-        assert!(ended.is_none(), "the server ended: {}", log().unwrap_or_default());
-        assert!(begin.elapsed() < Duration::from_secs(60), "{}", log().unwrap_or_default());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    server.use_it(t, folder);
-    t.eventually("kubectl get --raw /readyz", "ok");
-    server
-}
-
-impl Server {
-    /// Makes kubectl talk to it, as the administrator.
-    fn use_it(&self, t: &Shell, folder: &Folder) {
-        let admin = Credentials::Token("admin-token");
-        let text = folder.pki.kubeconfig(&self.url, &admin).expect("it is well formed");
-        t.write("kubeconfig", &text);
-    }
-
-    /// Asks it to end, and waits.
-    pub(crate) fn stop(mut self) {
-        let id = self.process.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status();
-        assert!(sent.expect("there is kill").success());
-        let begin = Instant::now();
-        while self.process.try_wait().expect("it is ours").is_none() {
-            assert!(begin.elapsed() < Duration::from_secs(30), "it does not end");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// `curl` with a token, for the status alone.
-fn status(t: &Shell, server: &Server, more: &str) -> String {
-    t.ok(&format!(
-        "curl -s -o /dev/null -w '%{{http_code}}' --cacert ssl/ca.pem {more} {}/api",
-        server.url
-    ))
+    assert!(cluster.stop(Component::Scheduler));
+    let left: Vec<String> = healthy(&t.ok("kubectl get componentstatuses --no-headers"));
+    assert_eq!(left, ["controller-manager", "etcd-0"]);
+    assert!(t.ok("kubectl get cs scheduler").contains("Unhealthy"));
+    t.fails("kubectl get cs nobody");
+    runtime.block_on(cluster.shutdown());
 }
 
 fn s19_the_stock_flags_take_effect(t: &Shell) {
@@ -307,6 +178,67 @@ fn make_anyhow(t: &Shell, name: &str) {
     t.eventually(&line, &format!("configmap/{name}"));
 }
 
+fn s21_only_the_api_server_speaks_to_the_store(t: &Shell) {
+    let folder = Folder::new(t);
+    let etcd = Etcd::start(&t.directory().join("etcd"), 1, &Pki::generate().expect("keys"));
+    let mut flags = folder.flags();
+    flags.extend(etcd.flags());
+    let server = serve(t, &folder, "127.0.0.2", &flags);
+
+    // A scheduler, controllers and a node do their work by way of it.
+    let admin = server.kubeconfig(&folder, &Credentials::Token("admin-token"));
+    let components = Components::new();
+    let client = components.client(&admin);
+    components.controllers(client.clone(), "*", &folder.pki);
+    let scheduler = client.clone();
+    components.spawn(|stop| rk::sched::Scheduler::builder(scheduler).build().run(stop));
+    components.agent(components.node(client, "node-1"));
+    t.ok("kubectl create deployment web -n default --image=nginx --replicas=2");
+    let running =
+        "kubectl get pods -n default --field-selector=status.phase=Running -o name | wc -l";
+    t.eventually(running, "2");
+
+    // All of it is in the store, and all connections to the store are the API server's.
+    assert!(t.ok(&etcd.etcdctl("get --prefix --keys-only /registry/pods/")).contains("/web-"));
+    let connections = connections_to(etcd.port());
+    assert!(!connections.is_empty());
+    for socket in connections {
+        let held = t.ok(&format!("ls -l /proc/{}/fd", server.id()));
+        assert!(held.contains(&format!("socket:[{socket}]")), "{socket} is not the API server's");
+    }
+    // Nobody else is let in.
+    let port = etcd.port();
+    let ca = etcd.directory().join("ca.pem");
+    let ask = format!("curl -s --cacert {} https://127.0.0.1:{port}/version", ca.display());
+    t.fails(&ask);
+    let client = etcd.directory().join("server");
+    let ask = format!("{ask} --cert {0}.pem --key {0}-key.pem", client.display());
+    assert!(t.ok(&ask).contains("etcdserver"));
+    // Nor do they know it: what they are built of has no part in it.
+    let tree = format!("{} tree --locked --offline -e normal --manifest-path", env!("CARGO"));
+    for part in ["rk-sched", "rk-controllers", "rk-proxy"] {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(part).join("Cargo.toml");
+        let needs = t.ok(&format!("{tree} {}", manifest.display()));
+        assert!(needs.contains("rk-api") && !needs.contains("rk-store"), "{needs}");
+    }
+}
+
+/// The sockets on this machine that are connected to a port on loopback.
+fn connections_to(port: u16) -> Vec<String> {
+    let remote = format!(":{port:04X}");
+    let table = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+    let lines: Vec<String> = table
+        .into_iter()
+        .flatten()
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let columns = lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Local address, remote address, state (01 is established), …, inode.
+    let established =
+        columns.filter(|it| it.len() > 9 && it[3] == "01" && it[2].ends_with(&remote));
+    established.map(|columns| columns[9].to_owned()).collect()
+}
+
 fn s22_a_backup_brings_everything_back(t: &Shell) {
     let folder = Folder::new(t);
     let pki = Pki::generate().expect("keys");
@@ -338,111 +270,6 @@ fn s22_a_backup_brings_everything_back(t: &Shell) {
     let _server = serve(t, &folder, "127.0.0.2", &flags);
     assert_eq!(t.ok(uids), before);
     t.ok("kubectl scale deployment web --replicas=3");
-}
-
-fn s23_certificates_say_who_is_who(t: &Shell) {
-    let folder = Folder::new(t);
-    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[]));
-    // The server is who it says: with another authority a client does not believe it.
-    assert_eq!(status(t, &server, "--cert ssl/admin.pem --key ssl/admin-key.pem"), "200");
-    let other = Pki::generate().expect("keys");
-    std::fs::write(folder.path.join("other-ca.pem"), other.ca_pem()).expect("it takes files");
-    t.fails(&format!("curl -s --cacert ssl/other-ca.pem {}/api", server.url));
-    // The common name is the user, the organizations are the groups.
-    t.write("extensions", "extendedKeyUsage=clientAuth\n");
-    t.ok("openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-          -subj /O=devs/O=testers/CN=jane -keyout ssl/jane-key.pem -out jane.csr 2>&1 && \
-          openssl x509 -req -in jane.csr -CA ssl/ca.pem -CAkey ssl/ca-key.pem -CAcreateserial \
-          -days 1 -extfile extensions -out ssl/jane.pem 2>&1");
-    let whoami = "kubectl auth whoami --token= --client-certificate=ssl/jane.pem \
-                  --client-key=ssl/jane-key.pem --kubeconfig=/dev/null --certificate-authority=ssl/ca.pem";
-    let jane = t.ok(&format!("{whoami} --server={}", server.url));
-    assert!(
-        jane.contains("jane") && jane.contains("[devs testers system:authenticated]"),
-        "{jane}"
-    );
-    // A certificate of another authority is nobody's.
-    let stranger = other.client("admin", &["system:masters"]).expect("names are fine");
-    write_identity(&folder.path, "stranger", &stranger);
-    assert_eq!(status(t, &server, "--cert ssl/stranger.pem --key ssl/stranger-key.pem"), "401");
-}
-
-fn s24_a_token_file_names_users(t: &Shell) {
-    let folder = Folder::new(t);
-    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[]));
-    let whoami = t.ok("kubectl auth whoami --token=bootstrap-token -o yaml");
-    for part in ["kubelet-bootstrap", "system:node-bootstrapper", "\"10001\""] {
-        assert!(whoami.contains(part), "{part}: {whoami}");
-    }
-    assert_eq!(status(t, &server, "-H 'Authorization: Bearer admin-token'"), "200");
-    assert_eq!(status(t, &server, "-H 'Authorization: Bearer unlisted'"), "401");
-}
-
-/// Writes a bootstrap token Secret.
-fn bootstrap_token(t: &Shell, id: &str, expires: &str, usage: &str) {
-    t.write(
-        &format!("{id}.yaml"),
-        &format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: bootstrap-token-{id}, namespace: kube-system}}\n\
-             type: bootstrap.kubernetes.io/token\nstringData:\n  token-id: {id}\n  \
-             token-secret: 0123456789abcdef\n  expiration: \"{expires}\"\n  \
-             usage-bootstrap-{usage}: \"true\"\n"
-        ),
-    );
-    t.ok(&format!("kubectl apply -f {id}.yaml"));
-}
-
-fn s25_bootstrap_tokens_authenticate_until_they_expire(t: &Shell) {
-    let folder = Folder::new(t);
-    let flags = embedded(t, &folder, &["--enable-bootstrap-token-auth=true"]);
-    let server = serve(t, &folder, "127.0.0.2", &flags);
-    bootstrap_token(t, "goodid", "2099-01-01T00:00:00Z", "authentication");
-    bootstrap_token(t, "oldold", "2020-01-01T00:00:00Z", "authentication");
-    bootstrap_token(t, "signer", "2099-01-01T00:00:00Z", "signing");
-    let ask = |server: &Server, id: &str| {
-        status(t, server, &format!("-H 'Authorization: Bearer {id}.0123456789abcdef'"))
-    };
-    let whoami = t.ok("kubectl auth whoami --token=goodid.0123456789abcdef");
-    assert!(whoami.contains("system:bootstrap:goodid"), "{whoami}");
-    assert!(whoami.contains("system:bootstrappers"), "{whoami}");
-    assert_eq!(ask(&server, "oldold"), "401", "it has expired");
-    assert_eq!(ask(&server, "signer"), "401", "it is for something else");
-    server.stop();
-    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[]));
-    assert_eq!(ask(&server, "goodid"), "401", "the flag is off");
-}
-
-fn s25_expired_bootstrap_tokens_are_deleted(t: &Shell) {
-    bootstrap_token(t, "stays0", "2099-01-01T00:00:00Z", "authentication");
-    bootstrap_token(t, "late00", "2020-01-01T00:00:00Z", "authentication");
-    let soon = t.ok("date -u -d '+3 seconds' +%Y-%m-%dT%H:%M:%SZ");
-    bootstrap_token(t, "soon00", soon.trim(), "authentication");
-    t.until("kubectl get secrets -n kube-system -o name", "only the one that lasts", |names| {
-        names.contains("stays0") && !names.contains("late00") && !names.contains("soon00")
-    });
-    t.ok("kubectl delete secret -n kube-system bootstrap-token-stays0");
-}
-
-fn s35_tokens_are_taken_if_their_key_is_listed(t: &Shell) {
-    let folder = Folder::new(t);
-    let signing = folder.file("service-account-signing-key-file", "apiserver-key.pem");
-    let issuer = "--service-account-issuer=api";
-    let listed = folder.file("service-account-key-file", "apiserver-key.pem");
-    let other = folder.file("service-account-key-file", "ca-key.pem");
-    let server =
-        serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[&signing, issuer, &other, &listed]));
-    t.ok("kubectl create serviceaccount robot -n default");
-    let token = t.ok("kubectl create token robot -n default");
-    let bearer = format!("-H 'Authorization: Bearer {}'", token.trim());
-    assert_eq!(status(t, &server, &bearer), "200");
-    let whoami = t.ok(&format!("kubectl auth whoami --token={}", token.trim()));
-    assert!(whoami.contains("system:serviceaccount:default:robot"), "{whoami}");
-    let document = t.ok("kubectl get --raw /.well-known/openid-configuration");
-    assert!(document.contains("\"issuer\":\"api\""), "{document}");
-    server.stop();
-    // The key that signs is not listed: what it signs is not taken.
-    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[&signing, issuer, &other]));
-    assert_eq!(status(t, &server, &bearer), "401");
 }
 
 fn s36_addresses_and_ports_come_from_their_ranges(t: &Shell) {
@@ -486,6 +313,52 @@ fn s36_addresses_and_ports_come_from_their_ranges(t: &Shell) {
     assert!(t.ok("kubectl get service kubernetes").contains("10.96.0.1 "));
     let refused = t.fails("kubectl create service nodeport far --tcp=80 --node-port=29999");
     assert!(refused.contains("The range of valid ports is 30000-32767"), "{refused}");
+}
+
+fn s39_the_audit_log_has_a_line_for_each_call_and_rotates(t: &Shell) {
+    let folder = Folder::new(t);
+    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+                  - {level: RequestResponse, resources: [{resources: [configmaps]}], namespaces: [default]}\n\
+                  - {level: Metadata, users: [admin]}\n";
+    t.write("policy.yaml", policy);
+    // What was there before; only its age is in its name.
+    t.ok("mkdir logs && echo '{}' > logs/k8s-audit-2020-01-01T00-00-00.000.log");
+    let log = format!("--audit-log-path={}", t.directory().join("logs/k8s-audit.log").display());
+    let policy = format!("--audit-policy-file={}", t.directory().join("policy.yaml").display());
+    let flags = ["--audit-log-maxage=30", "--audit-log-maxbackup=3", "--audit-log-maxsize=1"];
+    let flags = [flags.as_slice(), &[log.as_str(), policy.as_str()]].concat();
+    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &flags));
+
+    t.ok("kubectl create namespace audited");
+    t.fails("kubectl get configmap nobody -n audited");
+    // The event of an object that is named so.
+    let event = |name: &str| -> serde_json::Value {
+        let about = format!("\"name\":\"{name}\"");
+        let line =
+            t.eventually(&format!("grep -h '{about}' logs/k8s-audit*.log | tail -1"), &about);
+        serde_json::from_str(&line).expect("each line is an event")
+    };
+    let created = event("audited");
+    assert_eq!(created["verb"], "create");
+    assert_eq!(created["user"]["username"], "admin");
+    assert_eq!(created["objectRef"]["resource"], "namespaces");
+    assert_eq!(created["responseStatus"]["code"], 201);
+    assert_eq!(created["sourceIPs"][0], "127.0.0.1");
+    assert!(created["userAgent"].as_str().is_some_and(|agent| agent.starts_with("kubectl/")));
+    assert_eq!(event("nobody")["responseStatus"]["reason"], "NotFound");
+
+    // Each is in the log twice, as it was sent and as it was stored: two are more than a file holds.
+    t.ok("head -c 300000 /dev/zero | tr '\\0' x > large");
+    let large = |number: usize| {
+        t.ok(&format!("kubectl create configmap large-{number} -n default --from-file=large"));
+        event(&format!("large-{number}"));
+    };
+    (0..3).for_each(large);
+    t.until("ls logs", "no file of long ago", |names| !names.contains("2020-01-01"));
+    (3..12).for_each(large);
+    t.eventually("ls logs | grep -c '^k8s-audit-.*[.]log$'", "3");
+    t.ok("test $(stat -c %s logs/k8s-audit.log) -le 1048576");
+    server.stop();
 }
 
 fn s40_logs_are_in_their_folder(t: &Shell) {
@@ -579,6 +452,16 @@ fn s43_a_second_master_shows_the_same(t: &Shell) {
     t.until(&format!("{one} get endpoints kubernetes"), "one address", |endpoints| {
         endpoints.contains("20.0.0.70") && !endpoints.contains("20.0.0.71")
     });
+}
+
+fn a_control_plane_on_one_machine_is_asked_for_its_health(t: &Shell) {
+    let folder = Folder::new(t);
+    let _server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[]));
+    let all = t.ok("kubectl get cs");
+    // Nothing else runs here.
+    let refused = "Get \"https://127.0.0.1:10259/healthz\": dial tcp 127.0.0.1:10259: connect: connection refused";
+    assert!(all.contains(refused), "{all}");
+    assert!(all.contains("controller-manager") && all.contains("etcd-0"), "{all}");
 }
 
 fn a_directory_is_a_store_too(t: &Shell) {

@@ -14,6 +14,7 @@ pub(crate) fn images(busybox: &Path) -> Result<Vec<ImageBuilder>, ImageError> {
     let mut images = samples(busybox)?;
     images.push(busybox_image("busyboxplus:latest", busybox)?);
     images.push(web_server("nginx:latest", "Welcome to nginx!\n", busybox)?);
+    images.push(pi(busybox)?);
     images.push(listener("redis:latest", 6379, busybox)?);
     images.push(listener("memcached:latest", 11211, busybox)?);
     Ok(images)
@@ -27,4 +28,12 @@ fn listener(name: &str, port: u16, busybox: &Path) -> Result<ImageBuilder, Image
         env: vec!["PATH=/bin".to_owned()],
         ..ImageConfig::default()
     }))
+}
+
+/// A `perl` that knows one program: `print bpi(DIGITS)`.
+fn pi(busybox: &Path) -> Result<ImageBuilder, ImageError> {
+    let script = "#!/bin/sh\nfor argument; do digits=$(echo \"$argument\" | tr -cd 0-9); done\n\
+                  echo \"scale=$digits+10; 16*a(1/5)-4*a(1/239)\" | BC_LINE_LENGTH=0 bc -l | \
+                  cut -c1-$((digits+1))\n";
+    Ok(busybox_image("perl:latest", busybox)?.file("/bin/perl", script, 0o755))
 }

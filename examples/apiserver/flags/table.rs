@@ -121,7 +121,11 @@ const SERVING: &[Flag] = &[
     flag("insecure-bind-address", Text, GONE),
     flag("min-request-timeout", Number, TUNED),
     flag("request-timeout", Duration, TUNED),
-    flag("shutdown-delay-duration", Duration, TUNED),
+    flag(
+        "shutdown-delay-duration",
+        Duration,
+        Something("How long to go on after /readyz begins to fail. Default: 0s."),
+    ),
     flag("shutdown-send-retry-after", Bool, TUNED),
     flag("shutdown-watch-termination-grace-period", Duration, TUNED),
     flag("livez-grace-period", Duration, TUNED),

@@ -234,6 +234,12 @@ fn rules(errors: &mut Errors, rules: &HPAScalingRules, path: &Path) {
     if let Some(policy) = &rules.select_policy {
         errors.one_of(&path.child("selectPolicy"), policy, &["Disabled", "Max", "Min"]);
     }
+    if let Some(tolerance) = &rules.tolerance
+        && Quantity::try_from(tolerance).is_ok_and(|tolerance| tolerance < Quantity::ZERO)
+    {
+        let wrong = "must be greater than or equal to 0";
+        errors.invalid(&path.child("tolerance"), tolerance.0.clone(), wrong);
+    }
     let policies = list(&rules.policies);
     if policies.is_empty() {
         errors.required(&path.child("policies"), "must specify at least one Policy");

@@ -28,6 +28,8 @@ use crate::{
     },
 };
 
+mod policies;
+
 /// The row of Job.
 pub(super) fn row() -> Resource {
     Row::of::<Jobs>().in_all().status().columns(COLUMNS).done()
@@ -71,6 +73,10 @@ impl Kind for Jobs {
             let failed = spec.pod_failure_policy.is_some();
             let policy = if failed { "Failed" } else { "TerminatingOrFailed" };
             spec.pod_replacement_policy = Some(policy.to_owned());
+        }
+        let rules = spec.pod_failure_policy.iter_mut().flat_map(|policy| &mut policy.rules);
+        for pattern in rules.flat_map(|rule| rule.on_pod_conditions.iter_mut().flatten()) {
+            default_text(&mut pattern.status, "True");
         }
         defaults::template(&mut spec.template);
         label_like_template(job);
@@ -164,6 +170,17 @@ impl Kind for Jobs {
             &new_spec.pod_failure_policy,
             &old_spec.pod_failure_policy,
         );
+        errors.immutable(
+            &path.child("backoffLimitPerIndex"),
+            &new_spec.backoff_limit_per_index,
+            &old_spec.backoff_limit_per_index,
+        );
+        errors.immutable(&path.child("managedBy"), &new_spec.managed_by, &old_spec.managed_by);
+        errors.immutable(
+            &path.child("successPolicy"),
+            &new_spec.success_policy,
+            &old_spec.success_policy,
+        );
         errors.0
     }
 
@@ -238,6 +255,7 @@ pub(super) fn validate_spec(errors: &mut Errors, spec: &JobSpec, path: &Path) {
             errors.required(&at, "when completion mode is Indexed");
         }
     }
+    policies::validate(errors, spec, path);
     let at = path.child("template");
     errors.extend(validation::template(&spec.template, &at));
     let at = at.child("spec.restartPolicy");
@@ -247,6 +265,10 @@ pub(super) fn validate_spec(errors: &mut Errors, spec: &JobSpec, path: &Path) {
             if !["OnFailure", "Never"].contains(&policy) {
                 let supported = ["OnFailure", "Never"];
                 errors.push(FieldError::not_supported(&at, policy, &supported));
+            }
+            if spec.pod_failure_policy.is_some() && policy != "Never" {
+                let wrong = "only \"Never\" is supported when podFailurePolicy is specified";
+                errors.invalid(&at, policy, wrong);
             }
         }
     }

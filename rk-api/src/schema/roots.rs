@@ -107,6 +107,7 @@ pub(super) const ROOTS: &[Root] = &[
     root::<meta::v1::APIVersions>(),
     root::<meta::v1::DeleteOptions>(),
     root::<meta::v1::ListMeta>(),
+    root::<meta::v1::ObjectMeta>(),
     root::<meta::v1::Patch>(),
     root::<meta::v1::Status>(),
     root::<meta::v1::WatchEvent<serde_json::Value>>(),

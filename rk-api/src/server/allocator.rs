@@ -8,7 +8,9 @@
 mod addresses;
 mod cidr;
 mod families;
+mod findings;
 mod ports;
+mod ranges;
 
 use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
 
@@ -16,9 +18,11 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use serde_json::json;
 
 pub use self::cidr::Cidr;
+pub(super) use self::findings::Finding;
 use self::{
     addresses::{Addresses, Owner, addresses, owner},
     ports::{Ask, Leaks, Ports, Refused},
+    ranges::Ranges,
 };
 use super::{
     cache::Cache,
@@ -43,8 +47,7 @@ pub(super) struct Services(Arc<Inner>);
 struct Inner {
     cache: Arc<Cache>,
     resource: Option<Arc<Resource>>,
-    /// One of each family, the preferred one first.
-    ranges: Vec<Cidr>,
+    ranges: Ranges,
     addresses: Option<Addresses>,
     ports: Ports,
 }
@@ -129,19 +132,19 @@ impl Services {
             resource: resources.get("", "v1", "services").cloned(),
             addresses: Addresses::new(cache.clone(), resources),
             ports: Ports::new(cache.store().clone(), ports),
-            ranges,
+            ranges: Ranges::new(ranges, cache.clone(), resources),
             cache,
         }))
     }
 
-    /// The ranges of addresses.
+    /// The ranges of addresses that the server was started with.
     pub(super) fn ranges(&self) -> &[Cidr] {
-        &self.0.ranges
+        self.0.ranges.configured()
     }
 
     /// The address of the API server's own Service: the first of the preferred range.
     pub(super) fn kubernetes_address(&self) -> Option<IpAddr> {
-        self.0.ranges.first().map(|range| range.address(1))
+        self.ranges().first().map(|range| range.address(1))
     }
 
     /// Gives back what a deleted Service used.
@@ -198,12 +201,14 @@ impl Services {
         let before = old.map(Items::of).unwrap_or_default();
         let mut errors = ErrorList::new();
         if spec.type_.as_deref() != Some("ExternalName") {
-            let served: Vec<_> = self.0.ranges.iter().map(Cidr::family).collect();
+            let served: Vec<_> = self.ranges().iter().map(Cidr::family).collect();
             if let Err(error) = families::decide(spec, old_spec, &served) {
                 errors.push(error);
             } else {
                 let mut filling = Filling {
                     services: &self.0,
+                    ranges: self.0.ranges.ready()?,
+                    reserved: self.kubernetes_address(),
                     before: &before,
                     allocation: &mut allocation,
                     errors: &mut errors,
@@ -221,11 +226,14 @@ impl Services {
         Ok(allocation)
     }
 
-    /// Sets right what is not as the Services are: at the start, and then every few minutes.
-    pub(super) async fn repair(&self, leaks: &mut Repairs) -> Result<()> {
+    /// Sets right what is not as the Services are: at the start, and then every few minutes. Says
+    /// what was wrong.
+    pub(super) async fn repair(&self, leaks: &mut Repairs) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
         if let Some(account) = &self.0.addresses {
             self.0.cache.fresh().await?;
-            account.repair(&self.0.all()?).await?;
+            let known = self.0.ranges.known()?;
+            findings.extend(account.repair(&self.0.all()?, &known).await?);
         }
         let used = async || {
             let fresh = self.0.cache.fresh().await;
@@ -234,8 +242,9 @@ impl Services {
                 .map_err(|error| rk_store::StoreError::Unavailable { reason: error.message })?;
             Ok(services.iter().flat_map(|service| Items::of(service).ports).collect())
         };
-        self.0.ports.repair(&mut leaks.0, used).await?;
-        Ok(())
+        let missing = self.0.ports.repair(&mut leaks.0, used).await?;
+        findings.extend(findings::of_ports(&self.0.all()?, self.0.ports.range(), &missing));
+        Ok(findings)
     }
 }
 
@@ -271,6 +280,10 @@ pub(super) struct Repairs(Leaks);
 /// A Service that is being filled in.
 struct Filling<'a> {
     services: &'a Inner,
+    /// Where addresses are taken from.
+    ranges: Vec<Cidr>,
+    /// The API server's own address, which only its Service gets.
+    reserved: Option<IpAddr>,
     before: &'a Items,
     allocation: &'a mut Allocation,
     errors: &'a mut ErrorList,
@@ -316,30 +329,43 @@ impl Filling<'_> {
         if self.before.addresses.contains(&address) {
             return Ok(());
         }
-        let mut ranges = self.services.ranges.iter();
-        let why = match ranges.clone().find(|range| range.contains(address)) {
-            None => {
-                let family = cidr::Family::of(address);
-                let range = ranges.find(|range| range.family() == family);
-                let valid = range.or(self.services.ranges.first()).map(ToString::to_string);
-                let valid = valid.unwrap_or_default();
-                format!(
-                    "the provided IP ({address}) is not in the valid range. The range of valid IPs is {valid}"
-                )
-            }
-            Some(_) if self.take(address).await? => return Ok(()),
-            Some(_) => "provided IP is already allocated".to_owned(),
+        let why = if !self.ranges.iter().any(|range| range.contains(address)) {
+            let valid = self.ranges_of(cidr::Family::of(address));
+            format!(
+                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {valid}"
+            )
+        } else if self.take(address).await? {
+            return Ok(());
+        } else {
+            "provided IP is already allocated".to_owned()
         };
         let why = format!("failed to allocate IP {address}: {why}");
         self.errors.push(FieldError::invalid(&Path::new("spec.clusterIPs"), json!(chosen), why));
         Ok(())
     }
 
+    /// The ranges of a family, or the preferred one when it has none.
+    fn ranges_of(&self, family: cidr::Family) -> String {
+        let of_family = self.ranges.iter().filter(|range| range.family() == family);
+        let mut names: Vec<_> = of_family.map(ToString::to_string).collect();
+        if names.is_empty() {
+            names.extend(self.ranges.first().map(ToString::to_string));
+        }
+        names.join(", ")
+    }
+
     async fn any_address(&mut self, family: &str) -> Result<Option<IpAddr>> {
-        let mut ranges = self.services.ranges.iter();
-        let Some(range) = ranges.find(|range| range.family().as_str() == family) else {
-            return Ok(None);
-        };
+        let ranges: Vec<_> =
+            self.ranges.iter().filter(|range| range.family().as_str() == family).copied().collect();
+        for range in ranges {
+            if let Some(address) = self.any_address_of(&range).await? {
+                return Ok(Some(address));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn any_address_of(&mut self, range: &Cidr) -> Result<Option<IpAddr>> {
         let Some(account) = &self.services.addresses else {
             // Nobody keeps account: any that no Service has.
             let taken: Vec<_> = self.services.all()?.iter().flat_map(addresses).collect();
@@ -347,7 +373,7 @@ impl Filling<'_> {
             return Ok((0..TRIES).map(|_| random()).find(|address| !taken.contains(address)));
         };
         for _ in 0..TRIES {
-            let Some(free) = account.free(range)? else { return Ok(None) };
+            let Some(free) = account.free(range, self.reserved)? else { return Ok(None) };
             if self.take(free).await? {
                 return Ok(Some(free));
             }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
-    allocator::Repairs,
+    allocator::{Finding, Repairs},
     registry::Target,
     status::{ApiError, Result},
     user::UserInfo,
@@ -26,9 +26,23 @@ use crate::{clock, resources::Resources};
 /// Sets right what is there, and creates what is missing.
 pub(super) async fn run(server: &Arc<Inner>) -> Result<Repairs> {
     let mut repairs = Repairs::default();
-    server.registry.services.repair(&mut repairs).await?;
+    let findings = server.registry.services.repair(&mut repairs).await?;
     ensure_all(server).await?;
+    tell(server, &findings).await;
     Ok(repairs)
+}
+
+/// Makes events of what was wrong with Services.
+async fn tell(server: &Inner, findings: &[Finding]) {
+    for finding in findings {
+        let told = match serde_json::to_value(finding.event()) {
+            Ok(event) => ensure(server, "", "v1", "events", Some(finding.namespace()), event).await,
+            Err(error) => Err(ApiError::internal(error)),
+        };
+        if let Err(error) = told {
+            tracing::warn!(%error, "what is wrong with a Service is not told");
+        }
+    }
 }
 
 async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
@@ -93,8 +107,9 @@ const REPAIR_AFTER: Duration = Duration::from_secs(180);
 pub(super) async fn repair(server: Weak<Inner>, mut repairs: Repairs, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(REPAIR_AFTER)).await.is_some() {
         let Some(server) = server.upgrade() else { return };
-        if let Err(error) = server.registry.services.repair(&mut repairs).await {
-            tracing::warn!(%error, "what Services have was not looked at");
+        match server.registry.services.repair(&mut repairs).await {
+            Ok(findings) => tell(&server, &findings).await,
+            Err(error) => tracing::warn!(%error, "what Services have was not looked at"),
         }
     }
 }

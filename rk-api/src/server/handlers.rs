@@ -3,6 +3,7 @@
 mod components;
 mod connection;
 mod delete;
+mod evictions;
 mod list;
 mod nonresource;
 mod patch;

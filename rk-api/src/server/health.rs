@@ -28,7 +28,7 @@ pub(super) async fn check(server: &Inner, path: &str, query: &Query) -> Option<H
         "healthz" | "livez" => {}
         "readyz" => {
             checks.push(("informer-sync", true));
-            checks.push(("shutdown", !server.shutdown.is_cancelled()));
+            checks.push(("shutdown", !server.leaving.is_cancelled()));
         }
         _ => return None,
     }

@@ -158,7 +158,7 @@ async fn write(server: &Inner, kind: (&str, &str, &str), object: Value) -> Resul
 /// Begins to keep `server` among the endpoints.
 pub(super) fn start(server: &Arc<Inner>) {
     if let Some(own) = server.advertised {
-        tokio::spawn(keep(Arc::downgrade(server), own, server.shutdown.clone()));
+        tokio::spawn(keep(Arc::downgrade(server), own, server.leaving.clone()));
     }
 }
 

@@ -1,4 +1,7 @@
 //! Content negotiation: what a client sends, and in which form it wants its answer.
+//!
+//! CBOR (KEP-4222) is not served: Kubernetes has it off by default, and clients that would take it
+//! take JSON or protobuf too.
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -131,7 +134,7 @@ pub(super) fn accepted(headers: &HeaderMap) -> Vec<Clause<'_>> {
     clauses
 }
 
-/// The form of an answer with objects. `streaming` answers (watches) are JSON only.
+/// The form of an answer with objects. `streaming` answers (watches) are never YAML.
 pub(super) fn output(headers: &HeaderMap, streaming: bool) -> Result<Output> {
     let clauses = accepted(headers);
     if clauses.is_empty() {
@@ -139,7 +142,7 @@ pub(super) fn output(headers: &HeaderMap, streaming: bool) -> Result<Output> {
     }
     let choice = clauses.iter().find_map(|clause| {
         let format = clause.format()?;
-        if streaming && format != Format::Json {
+        if streaming && format == Format::Yaml {
             return None;
         }
         Some(Output { format, shape: shape(clause)? })

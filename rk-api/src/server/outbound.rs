@@ -169,6 +169,11 @@ impl Endpoint {
         self
     }
 
+    /// The path at which it is asked.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The URL at which it is asked.
     fn asked_at(&self, timeout: Duration) -> String {
         let and = if self.path.contains('?') { '&' } else { '?' };

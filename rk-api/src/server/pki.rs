@@ -1,5 +1,7 @@
 //! The certificates of a cluster: its authority, what it issues, and kubeconfig files with it.
 
+mod issue;
+
 use std::{
     fs,
     io::Write,
@@ -24,6 +26,7 @@ use rustls::{
     },
 };
 
+pub use self::issue::SigningError;
 use super::token::{TokenKey, TokenKeyError};
 use crate::clock;
 

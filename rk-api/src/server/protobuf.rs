@@ -150,13 +150,15 @@ fn field(text: &'static str) -> Option<Field> {
 
 /// The message of a type, by its group and version and its kind.
 fn message(api_version: &str, kind: &str) -> Option<(&'static str, &'static [Field])> {
-    const META: [&str; 9] = [
+    const META: [&str; 11] = [
         "DeleteOptions",
         "CreateOptions",
         "UpdateOptions",
         "PatchOptions",
         "GetOptions",
         "ListOptions",
+        "PartialObjectMetadata",
+        "PartialObjectMetadataList",
         "Status",
         "APIResourceList",
         "APIGroupList",
@@ -186,6 +188,32 @@ pub(super) fn to_json(body: &[u8]) -> Result<Vec<u8>, String> {
 /// An object or a list as a protobuf body; `None` when its type has no protobuf form here.
 pub(super) fn from_json(json: &[u8]) -> Option<Vec<u8>> {
     encode::unknown(&serde_json::from_slice(json).ok()?)
+}
+
+/// A line of a watch.
+#[derive(serde::Deserialize)]
+struct WatchLine<'a> {
+    #[serde(rename = "type")]
+    type_: &'a str,
+    #[serde(borrow)]
+    object: &'a serde_json::value::RawValue,
+}
+
+/// Lines of a watch as frames: each event is behind its length in four bytes, the highest first, as
+/// apimachinery's length-delimited framer has it.
+pub(super) fn frames(lines: &[u8]) -> Vec<u8> {
+    let mut frames = Vec::with_capacity(lines.len());
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let Ok(line) = serde_json::from_slice::<WatchLine<'_>>(line) else { continue };
+        let json = line.object.get().as_bytes();
+        // What has no protobuf form stays as it is: clients tell by how it begins.
+        let object = from_json(json).unwrap_or_else(|| json.to_vec());
+        let event = encode::watch_event(line.type_, &object);
+        let length = u32::try_from(event.len()).unwrap_or(u32::MAX);
+        frames.extend(length.to_be_bytes());
+        frames.extend(event);
+    }
+    frames
 }
 
 #[cfg(test)]

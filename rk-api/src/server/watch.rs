@@ -16,8 +16,9 @@ use super::{
     cache::{Cache, Change, Closed, Delivery, Table, WatchEvent, Watcher, frame},
     custom_resources::Converter,
     flow_control::Seat,
-    negotiate::Shape,
+    negotiate::{Format, Shape},
     object::CachedObject,
+    protobuf,
     shape::Shaper,
     status::{ApiError, Result},
 };
@@ -47,6 +48,8 @@ pub(super) struct WatchParts {
     pub converter: Arc<Converter>,
     /// The form of the events.
     pub shaper: Shaper,
+    /// Lines of JSON or frames of protobuf.
+    pub format: Format,
     /// Whether to send bookmarks.
     pub bookmarks: bool,
     /// How long the watch lasts.
@@ -97,6 +100,11 @@ impl WatchBody {
 
     /// The next bytes; `None` at the end.
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let lines = ready!(self.poll_lines(cx));
+        Poll::Ready(lines.map(|lines| in_format(self.parts.format, lines)))
+    }
+
+    fn poll_lines(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -117,7 +125,7 @@ impl WatchBody {
         match self.parts.watcher.poll_next(cx) {
             Poll::Ready(Delivery::Changes(changes)) => {
                 self.pending = changes;
-                return self.poll_chunk(cx);
+                return self.poll_lines(cx);
             }
             Poll::Ready(Delivery::Closed(why)) => {
                 self.ended = true;
@@ -230,6 +238,14 @@ impl WatchBody {
 impl Drop for WatchBody {
     fn drop(&mut self) {
         self.parts.table.unwatch(&self.parts.watcher);
+    }
+}
+
+/// Lines of events as a client asked for them.
+pub(super) fn in_format(format: Format, lines: Bytes) -> Bytes {
+    match format {
+        Format::Protobuf => protobuf::frames(&lines).into(),
+        Format::Json | Format::Yaml => lines,
     }
 }
 

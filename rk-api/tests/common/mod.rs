@@ -5,16 +5,36 @@
     reason = "each test file uses a part, and fails by panicking"
 )]
 
+#[cfg(feature = "etcd")]
+mod etcd;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use rk_api::server::ApiServer;
-use rk_store::EmbeddedStore;
+use rk_store::{EmbeddedStore, Store};
 use serde_json::json;
 
-/// A server with an empty store in memory.
+/// A server with an empty store: in memory, or on etcd in the tests of `on_etcd.rs`.
 pub async fn server() -> ApiServer {
+    ApiServer::builder(store().await).start().await.unwrap()
+}
+
+/// A server with an empty store in memory, for tests that stop the clock: time would not wait for
+/// another process.
+pub async fn server_in_memory() -> ApiServer {
     ApiServer::builder(Arc::new(EmbeddedStore::in_memory())).start().await.unwrap()
+}
+
+/// An empty store.
+pub async fn store() -> Arc<dyn Store> {
+    #[cfg(feature = "etcd")]
+    if env!("CARGO_CRATE_NAME") == "on_etcd"
+        && let Some(store) = etcd::store().await
+    {
+        return store;
+    }
+    Arc::new(EmbeddedStore::in_memory())
 }
 
 /// A ConfigMap with one value.

@@ -95,7 +95,7 @@ fn what_happens_while_a_job_runs_is_the_policys_choice() {
 fn the_job_is_named_by_the_minute_and_says_what_it_is_for() {
     let zoned = cron(json!({"timeZone": "Asia/Kolkata"}), Value::Null);
     let made = plan::job(&zoned, &Timetable::of(&zoned).unwrap(), at("2026-11-21T09:10:00Z"));
-    assert_eq!(made.name_any(), "c-29915590");
+    assert_eq!(made.name_any(), "c-29920870");
     assert_eq!(made.labels()["app"], "c");
     assert_eq!(made.annotations()["note"], "n");
     assert_eq!(made.annotations()[plan::SCHEDULED], "2026-11-21T14:40:00+05:30");

@@ -7,12 +7,11 @@ use k8s_openapi::{
         apps::v1::{Deployment, ReplicaSet, StatefulSet},
         core::v1::{Pod, ReplicationController},
     },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+    apimachinery::pkg::apis::meta::v1::{APIResource, OwnerReference},
 };
 use kube::{
     Api, Client, ResourceExt,
-    core::{DynamicObject, GroupVersionKind},
-    discovery,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use rk_api::client::Informer;
 
@@ -103,14 +102,26 @@ impl Scales {
     async fn asked(&self, namespace: &str, owner: &OwnerReference) -> Result<Option<Scale>, Error> {
         let (group, version) =
             owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
-        let kind = GroupVersionKind::gvk(group, version, &owner.kind);
-        let (resource, _) = match discovery::pinned_kind(&self.client, &kind).await {
-            Ok(found) => found,
-            // A kind that is not served has no objects.
-            Err(kube::Error::Discovery(_)) => return Ok(None),
-            Err(gone) if error::is_not_found(&gone) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let served = match group {
+            "" => self.client.list_core_api_resources(version).await,
+            _ => self.client.list_api_group_resources(&owner.api_version).await,
         };
+        let served = match served {
+            // A kind that is not served has no objects.
+            Err(gone) if error::is_not_found(&gone) => return Ok(None),
+            served => served?.resources,
+        };
+        let of_kind = |one: &&APIResource| one.kind == owner.kind && !one.name.contains('/');
+        let Some(plural) = served.iter().find(of_kind).map(|one| &one.name) else {
+            return Ok(None);
+        };
+        let scale = format!("{plural}/scale");
+        if !served.iter().any(|one| one.name == scale) {
+            let name = if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") };
+            return Err(Error::NotYet(format!("{name} does not implement the scale subresource")));
+        }
+        let kind = GroupVersionKind::gvk(group, version, &owner.kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, plural);
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
         match api.get_scale(&owner.name).await {
             Ok(scale) => {
@@ -118,21 +129,8 @@ impl Scales {
                 let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
                 Ok((uid == owner.uid).then_some((uid, replicas)))
             }
-            Err(missing) if error::is_not_found(&missing) => {
-                let there = api.get_metadata_opt(&owner.name).await?;
-                match there.filter(|there| there.metadata.uid.as_ref() == Some(&owner.uid)) {
-                    Some(_) => Err(Error::NotYet(format!(
-                        "{} does not implement the scale subresource",
-                        qualified(&resource.plural, group)
-                    ))),
-                    None => Ok(None),
-                }
-            }
+            Err(missing) if error::is_not_found(&missing) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
-}
-
-fn qualified(plural: &str, group: &str) -> String {
-    if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }
 }

@@ -10,15 +10,15 @@ use rk_api::client::{Change, Informer};
 
 use super::{
     model::{has_finalizer, is_finished, is_managed_elsewhere},
-    take_finalizer,
+    report::take_finalizer,
 };
 use crate::{
+    children::{BY_CONTROLLER, index_by_controller},
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
     key::ObjectKey,
     manager::Context,
     owners::{controller_of, refers_to},
-    replicaset::{BY_CONTROLLER, index_by_controller},
 };
 
 struct Orphans {

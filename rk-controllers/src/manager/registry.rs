@@ -5,11 +5,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    attach_detach, clusterrole_aggregation, controller::Controller, cronjob, deployment,
-    disruption, endpoints, endpointslice, endpointslice_mirroring, ephemeral_volume,
-    garbage_collector, job, namespace, node_ipam, node_lifecycle, persistent_volume, pod_gc,
-    podautoscaler, protection, replicaset, resource_quota, root_ca, service_account,
-    service_account_tokens, taint_eviction, token_cleaner, ttl_after_finished, volume_expand,
+    attach_detach, certificates, cloud, clusterrole_aggregation, controller::Controller, cronjob,
+    daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
+    ephemeral_volume, garbage_collector, job, namespace, node_ipam, node_lifecycle,
+    persistent_volume, pod_gc, podautoscaler, protection, replicaset, resource_quota, root_ca,
+    service_account, service_account_tokens, service_cidrs, statefulset, taint_eviction,
+    token_cleaner, ttl_after_finished, volume_expand,
 };
 
 /// A controller that a manager can start.
@@ -22,8 +23,41 @@ pub(super) struct Entry {
     pub start: fn(&'static str, &Context, CancellationToken) -> Task,
 }
 
+const SIGNING_REQUESTS: &[(&str, &str)] =
+    &[("certificates.k8s.io/v1", "certificatesigningrequests")];
+
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
+    entry(
+        "certificatesigningrequest-approving-controller",
+        "csrapproving",
+        SIGNING_REQUESTS,
+        |name, context, token| run(certificates::approver(name, context), context, token),
+    ),
+    entry(
+        "certificatesigningrequest-cleaner-controller",
+        "csrcleaner",
+        SIGNING_REQUESTS,
+        |name, context, token| run(certificates::cleaner(name, context), context, token),
+    ),
+    entry(
+        "certificatesigningrequest-signing-controller",
+        "csrsigning",
+        SIGNING_REQUESTS,
+        |name, context, token| match certificates::signer(name, context) {
+            Some(controller) => run(controller, context, token),
+            None => Box::pin(async {}),
+        },
+    ),
+    entry("cloud-node-controller", "cloud-node", &[("v1", "nodes")], |name, context, token| {
+        run_if(cloud::node::controller(name, context), context, token)
+    }),
+    entry(
+        "cloud-node-lifecycle-controller",
+        "cloud-node-lifecycle",
+        &[("v1", "nodes")],
+        |_, context, token| Box::pin(cloud::node_lifecycle::run(context.clone(), token)),
+    ),
     entry(
         "clusterrole-aggregation-controller",
         "clusterrole-aggregation",
@@ -37,6 +71,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         "cronjob",
         &[("batch/v1", "cronjobs"), ("batch/v1", "jobs")],
         |name, context, token| run(cronjob::controller(name, context), context, token),
+    ),
+    entry(
+        "daemonset-controller",
+        "daemonset",
+        &[("apps/v1", "daemonsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(daemonset::controller(name, context), context, token),
     ),
     entry(
         "deployment-controller",
@@ -84,6 +124,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         Box::pin(garbage_collector::run(name, context.clone(), token))
     }),
     entry(
+        "horizontal-pod-autoscaler-controller",
+        "horizontalpodautoscaling",
+        &[("autoscaling/v2", "horizontalpodautoscalers")],
+        |name, context, token| run(podautoscaler::controller(name, context), context, token),
+    ),
+    entry(
         "job-controller",
         "job",
         &[("batch/v1", "jobs"), ("v1", "pods")],
@@ -94,12 +140,6 @@ pub(super) const REGISTRY: &[Entry] = &[
                 futures::join!(jobs, orphans);
             })
         },
-    ),
-    entry(
-        "horizontal-pod-autoscaler-controller",
-        "horizontalpodautoscaling",
-        &[("autoscaling/v2", "horizontalpodautoscalers")],
-        |name, context, token| run(podautoscaler::controller(name, context), context, token),
     ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
@@ -113,6 +153,9 @@ pub(super) const REGISTRY: &[Entry] = &[
         &[("v1", "nodes"), ("coordination.k8s.io/v1", "leases")],
         |name, context, token| Box::pin(node_lifecycle::run(name, context.clone(), token)),
     ),
+    entry("node-route-controller", "route", &[("v1", "nodes")], |_, context, token| {
+        Box::pin(cloud::route::run(context.clone(), token))
+    }),
     entry(
         "persistentvolume-attach-detach-controller",
         "attachdetach",
@@ -175,10 +218,19 @@ pub(super) const REGISTRY: &[Entry] = &[
         "root-ca-certificate-publisher-controller",
         "root-ca-cert-publisher",
         &[("v1", "configmaps")],
-        |name, context, token| match root_ca::controller(name, context) {
-            Some(controller) => run(controller, context, token),
-            None => Box::pin(async {}),
-        },
+        |name, context, token| run_if(root_ca::controller(name, context), context, token),
+    ),
+    entry(
+        "service-cidr-controller",
+        "servicecidr",
+        &[("networking.k8s.io/v1", "servicecidrs"), ("networking.k8s.io/v1", "ipaddresses")],
+        |name, context, token| run(service_cidrs::controller(name, context), context, token),
+    ),
+    entry(
+        "service-lb-controller",
+        "service",
+        &[("v1", "services"), ("v1", "nodes")],
+        |name, context, token| run_if(cloud::service::controller(name, context), context, token),
     ),
     entry(
         "serviceaccount-controller",
@@ -190,10 +242,15 @@ pub(super) const REGISTRY: &[Entry] = &[
         "serviceaccount-token-controller",
         "serviceaccount-token",
         &[("v1", "secrets"), ("v1", "serviceaccounts")],
-        |name, context, token| match service_account_tokens::controller(name, context) {
-            Some(controller) => run(controller, context, token),
-            None => Box::pin(async {}),
+        |name, context, token| {
+            run_if(service_account_tokens::controller(name, context), context, token)
         },
+    ),
+    entry(
+        "statefulset-controller",
+        "statefulset",
+        &[("apps/v1", "statefulsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(statefulset::controller(name, context), context, token),
     ),
     entry(
         "taint-eviction-controller",
@@ -222,13 +279,21 @@ pub(super) const REGISTRY: &[Entry] = &[
 /// that work with the manager's own rights.
 pub(super) fn account(name: &str) -> Option<&str> {
     Some(match name {
+        "certificatesigningrequest-approving-controller"
+        | "certificatesigningrequest-cleaner-controller"
+        | "certificatesigningrequest-signing-controller" => "certificate-controller",
+        "daemonset-controller" => "daemon-set-controller",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
         "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
-        "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => {
-            "node-controller"
-        }
+        "node-route-controller" => "route-controller",
+        "service-lb-controller" => "service-controller",
+        "cloud-node-controller"
+        | "cloud-node-lifecycle-controller"
+        | "node-ipam-controller"
+        | "node-lifecycle-controller"
+        | "taint-eviction-controller" => "node-controller",
         "persistentvolume-attach-detach-controller" => "attachdetach-controller",
         "persistentvolume-expander-controller" => "expand-controller",
         "persistentvolume-binder-controller" => "persistent-volume-binder",
@@ -237,6 +302,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "pod-garbage-collector-controller" => "pod-garbage-collector",
         "replicationcontroller-controller" => "replication-controller",
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
+        "service-cidr-controller" => "service-cidrs-controller",
         "serviceaccount-controller" => "service-account-controller",
         "serviceaccount-token-controller" => return None,
         "token-cleaner-controller" => "token-cleaner",
@@ -255,6 +321,14 @@ const fn entry(
 
 fn run(controller: Controller, context: &Context, shutdown: CancellationToken) -> Task {
     Box::pin(controller.metrics(&context.metrics).run(shutdown))
+}
+
+/// Runs a controller that may have nothing to work with.
+fn run_if(controller: Option<Controller>, context: &Context, shutdown: CancellationToken) -> Task {
+    match controller {
+        Some(controller) => run(controller, context, shutdown),
+        None => Box::pin(async {}),
+    }
 }
 
 /// The entries that a list of `*`, `name` and `-name` chooses. A name wins over `*`, and `-name`

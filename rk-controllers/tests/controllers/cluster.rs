@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rk_api::{
     client::{Change, Informer, Informers},
     clock,
-    server::ApiServer,
+    server::{ApiServer, Builder},
 };
 use rk_controllers::{Manager, ManagerBuilder};
 use rk_store::EmbeddedStore;
@@ -24,12 +24,18 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+/// After how many seconds the containers of a Pod end, and with which code; `None` for never.
+type Program = Box<dyn Fn(&Pod) -> Option<(u64, i32)> + Send>;
+
 pub struct TestCluster {
     pub client: Client,
     /// Kept alive: the server stops with its last handle.
     _server: ApiServer,
     dead: Arc<Mutex<BTreeSet<String>>>,
     broken_images: Arc<Mutex<BTreeSet<String>>>,
+    program: Arc<Mutex<Option<Program>>>,
+    /// Whether anybody watches over the nodes; heartbeats of days take their time to compute.
+    nodes_are_watched: bool,
     shutdown: CancellationToken,
 }
 
@@ -50,8 +56,17 @@ impl TestCluster {
         controllers: &str,
         adapt: impl FnOnce(ManagerBuilder) -> ManagerBuilder,
     ) -> Self {
-        let server =
-            ApiServer::builder(Arc::new(EmbeddedStore::in_memory())).start().await.unwrap();
+        Self::start_on(|server| server, controllers, adapt).await
+    }
+
+    /// The same with an API server that is set up otherwise.
+    pub async fn start_on(
+        server: impl FnOnce(Builder) -> Builder,
+        controllers: &str,
+        adapt: impl FnOnce(ManagerBuilder) -> ManagerBuilder,
+    ) -> Self {
+        let builder = ApiServer::builder(Arc::new(EmbeddedStore::in_memory()));
+        let server = server(builder).start().await.unwrap();
         let client = server.client();
         let shutdown = CancellationToken::new();
         let manager =
@@ -59,15 +74,26 @@ impl TestCluster {
         tokio::spawn(manager.run(shutdown.clone()));
         let dead = Arc::new(Mutex::new(BTreeSet::new()));
         let broken_images = Arc::new(Mutex::new(BTreeSet::new()));
+        let program = Arc::new(Mutex::new(None));
         let fakes = Fakes {
             client: client.clone(),
             pods: Informers::new(client.clone()).of(),
             nodes: Informers::new(client.clone()).of(),
             dead: dead.clone(),
             broken_images: broken_images.clone(),
+            program: program.clone(),
         };
         tokio::spawn(fakes.run(shutdown.clone()));
-        let cluster = Self { client, _server: server, dead, broken_images, shutdown };
+        let nodes_are_watched = controllers.contains('*') || controllers.contains("node");
+        let cluster = Self {
+            client,
+            _server: server,
+            dead,
+            broken_images,
+            program,
+            nodes_are_watched,
+            shutdown,
+        };
         for name in ["n1", "n2"] {
             cluster.add_node(name).await;
         }
@@ -83,6 +109,9 @@ impl TestCluster {
         }]}});
         let api = Api::<Node>::all(self.client.clone());
         api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        if !self.nodes_are_watched {
+            return;
+        }
         tokio::spawn(heartbeat(
             self.client.clone(),
             name.to_owned(),
@@ -103,6 +132,11 @@ impl TestCluster {
     /// Pods of this image never get ready.
     pub fn break_image(&self, image: &str) {
         self.broken_images.lock().insert(image.to_owned());
+    }
+
+    /// What Pods that start from now on do.
+    pub fn run_in_pods(&self, program: impl Fn(&Pod) -> Option<(u64, i32)> + Send + 'static) {
+        *self.program.lock() = Some(Box::new(program));
     }
 
     /// Some time passes: enough for everything that is due at once, little of what is due later.
@@ -239,6 +273,7 @@ struct Fakes {
     nodes: Informer<Node>,
     dead: Arc<Mutex<BTreeSet<String>>>,
     broken_images: Arc<Mutex<BTreeSet<String>>>,
+    program: Arc<Mutex<Option<Program>>>,
 }
 
 impl Fakes {
@@ -256,7 +291,7 @@ impl Fakes {
             match node {
                 None if pod.metadata.deletion_timestamp.is_none() => {
                     count += 1;
-                    if let Some(node) = self.choose_node(count) {
+                    if let Some(node) = self.choose_node(&pod, count) {
                         let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
                         let body = serde_json::to_vec(&binding).unwrap();
                         let _: Result<Value, _> = self
@@ -273,6 +308,10 @@ impl Fakes {
                 }
                 Some(node) if !self.dead.lock().contains(&node) => {
                     if pod.metadata.deletion_timestamp.is_some() {
+                        // Somebody wants to see how it ended before it goes.
+                        if !pod.finalizers().is_empty() && phase == "Running" {
+                            end(&api, &pod, 143).await;
+                        }
                         let _ = api.delete(&name, &DeleteParams::default().grace_period(0)).await;
                     } else if phase == "Pending" {
                         count += 1;
@@ -285,6 +324,13 @@ impl Fakes {
                         let _ = api
                             .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
                             .await;
+                        let ends = self.program.lock().as_ref().and_then(|program| program(&pod));
+                        if let Some((seconds, code)) = ends {
+                            tokio::spawn(async move {
+                                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                                end(&api, &pod, code).await;
+                            });
+                        }
                     }
                 }
                 _ => {}
@@ -292,17 +338,40 @@ impl Fakes {
         }
     }
 
-    fn choose_node(&self, count: usize) -> Option<String> {
+    /// A living node; the one that the Pod's affinity names if it names one.
+    fn choose_node(&self, pod: &Pod, count: usize) -> Option<String> {
+        let pod = serde_json::to_value(pod).unwrap();
+        let terms = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0";
+        let named = pod.pointer(&format!("{terms}/matchFields/0/values/0"));
         let dead = self.dead.lock();
         let nodes: Vec<String> = self
             .nodes
             .list()
             .iter()
             .map(|node| node.name_any())
-            .filter(|node| !dead.contains(node))
+            .filter(|node| !dead.contains(node) && named.is_none_or(|name| name == node))
             .collect();
         (!nodes.is_empty()).then(|| nodes[count % nodes.len()].clone())
     }
+}
+
+/// The containers of the Pod ended.
+async fn end(api: &Api<Pod>, pod: &Pod, code: i32) {
+    let now = clock::now_seconds();
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let statuses: Vec<Value> = containers
+        .map(|container| {
+            json!({"name": container.name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": code, "finishedAt": now}}})
+        })
+        .collect();
+    let phase = if code == 0 { "Succeeded" } else { "Failed" };
+    let status = json!({"metadata": {"uid": pod.uid()}, "status": {
+        "phase": phase, "containerStatuses": statuses,
+        "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}],
+    }});
+    let _ =
+        api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status)).await;
 }
 
 fn http_request(path: &str, body: Vec<u8>) -> http::Request<Vec<u8>> {

@@ -115,3 +115,55 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        runtime::{ContainerConfig, PodRef, Runtime, SandboxConfig},
+        sim::SimRuntime,
+    };
+
+    fn annotations(cpu: &str) -> BTreeMap<String, String> {
+        [("sim.rk.dev/cpu", cpu), ("sim.rk.dev/memory.side", "32Mi")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cpu_time_grows_at_the_rate_that_the_annotations_say_now() {
+        let runtime = SimRuntime::new();
+        let pod = PodRef { namespace: "ns".into(), name: "p".into(), uid: "u".into() };
+        let sandbox =
+            SandboxConfig { pod, annotations: annotations("500m"), ..SandboxConfig::default() };
+        let sandbox = runtime.run_pod_sandbox(sandbox).await.unwrap();
+        runtime.pull_image("nginx").await.unwrap();
+        for name in ["web", "side"] {
+            let image = "nginx".to_owned();
+            let config = ContainerConfig { name: name.into(), image, ..ContainerConfig::default() };
+            let id = runtime.create_container(&sandbox, config).await.unwrap();
+            runtime.start_container(&id).await.unwrap();
+        }
+        let used = async || {
+            let stats = runtime.list_container_stats().await.unwrap();
+            let node = runtime.node_stats().await.unwrap().unwrap();
+            (stats, node)
+        };
+
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let (stats, node) = used().await;
+        assert_eq!(stats[0].cpu_time, Duration::from_secs(5));
+        assert_eq!(
+            stats.iter().map(|stats| stats.memory_working_set_bytes >> 20).collect::<Vec<_>>(),
+            [8, 32]
+        );
+        assert_eq!(node.memory_working_set_bytes >> 20, 128 + 8 + 32);
+        assert!(node.cpu_time >= Duration::from_secs(10), "both containers, and the node itself");
+
+        runtime.pod_annotated("u", &annotations("2"));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let (stats, later) = used().await;
+        assert_eq!(stats[0].cpu_time, Duration::from_secs(25));
+        assert!(later.cpu_time > node.cpu_time);
+    }
+}

@@ -18,6 +18,7 @@ use rk_store::{Expect, Revision, StoreError};
 use super::{
     cidr::{Cidr, Family},
     families::chosen,
+    findings::{Finding, named},
 };
 use crate::{
     clock,
@@ -98,17 +99,21 @@ impl Addresses {
         }
     }
 
-    /// A random address that is free, as far as is known; `None` when there is none.
-    pub(super) fn free(&self, range: &Cidr) -> Result<Option<IpAddr>> {
+    /// A random address that is free, as far as is known, and not `reserved`; `None` when there is
+    /// none. Those that are left to be chosen are given last.
+    pub(super) fn free(&self, range: &Cidr, reserved: Option<IpAddr>) -> Result<Option<IpAddr>> {
         let table = self.table()?;
-        let usable = range.usable();
-        let start = rng::below(usable);
-        let mut tried = (0..usable.min(LOOKS_MAX))
-            .map(|step| (u128::from(start) + u128::from(step)) % u128::from(usable) + 1)
-            // The first address is the API server's own.
-            .filter(|index| *index != 1)
-            .map(|index| range.address(index as u64));
-        Ok(tried.find(|address| table.get(&self.key(*address)).is_none()))
+        let (first, last) = (range.left_to_choose().min(range.usable() - 1), range.usable());
+        let band = |from: u64, count: u64| {
+            let start = rng::below(count.max(1));
+            (0..count.min(LOOKS_MAX)).map(move |step| {
+                let at = (u128::from(start) + u128::from(step)) % u128::from(count);
+                range.address(from + at as u64)
+            })
+        };
+        let mut tried = band(first + 1, last - first).chain(band(1, first));
+        Ok(tried
+            .find(|address| Some(*address) != reserved && table.get(&self.key(*address)).is_none()))
     }
 
     /// Gives an address back, if it is this Service's.
@@ -139,9 +144,13 @@ impl Addresses {
         }
     }
 
-    /// Makes the objects fit the Services: those that are missing are made, those that are nobody's
-    /// are removed.
-    pub(super) async fn repair(&self, services: &[Service]) -> Result<()> {
+    /// Makes the objects fit the Services: those that are missing or somebody else's are made anew,
+    /// those that are nobody's are removed. Says what was wrong.
+    pub(super) async fn repair(
+        &self,
+        services: &[Service],
+        known: &[Cidr],
+    ) -> Result<Vec<Finding>> {
         let mut found: BTreeMap<IpAddr, (IPAddress, String, u64)> = BTreeMap::new();
         for item in self.table()?.list(&Filter::default(), None, 0, 0).items {
             let object: IPAddress =
@@ -150,18 +159,39 @@ impl Addresses {
                 found.insert(address, (object, item.key.to_string(), item.revision));
             }
         }
+        let mut findings = Vec::new();
         let mut used: BTreeMap<IpAddr, Owner> = BTreeMap::new();
         for service in services {
-            let owner = owner(service);
+            let own = owner(service);
             for address in addresses(service) {
-                if let Some(first) = used.get(&address) {
-                    tracing::error!(%address, ?first, second = ?owner, "two Services have one address");
-                    continue;
+                let object = found.get(&address).map(|(object, ..)| object);
+                let holder = used.get(&address).cloned().or_else(|| {
+                    let holder = object.and_then(owner_of)?;
+                    let has_it =
+                        |it: &Service| owner(it) == holder && addresses(it).contains(&address);
+                    services.iter().any(has_it).then_some(holder)
+                });
+                let verdict = verdict(&own, object, holder.as_ref(), known, address);
+                if let Some(wrong) = verdict.finding(&own, address) {
+                    let (reason, note) = wrong;
+                    tracing::warn!(%address, service = ?own, "{note}");
+                    findings.push(Finding::address(service, reason, note));
                 }
-                if !found.contains_key(&address) && !self.take(address, &owner).await? {
-                    continue;
+                match verdict {
+                    Verdict::Twice => continue,
+                    Verdict::Right | Verdict::OutOfRange => {}
+                    Verdict::Missing => {
+                        self.take(address, &own).await?;
+                    }
+                    Verdict::Wrong => {
+                        if let Some((_, key, revision)) = found.remove(&address)
+                            && self.remove(&key, Revision(revision)).await?
+                        {
+                            self.take(address, &own).await?;
+                        }
+                    }
                 }
-                used.insert(address, owner.clone());
+                used.insert(address, own.clone());
             }
         }
         let now = clock::now().as_second();
@@ -174,7 +204,71 @@ impl Addresses {
                 self.remove(&key, Revision(revision)).await?;
             }
         }
-        Ok(())
+        Ok(findings)
+    }
+}
+
+/// How it is with an address of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Its object is there and names the Service.
+    Right,
+    /// It has no object.
+    Missing,
+    /// Its object names somebody who does not have it.
+    Wrong,
+    /// Another Service has it too.
+    Twice,
+    /// No range has it.
+    OutOfRange,
+}
+
+/// `holder` is a Service that has the address and is named by its object, or was seen before.
+fn verdict(
+    own: &Owner,
+    object: Option<&IPAddress>,
+    holder: Option<&Owner>,
+    known: &[Cidr],
+    address: IpAddr,
+) -> Verdict {
+    match (object, holder) {
+        (_, Some(holder)) if holder != own => Verdict::Twice,
+        _ if !known.iter().any(|range| range.contains(address)) => Verdict::OutOfRange,
+        (None, _) => Verdict::Missing,
+        (Some(object), _) if owner_of(object).as_ref() == Some(own) => Verdict::Right,
+        (Some(_), _) => Verdict::Wrong,
+    }
+}
+
+impl Verdict {
+    /// What is told of it.
+    fn finding(self, own: &Owner, address: IpAddr) -> Option<(&'static str, String)> {
+        let named = named(address);
+        Some(match self {
+            Verdict::Right => return None,
+            Verdict::Missing => {
+                ("ClusterIPNotAllocated", format!("Cluster IP {named} is not allocated; repairing"))
+            }
+            Verdict::Wrong => (
+                "ClusterIPNotAllocated",
+                format!(
+                    "the ClusterIP {named} for Service {}/{} has a wrong reference; repairing",
+                    own.namespace, own.name
+                ),
+            ),
+            Verdict::Twice => (
+                "ClusterIPAlreadyAllocated",
+                format!(
+                    "Cluster IP {named} was assigned to multiple services; please recreate service"
+                ),
+            ),
+            Verdict::OutOfRange => (
+                "ClusterIPOutOfRange",
+                format!(
+                    "Cluster IP {named} is not within any configured Service CIDR; please recreate service"
+                ),
+            ),
+        })
     }
 }
 
@@ -226,4 +320,32 @@ pub(super) fn owner(service: &Service) -> Owner {
 pub(super) fn addresses(service: &Service) -> Vec<IpAddr> {
     let spec = service.spec.iter().filter(|spec| spec.type_.as_deref() != Some("ExternalName"));
     spec.flat_map(chosen).filter_map(|address| address.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named_service(name: &str) -> Owner {
+        Owner { namespace: "default".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn an_address_is_right_when_its_object_names_who_has_it() {
+        let address: IpAddr = "10.0.0.7".parse().unwrap();
+        let known = [Cidr::parse("10.0.0.0/24").unwrap()];
+        let (a, b) = (named_service("a"), named_service("b"));
+        let (of_a, of_b) = (object(address, &a), object(address, &b));
+        let mut users = object(address, &a);
+        users.metadata.labels = None;
+        let check = |object: Option<&IPAddress>, holder: Option<&Owner>, expected: Verdict| {
+            assert_eq!(verdict(&a, object, holder, &known, address), expected);
+        };
+        check(Some(&of_a), Some(&a), Verdict::Right);
+        check(None, None, Verdict::Missing);
+        check(Some(&of_b), None, Verdict::Wrong);
+        check(Some(&users), None, Verdict::Wrong);
+        check(Some(&of_b), Some(&b), Verdict::Twice);
+        assert_eq!(verdict(&a, Some(&of_a), Some(&a), &[], address), Verdict::OutOfRange);
+    }
 }

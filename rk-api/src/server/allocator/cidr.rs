@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A range of addresses for Services: IPv4 from /8 to /30, or IPv6 from /64 to /126.
+/// A range of addresses for Services: IPv4 down to /30, or IPv6 from /64 to /126.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     family: Family,
@@ -39,13 +39,18 @@ impl Family {
 }
 
 impl Cidr {
-    /// Reads `10.96.0.0/16` or `fd00::/108`.
+    /// Reads `10.96.0.0/16` or `fd00::/108`: IPv4 from /8 to /30, or IPv6 from /64 to /126.
     pub fn parse(text: &str) -> Option<Self> {
+        Self::of_object(text).filter(|range| range.family == Family::V6 || range.bits >= 8)
+    }
+
+    /// The same for a range that an object adds, which may be wider.
+    pub(super) fn of_object(text: &str) -> Option<Self> {
         let (address, bits) = text.split_once('/')?;
         let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
         let family = Family::of(address);
         let possible = match family {
-            Family::V4 => 8..=30,
+            Family::V4 => 0..=30,
             Family::V6 => 64..=126,
         };
         if !possible.contains(&bits) {
@@ -75,6 +80,16 @@ impl Cidr {
         let host_bits = self.family.width() - self.bits;
         let all = u64::MAX.checked_shr(u32::from(64 - host_bits.min(64))).unwrap_or(0);
         all - u64::from(self.family == Family::V4)
+    }
+
+    /// How many addresses at the beginning are left to those who choose one, as long as there are
+    /// others (KEP-3070): a sixteenth, 16 at least and 256 at most.
+    pub(super) fn left_to_choose(&self) -> u64 {
+        let host_bits = self.family.width() - self.bits;
+        match 1_u128 << host_bits {
+            0..=16 => 0,
+            size => u64::try_from(size / 16).unwrap_or(u64::MAX).clamp(16, 256),
+        }
     }
 
     /// Whether an address can be used.
@@ -119,6 +134,14 @@ mod tests {
         check("10.0.0.0/30", 2, "10.0.0.1", "10.0.0.2");
         check("fd00::/112", 65535, "fd00::1", "fd00::ffff");
         check("fd00::/64", u64::MAX, "fd00::1", "fd00::ffff:ffff:ffff:ffff");
+    }
+
+    #[test]
+    fn the_lower_band_is_a_sixteenth_within_bounds() {
+        let band = |text: &str| Cidr::of_object(text).unwrap().left_to_choose();
+        assert_eq!([band("10.0.0.0/28"), band("10.0.0.0/27"), band("10.0.0.0/24")], [0, 16, 16]);
+        assert_eq!([band("10.0.0.0/20"), band("10.0.0.0/8"), band("fd00::/64")], [256, 256, 256]);
+        assert_eq!(band("10.0.0.0/22"), 64);
     }
 
     #[test]

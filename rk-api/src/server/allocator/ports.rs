@@ -71,11 +71,16 @@ impl Bitmap {
         taken.filter(|(_, taken)| **taken).map(|(port, _)| port)
     }
 
-    /// A random free port, as long as there is one.
+    /// A random free port, as long as there is one. Those that are left to be chosen are given
+    /// last.
     fn free(&self) -> Option<u16> {
         let count = self.taken.len();
-        let start = rng::below(count.max(1) as u64) as usize;
-        let mut indexes = (0..count).map(|step| (start + step) % count);
+        let first = left_to_choose(count);
+        let band = |from: usize, count: usize| {
+            let start = rng::below(count.max(1) as u64) as usize;
+            (0..count).map(move |step| from + (start + step) % count)
+        };
+        let mut indexes = band(first, count - first).chain(band(0, first));
         let index = indexes.find(|index| !self.taken[*index])?;
         self.range.clone().nth(index)
     }
@@ -126,6 +131,12 @@ impl Bitmap {
         }
         Some(bitmap)
     }
+}
+
+/// How many ports at the beginning of a range are left to those who choose one, as long as there are
+/// others (KEP-3668): one in 32, 16 at least and 128 at most.
+fn left_to_choose(count: usize) -> usize {
+    if count <= 16 { 0 } else { (count / 32).clamp(16, 128) }
 }
 
 /// What a request asks for.
@@ -342,12 +353,13 @@ impl Leaks {
 
 impl Ports {
     /// Makes the stored object right, given how to learn which ports Services use. That must be
-    /// asked after the object was read: what is taken in between is then seen as a conflict.
+    /// asked after the object was read: what is taken in between is then seen as a conflict. The
+    /// answer are those that are used and were not accounted for.
     pub(super) async fn repair<Used>(
         &self,
         leaks: &mut Leaks,
         used: impl FnOnce() -> Used,
-    ) -> Result<(), StoreError>
+    ) -> Result<Vec<u16>, StoreError>
     where
         Used: Future<Output = Result<Vec<u16>, StoreError>>,
     {
@@ -356,16 +368,17 @@ impl Ports {
         let right = leaks.repaired(&before.bitmap, &used().await?);
         if right == before.bitmap && before.revision.is_some() {
             *known = Some(before);
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let missing = right.ports().filter(|port| !before.bitmap.has(*port)).collect();
         *known = None;
         let json = right.encode();
         let json = json.map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;
         let expect = before.revision.map_or(Expect::Absent, Expect::Revision);
         match self.0.store.put(KEY, json, expect, None).await {
             // Another server has changed or repaired it: the next time, then.
-            Err(StoreError::Conflict { .. }) => Ok(()),
-            written => written.map(drop),
+            Err(StoreError::Conflict { .. }) => Ok(Vec::new()),
+            written => written.map(|_| missing),
         }
     }
 }
@@ -444,6 +457,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ports_that_are_left_to_be_chosen_are_given_last() {
+        let ports = Ports::new(Arc::new(EmbeddedStore::in_memory()), 1..=20);
+        let mut given = ports.take(some(4)).await.unwrap();
+        given.sort_unstable();
+        assert_eq!(given, [17, 18, 19, 20]);
+        assert_eq!(ports.take(some(16)).await.unwrap().len(), 16);
+    }
+
+    #[tokio::test]
     async fn looking_takes_nothing() {
         let ports = Ports::new(Arc::new(EmbeddedStore::in_memory()), 1..=1);
         let look = Ask { any: 1, dry_run: true, ..Ask::default() };
@@ -460,7 +482,8 @@ mod tests {
             ports.repair(&mut leaks, async || Ok(vec![2, 3])).await.unwrap();
             assert!(ports.take(these(&[1])).await.is_err());
         }
-        ports.repair(&mut leaks, async || Ok(vec![2, 3])).await.unwrap();
+        let missing = ports.repair(&mut leaks, async || Ok(vec![2, 3, 4])).await.unwrap();
+        assert_eq!(missing, [4]);
         assert!(ports.take(these(&[3])).await.is_err());
         assert!(ports.take(these(&[1])).await.is_ok());
     }

@@ -1,7 +1,7 @@
 //! The health of the control plane's parts, as `kubectl get componentstatuses` asks for it.
 //!
-//! A server knows of its store. The scheduler and the controllers are clients like any other and
-//! say themselves how they are.
+//! A server knows of its store. The scheduler and the controllers are clients like any other; they
+//! are asked if the server was told how ([`Builder::component`](crate::server::Builder::component)).
 
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ use crate::{
     },
 };
 
+/// The store's name among the components.
+const STORE: &str = "etcd-0";
+
 const DEPRECATED: &str = "v1 ComponentStatus is deprecated in v1.19+";
 
 impl<'a> Call<'a> {
@@ -36,38 +39,51 @@ impl<'a> Call<'a> {
         self.context.warnings.add(DEPRECATED);
         let output = self.output(false)?;
         let shaper = self.shaper(resource, output)?;
-        let store = Arc::new(self.as_cached(resource, self.store_health().await)?);
         if self.context.info().verb == "get" {
             let target = self.target(resource, false);
-            if store.key.as_ref() != target.key() {
+            let Some(status) = self.health_of(target.name).await else {
                 return Err(target.not_found());
-            }
-            return self.shaped(200, output, &shaper, &store).await;
+            };
+            let status = Arc::new(self.as_cached(resource, status)?);
+            return self.shaped(200, output, &shaper, &status).await;
         }
         let options = ListOptions::read(self.context.query(), false)?;
         let filter = Filter::read(resource, None, None, &options)?;
-        let items: Vec<_> = [store].into_iter().filter(|item| filter.matches(item)).collect();
+        let names = self.server.components.iter().map(|component| component.name.as_str());
+        let asked = names.chain([STORE]).map(|name| self.health_of(name));
+        let mut items = Vec::new();
+        for status in futures::future::join_all(asked).await.into_iter().flatten() {
+            items.push(Arc::new(self.as_cached(resource, status)?));
+        }
+        items.retain(|item| filter.matches(item));
         let meta = ListMeta { revision: 0, continue_token: String::new(), remaining: None };
         let json = shaper.list(&items, &meta);
         Ok(body::answer(&self.context.headers, 200, output.format, json))
     }
 
-    async fn store_health(self) -> ComponentStatus {
-        let answer = self.server.registry.cache.store().revision().await;
-        let mut condition = ComponentCondition {
+    /// How a component is; `None` when there is none of this name.
+    async fn health_of(self, name: &str) -> Option<ComponentStatus> {
+        let health = if name == STORE {
+            let answer = self.server.registry.cache.store().revision().await;
+            answer.map(|_| "ok".to_owned()).map_err(|error| error.to_string())
+        } else {
+            let component = self.server.components.iter().find(|it| it.name == name)?;
+            component.check(&self.server.outbound).await
+        };
+        let (status, message) = match health {
+            Ok(message) => ("True", message),
+            Err(message) => ("False", message),
+        };
+        let condition = ComponentCondition {
             type_: "Healthy".to_owned(),
-            status: "True".to_owned(),
-            message: Some("ok".to_owned()),
+            status: status.to_owned(),
+            message: Some(message),
             error: None,
         };
-        if let Err(error) = answer {
-            condition.status = "False".to_owned();
-            condition.message = Some(error.to_string());
-        }
-        ComponentStatus {
-            metadata: ObjectMeta { name: Some("etcd-0".to_owned()), ..ObjectMeta::default() },
+        Some(ComponentStatus {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
             conditions: Some(vec![condition]),
-        }
+        })
     }
 
     /// As if it had been stored, which gives it its shapes.

@@ -12,9 +12,10 @@ use crate::{
         body::ResponseBody,
         cache::Start,
         filter::Filter,
+        negotiate::Format,
         query::ListOptions,
         status::Result,
-        watch::{WatchBody, WatchParts, error_frame},
+        watch::{WatchBody, WatchParts, error_frame, in_format},
     },
 };
 
@@ -61,15 +62,20 @@ impl<'a> Call<'a> {
                         .then_some(revision),
                     converter: self.server.registry.converter.clone(),
                     shaper,
+                    format: output.format,
                     bookmarks: options.allow_watch_bookmarks,
                     timeout,
                 }))
             }
-            Err(error) => ResponseBody::full(error_frame(&error)),
+            Err(error) => ResponseBody::full(in_format(output.format, error_frame(&error))),
         };
         let mut response = Response::new(body);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let media_type = match output.format {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Format::Json | Format::Yaml => "application/json",
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         Ok(response)
     }

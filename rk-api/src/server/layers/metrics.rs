@@ -9,7 +9,7 @@ use std::{
 use http::Response;
 use tokio::time::Instant;
 
-use super::{LayerFuture, Next, Req};
+use super::{LayerFuture, Next, Req, timeout::is_long_running};
 use crate::server::{body::ResponseBody, context::Subject, metrics::Metrics};
 
 /// See the module's documentation.
@@ -33,9 +33,13 @@ impl<S: Next> tower::Service<Req> for MetricsLayer<S> {
     fn call(&mut self, request: Req) -> Self::Future {
         let subject = request.extensions().get::<Subject>().map(|subject| subject.0.clone());
         let started = Instant::now();
+        let short = subject.as_ref().filter(|subject| !is_long_running(&subject.0));
+        let counted = short.map(|subject| self.metrics.in_flight(&subject.0));
         let answer = self.inner.call(request);
         let metrics = self.metrics.clone();
         Box::pin(async move {
+            // Also when nobody waits for the answer any more.
+            let _counted = counted;
             let response = answer.await?;
             if let Some(subject) = subject {
                 metrics.request(&subject.0, response.status().as_u16(), started.elapsed());

@@ -129,6 +129,16 @@ pub(super) fn put(out: &mut Vec<u8>, number: u32, kind: &Kind, value: &Value) {
 }
 
 /// Writes a message whose only field holds these bytes.
+/// An event of a watch (`meta/v1.WatchEvent`) with the bytes of its object. It stands without the
+/// envelope that objects have.
+pub(super) fn watch_event(type_: &str, object: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(object.len() + 24);
+    put_bytes(&mut out, 1, type_.as_bytes());
+    // A `runtime.RawExtension`.
+    put_message(&mut out, 2, 1, object);
+    out
+}
+
 fn put_message(out: &mut Vec<u8>, number: u32, inner_number: u32, bytes: &[u8]) {
     let mut inner = Vec::with_capacity(bytes.len() + 4);
     put_bytes(&mut inner, inner_number, bytes);
