@@ -36,13 +36,13 @@ use crate::{
     write::{self, Part},
 };
 
-mod model;
+pub(crate) mod model;
 mod plan;
 mod revisions;
 mod rolling;
 mod scaling;
 mod status;
-mod template_hash;
+pub(crate) mod template_hash;
 
 use plan::{Plan, Resize};
 

@@ -33,6 +33,7 @@ use rk_api::{
 
 use crate::{
     batch::slow_start,
+    children::{BY_CONTROLLER, ORPHANS, index_by_controller},
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
     expectations::Expectations,
@@ -42,7 +43,6 @@ use crate::{
     owners::{self, claims, controller_ref},
     pod_control::PodControl,
     pods,
-    replicaset::{BY_CONTROLLER, ORPHANS, index_by_controller},
     time::whole_seconds,
 };
 

@@ -23,7 +23,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Resource, ResourceExt, core::NamespaceResourceScope};
 use rk_api::{
-    client::{Change, EventRecorder, Informer, Watchable, object_ref},
+    client::{EventRecorder, Informer, Watchable, object_ref},
     clock,
     meta::selectors::LabelQuery,
 };
@@ -31,12 +31,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     batch::slow_start,
+    children,
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
     expectations::Expectations,
     key::ObjectKey,
     manager::Context,
-    owners::{self, claims, controller_of, controller_ref, refers_to},
+    owners::{self, claims, controller_of, controller_ref},
     pod_control::{PodControl, pod_from_template},
     pods,
     write::{self, Part},
@@ -50,10 +51,6 @@ use status::Failure;
 /// How soon a set is looked at again whose writes the cache does not show.
 const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
-/// Index of Pods by the UID of their controller; Pods without one are under [`ORPHANS`].
-pub(crate) const BY_CONTROLLER: &str = "controller-uid";
-/// Index value: `orphans/<namespace>`. No UID looks like that.
-pub(crate) const ORPHANS: &str = "orphans/";
 /// Index of ReplicaSets by the UID of their controller.
 const SIBLINGS: &str = "sibling-uid";
 
@@ -175,8 +172,8 @@ impl<K: Replicated> Replicator<K> {
         let namespace = object.namespace().unwrap_or_default();
         let uid = object.uid().unwrap_or_default();
         let selector = LabelQuery::from_selector(&set.spec.selector);
-        let owned = self.pods.by_index(BY_CONTROLLER, &uid);
-        let orphans = self.pods.by_index(BY_CONTROLLER, &format!("{ORPHANS}{namespace}"));
+        let owned = children::owned(&self.pods, &uid);
+        let orphans = children::orphans(&self.pods, &namespace);
         let candidates =
             owned.into_iter().chain(orphans.into_iter().filter(|pod| pods::is_active(pod)));
 
@@ -265,7 +262,7 @@ impl<K: Replicated> Replicator<K> {
         siblings
             .iter()
             .filter_map(|sibling| sibling.uid())
-            .flat_map(|uid| self.pods.by_index(BY_CONTROLLER, &uid))
+            .flat_map(|uid| children::owned(&self.pods, &uid))
             .collect()
     }
 
@@ -294,49 +291,6 @@ fn reference<K: Replicated>(object: &K) -> ObjectReference {
     object_ref(object)
 }
 
-/// Which sets a change of a Pod concerns; expectations that it meets are struck out.
-fn wake<K: Replicated>(
-    change: &Change<Pod>,
-    sets: &Informer<K>,
-    expectations: &Expectations<ObjectKey>,
-) -> Vec<ObjectKey> {
-    let mut keys = Vec::new();
-    let owner = |pod: &Pod| {
-        let reference = controller_of(pod).filter(|reference| refers_to::<K>(reference))?;
-        Some(ObjectKey::new(pod.namespace().unwrap_or_default(), reference.name.clone()))
-    };
-    let pod = change.object();
-    if let Change::Updated { old, .. } = change
-        && let Some(left) = owner(old).filter(|old| Some(old) != owner(pod).as_ref())
-    {
-        keys.push(left);
-    }
-    if let Some(key) = owner(pod) {
-        if matches!(change, Change::Deleted(_)) || pods::is_deleting(pod) {
-            expectations.deletion_observed(&key, &pod.uid().unwrap_or_default());
-        }
-        // Also when it goes: who sees it go need not wait for it to come.
-        expectations.creation_observed(&key, &pod.name_any());
-        keys.push(key);
-    } else if controller_of(&**pod).is_none() && !matches!(change, Change::Deleted(_)) {
-        // Nobody's: every set that selects it may want it.
-        let selecting =
-            sets.list_in(&pod.namespace().unwrap_or_default()).into_iter().filter(|set| {
-                let selector = LabelQuery::from_selector(&set.as_set().spec.selector);
-                !selector.is_everything() && selector.matches(pod.labels())
-            });
-        keys.extend(selecting.map(|set| ObjectKey::of(&*set)));
-    }
-    keys
-}
-
-pub(crate) fn index_by_controller(pod: &Pod) -> Vec<String> {
-    match controller_of(pod) {
-        Some(owner) => vec![owner.uid.clone()],
-        None => vec![format!("{ORPHANS}{}", pod.namespace().unwrap_or_default())],
-    }
-}
-
 fn index_by_owner<K: Replicated>(set: &K) -> Vec<String> {
     controller_of(set).map(|owner| owner.uid.clone()).into_iter().collect()
 }
@@ -345,7 +299,7 @@ fn index_by_owner<K: Replicated>(set: &K) -> Vec<String> {
 pub(crate) fn controller<K: Replicated>(name: &'static str, context: &Context) -> Controller {
     let sets = context.informers.of::<K>();
     let pods = context.informers.of::<Pod>();
-    pods.add_index(BY_CONTROLLER, index_by_controller);
+    children::index(&pods);
     sets.add_index(SIBLINGS, index_by_owner::<K>);
     let expectations = Arc::new(Expectations::new());
     let replicator = Replicator {
@@ -358,7 +312,10 @@ pub(crate) fn controller<K: Replicated>(name: &'static str, context: &Context) -
     let known_sets = sets.clone();
     Controller::new(name, replicator)
         .reconciles(&sets)
-        .watches(&pods, move |change| wake(change, &known_sets, &expectations))
+        .watches(&pods, move |change| {
+            let selector = |set: &K| LabelQuery::from_selector(&set.as_set().spec.selector);
+            children::wake(change, &known_sets, selector, &expectations)
+        })
         .workers(context.settings.workers)
 }
 

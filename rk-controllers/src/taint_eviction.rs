@@ -167,7 +167,7 @@ fn verdict(taints: &[(Taint, Timestamp)], tolerations: &[Toleration]) -> Verdict
 
 /// Whether a toleration covers a taint: same key and effect, empty for any; and for the operator
 /// Equal the same value.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let (key, effect) = (text(&toleration.key), text(&toleration.effect));
     if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {

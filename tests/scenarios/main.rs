@@ -10,6 +10,7 @@
 //!   `RK_REQUIRE=all` they fail instead.
 
 mod admission;
+mod aggregation;
 mod api;
 mod apply;
 mod autoscaling;
@@ -31,6 +32,7 @@ mod pods;
 mod probes;
 mod programs;
 mod rbac;
+mod sets;
 mod stand_ins;
 mod streams;
 mod versions;
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
 
     let scenarios: Vec<Scenario> = [
         admission::all(),
+        aggregation::all(),
         api::all(),
         apply::all(),
         autoscaling::all(),
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         pods::all(),
         probes::all(),
         rbac::all(),
+        sets::all(),
         versions::all(),
         volumes::all(),
         streams::all(),

@@ -104,14 +104,17 @@ pub(super) fn fenceposts(deployment: &Deployment) -> Fenceposts {
     Fenceposts { surge, unavailable: unavailable.min(desired) }
 }
 
+/// What becomes of the fraction of a percentage.
 #[derive(Clone, Copy)]
-enum Rounding {
+pub(crate) enum Rounding {
+    /// To the next larger number.
     Up,
+    /// To the next smaller number.
     Down,
 }
 
 /// A number, or a percentage of `whole`; what is neither counts as zero.
-fn resolve(value: &IntOrString, whole: i32, rounding: Rounding) -> i32 {
+pub(crate) fn resolve(value: &IntOrString, whole: i32, rounding: Rounding) -> i32 {
     match value {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {

@@ -25,10 +25,13 @@ pub(super) fn template_hash(template: &PodTemplateSpec, collision_count: Option<
     if let Some(count) = collision_count {
         feed(&count.to_le_bytes());
     }
-    hash.to_string()
-        .bytes()
-        .map(|digit| ALPHABET[usize::from(digit) % ALPHABET.len()] as char)
-        .collect()
+    safe_text(hash)
+}
+
+/// A number as a text that is fit for a name and makes no words.
+pub(crate) fn safe_text(number: u32) -> String {
+    let digits = number.to_string();
+    digits.bytes().map(|digit| ALPHABET[usize::from(digit) % ALPHABET.len()] as char).collect()
 }
 
 /// Whether two templates ask for the same Pod: equal but for the hash label, and with absent and

@@ -13,12 +13,12 @@ use super::{
     report::take_finalizer,
 };
 use crate::{
+    children::{BY_CONTROLLER, index_by_controller},
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
     key::ObjectKey,
     manager::Context,
     owners::{controller_of, refers_to},
-    replicaset::{BY_CONTROLLER, index_by_controller},
 };
 
 struct Orphans {

@@ -6,11 +6,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, ManagerError, Task};
 use crate::{
     attach_detach, certificates, cloud, clusterrole_aggregation, controller::Controller, cronjob,
-    deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, ephemeral_volume,
-    garbage_collector, job, namespace, node_ipam, node_lifecycle, persistent_volume, pod_gc,
-    podautoscaler, protection, replicaset, resource_quota, root_ca, service_account,
-    service_account_tokens, service_cidrs, taint_eviction, token_cleaner, ttl_after_finished,
-    volume_expand,
+    daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
+    ephemeral_volume, garbage_collector, job, namespace, node_ipam, node_lifecycle,
+    persistent_volume, pod_gc, podautoscaler, protection, replicaset, resource_quota, root_ca,
+    service_account, service_account_tokens, service_cidrs, statefulset, taint_eviction,
+    token_cleaner, ttl_after_finished, volume_expand,
 };
 
 /// A controller that a manager can start.
@@ -28,15 +28,6 @@ const SIGNING_REQUESTS: &[(&str, &str)] =
 
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
-    entry("cloud-node-controller", "cloud-node", &[("v1", "nodes")], |name, context, token| {
-        run_if(cloud::node::controller(name, context), context, token)
-    }),
-    entry(
-        "cloud-node-lifecycle-controller",
-        "cloud-node-lifecycle",
-        &[("v1", "nodes")],
-        |_, context, token| Box::pin(cloud::node_lifecycle::run(context.clone(), token)),
-    ),
     entry(
         "certificatesigningrequest-approving-controller",
         "csrapproving",
@@ -58,6 +49,15 @@ pub(super) const REGISTRY: &[Entry] = &[
             None => Box::pin(async {}),
         },
     ),
+    entry("cloud-node-controller", "cloud-node", &[("v1", "nodes")], |name, context, token| {
+        run_if(cloud::node::controller(name, context), context, token)
+    }),
+    entry(
+        "cloud-node-lifecycle-controller",
+        "cloud-node-lifecycle",
+        &[("v1", "nodes")],
+        |_, context, token| Box::pin(cloud::node_lifecycle::run(context.clone(), token)),
+    ),
     entry(
         "clusterrole-aggregation-controller",
         "clusterrole-aggregation",
@@ -71,6 +71,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         "cronjob",
         &[("batch/v1", "cronjobs"), ("batch/v1", "jobs")],
         |name, context, token| run(cronjob::controller(name, context), context, token),
+    ),
+    entry(
+        "daemonset-controller",
+        "daemonset",
+        &[("apps/v1", "daemonsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(daemonset::controller(name, context), context, token),
     ),
     entry(
         "deployment-controller",
@@ -118,6 +124,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         Box::pin(garbage_collector::run(name, context.clone(), token))
     }),
     entry(
+        "horizontal-pod-autoscaler-controller",
+        "horizontalpodautoscaling",
+        &[("autoscaling/v2", "horizontalpodautoscalers")],
+        |name, context, token| run(podautoscaler::controller(name, context), context, token),
+    ),
+    entry(
         "job-controller",
         "job",
         &[("batch/v1", "jobs"), ("v1", "pods")],
@@ -128,12 +140,6 @@ pub(super) const REGISTRY: &[Entry] = &[
                 futures::join!(jobs, orphans);
             })
         },
-    ),
-    entry(
-        "horizontal-pod-autoscaler-controller",
-        "horizontalpodautoscaling",
-        &[("autoscaling/v2", "horizontalpodautoscalers")],
-        |name, context, token| run(podautoscaler::controller(name, context), context, token),
     ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
@@ -215,16 +221,16 @@ pub(super) const REGISTRY: &[Entry] = &[
         |name, context, token| run_if(root_ca::controller(name, context), context, token),
     ),
     entry(
-        "service-lb-controller",
-        "service",
-        &[("v1", "services"), ("v1", "nodes")],
-        |name, context, token| run_if(cloud::service::controller(name, context), context, token),
-    ),
-    entry(
         "service-cidr-controller",
         "servicecidr",
         &[("networking.k8s.io/v1", "servicecidrs"), ("networking.k8s.io/v1", "ipaddresses")],
         |name, context, token| run(service_cidrs::controller(name, context), context, token),
+    ),
+    entry(
+        "service-lb-controller",
+        "service",
+        &[("v1", "services"), ("v1", "nodes")],
+        |name, context, token| run_if(cloud::service::controller(name, context), context, token),
     ),
     entry(
         "serviceaccount-controller",
@@ -239,6 +245,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         |name, context, token| {
             run_if(service_account_tokens::controller(name, context), context, token)
         },
+    ),
+    entry(
+        "statefulset-controller",
+        "statefulset",
+        &[("apps/v1", "statefulsets"), ("apps/v1", "controllerrevisions")],
+        |name, context, token| run(statefulset::controller(name, context), context, token),
     ),
     entry(
         "taint-eviction-controller",
@@ -270,6 +282,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "certificatesigningrequest-approving-controller"
         | "certificatesigningrequest-cleaner-controller"
         | "certificatesigningrequest-signing-controller" => "certificate-controller",
+        "daemonset-controller" => "daemon-set-controller",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",

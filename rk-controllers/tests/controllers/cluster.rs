@@ -291,7 +291,7 @@ impl Fakes {
             match node {
                 None if pod.metadata.deletion_timestamp.is_none() => {
                     count += 1;
-                    if let Some(node) = self.choose_node(count) {
+                    if let Some(node) = self.choose_node(&pod, count) {
                         let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
                         let body = serde_json::to_vec(&binding).unwrap();
                         let _: Result<Value, _> = self
@@ -338,14 +338,18 @@ impl Fakes {
         }
     }
 
-    fn choose_node(&self, count: usize) -> Option<String> {
+    /// A living node; the one that the Pod's affinity names if it names one.
+    fn choose_node(&self, pod: &Pod, count: usize) -> Option<String> {
+        let pod = serde_json::to_value(pod).unwrap();
+        let terms = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0";
+        let named = pod.pointer(&format!("{terms}/matchFields/0/values/0"));
         let dead = self.dead.lock();
         let nodes: Vec<String> = self
             .nodes
             .list()
             .iter()
             .map(|node| node.name_any())
-            .filter(|node| !dead.contains(node))
+            .filter(|node| !dead.contains(node) && named.is_none_or(|name| name == node))
             .collect();
         (!nodes.is_empty()).then(|| nodes[count % nodes.len()].clone())
     }

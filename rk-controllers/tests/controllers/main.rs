@@ -9,6 +9,7 @@ mod cluster;
 
 mod certificates;
 mod cron_jobs;
+mod daemon_sets;
 mod deployments;
 mod disruptions;
 mod faults;
@@ -22,4 +23,5 @@ mod replica_sets;
 mod sdk;
 mod service_cidrs;
 mod services;
+mod stateful_sets;
 mod volumes;
