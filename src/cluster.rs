@@ -123,6 +123,7 @@ pub struct ClusterBuilder {
     token: Option<String>,
     resources: Option<rk_api::resources::Resources>,
     legacy_token_secrets: bool,
+    pod_presets: bool,
     missing_images: Vec<String>,
 }
 
@@ -143,6 +144,7 @@ impl Default for ClusterBuilder {
             token: None,
             resources: None,
             legacy_token_secrets: false,
+            pod_presets: false,
             missing_images: Vec::new(),
         }
     }
@@ -206,6 +208,14 @@ impl ClusterBuilder {
     #[must_use]
     pub fn legacy_token_secrets(mut self, create: bool) -> Self {
         self.legacy_token_secrets = create;
+        self
+    }
+
+    /// Whether PodPresets (`settings.k8s.io/v1alpha1`) are served and give Pods what they say, as
+    /// Kubernetes could until 1.19; not so by default.
+    #[must_use]
+    pub fn pod_presets(mut self, served: bool) -> Self {
+        self.pod_presets = served;
         self
     }
 

@@ -182,8 +182,16 @@ pub(crate) async fn builder(
             let path = file.path.parent().unwrap_or(Path::new("")).join(path);
             fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let exemptions = crate::plugins::pod_security(&read(file)?, beside);
-        builder = builder.pod_security_exemptions(exemptions.map_err(|error| wrong(file, &error))?);
+        let told = crate::plugins::told(&read(file)?, beside);
+        let told = told.map_err(|error| wrong(file, &error))?;
+        let (defaults, exemptions) = told.pod_security;
+        builder = builder.pod_security_defaults(defaults).pod_security_exemptions(exemptions);
+        if let Some(limits) = told.event_rate_limits {
+            builder = builder.event_rate_limits(limits);
+        }
+        if let Some(policy) = told.image_policy {
+            builder = builder.image_policy(policy);
+        }
     }
     let own = advertised(options);
     if options.among_endpoints && own.is_loopback() {
@@ -227,7 +235,7 @@ fn names(list: &[String]) -> Vec<&str> {
 
 /// The kinds of the versions that are served.
 fn resources(options: &Options) -> Resources {
-    let all = Resources::builtin();
+    let all = Resources::builtin().with_pod_presets();
     let served = all.iter().filter(|row| options.versions.serves(&row.group, &row.version));
     served.map(|row| row.as_ref().clone()).collect()
 }

@@ -135,7 +135,7 @@ impl Versions {
             _ => "api/ga",
         };
         let said = [name.as_str(), stage, "api/all"].into_iter().find_map(|name| self.0.get(name));
-        said.copied().unwrap_or(true)
+        said.copied().unwrap_or(stage != "api/alpha")
     }
 }
 

@@ -42,6 +42,7 @@ mod persistent_volume_claim;
 mod pod;
 mod pod_certificate_request;
 mod pod_disruption_budget;
+pub(crate) mod pod_preset;
 mod pod_template;
 mod priority_class;
 mod priority_level_configuration;

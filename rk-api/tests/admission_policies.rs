@@ -479,3 +479,22 @@ async fn pod_security_warns_of_pods_and_of_what_makes_them() {
         );
     }
 }
+
+#[tokio::test]
+async fn no_policy_keeps_anybody_from_asking_who_may_do_what() {
+    let client = server().await.client();
+    let rules = json!([{
+        "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"],
+    }]);
+    let spec = json!({
+        "matchConstraints": { "resourceRules": rules },
+        "validations": [{ "expression": "false" }],
+    });
+    policy(&client, "p", spec).await;
+    assert_eq!(refusal(create(&client, "a", "1").await).0, 422);
+    let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+        .header("content-type", "application/json");
+    let request = request.body(b"{}".to_vec()).unwrap();
+    let review: Value = client.request(request).await.unwrap();
+    assert_eq!(review["status"]["userInfo"]["username"], "system:admin");
+}

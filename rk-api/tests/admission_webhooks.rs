@@ -426,6 +426,77 @@ async fn connections_and_evictions_are_asked_about() {
     );
 }
 
+#[tokio::test]
+async fn what_is_not_kept_is_asked_about_too() {
+    let client = server().await.client();
+    let post = async |path: &str, body: Value| {
+        let request = Request::post(path).header("content-type", "application/json");
+        let request = request.body(body.to_string().into_bytes()).unwrap();
+        client.request::<Value>(request).await
+    };
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    post(accounts, json!({ "metadata": { "name": "a" } })).await.unwrap();
+    let hook = Hook::new(|_| deny("nobody asks")).await;
+    let rules = json!([{
+        "operations": ["CREATE"], "apiVersions": ["*"],
+        "apiGroups": ["", "authentication.k8s.io", "authorization.k8s.io"],
+        "resources": ["*/*"],
+    }]);
+    validating(&client, "v", json!([entry(&hook, json!({ "rules": rules }))])).await;
+
+    let attributes = json!({ "verb": "get", "resource": "pods", "namespace": "default" });
+    let access = json!({ "spec": { "user": "ann", "resourceAttributes": attributes } });
+    let own = json!({ "spec": { "resourceAttributes": attributes } });
+    let rules = json!({ "spec": { "namespace": "default" } });
+    let target = json!({ "kind": "Node", "name": "n" });
+    let binding = json!({ "metadata": { "name": "p" }, "target": target });
+    let (authn, authz) = ("/apis/authentication.k8s.io/v1", "/apis/authorization.k8s.io/v1");
+    let cases = [
+        (format!("{authn}/tokenreviews"), json!({ "spec": { "token": "t" } }), "TokenReview"),
+        (format!("{authn}/selfsubjectreviews"), json!({}), "SelfSubjectReview"),
+        (format!("{authz}/subjectaccessreviews"), access.clone(), "SubjectAccessReview"),
+        (format!("{authz}/selfsubjectaccessreviews"), own, "SelfSubjectAccessReview"),
+        (format!("{authz}/selfsubjectrulesreviews"), rules, "SelfSubjectRulesReview"),
+        (
+            format!("{authz}/namespaces/default/localsubjectaccessreviews"),
+            access,
+            "LocalSubjectAccessReview",
+        ),
+        (format!("{accounts}/a/token"), json!({ "spec": { "audiences": [] } }), "TokenRequest"),
+        ("/api/v1/namespaces/default/bindings".to_owned(), binding.clone(), "Binding"),
+        ("/api/v1/namespaces/default/pods/p/binding".to_owned(), binding, "Binding"),
+    ];
+    for (path, body, kind) in cases {
+        denied(post(&path, body).await, "nobody asks");
+        let asked = hook.requests().pop().unwrap();
+        assert_eq!((&asked["operation"], &asked["kind"]["kind"]), (&json!("CREATE"), &json!(kind)));
+        assert_eq!(asked["object"]["kind"], kind);
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_can_change_what_is_asked() {
+    let client = server().await.client();
+    let group = json!([{ "op": "add", "path": "/spec/groups", "value": ["system:masters"] }]);
+    let hook = Hook::new(move |_| patch(group.clone())).await;
+    let rules = json!([{
+        "operations": ["CREATE"], "apiGroups": ["authorization.k8s.io"], "apiVersions": ["v1"],
+        "resources": ["subjectaccessreviews"],
+    }]);
+    let attributes = json!({ "verb": "get", "resource": "pods", "namespace": "default" });
+    let review = json!({ "spec": { "user": "ann", "resourceAttributes": attributes } });
+    let allowed = async || {
+        let request = Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
+            .header("content-type", "application/json");
+        let request = request.body(review.to_string().into_bytes()).unwrap();
+        let answer: Value = client.request(request).await.unwrap();
+        answer["status"]["allowed"].as_bool().unwrap()
+    };
+    assert!(!allowed().await);
+    mutating(&client, "m", json!([entry(&hook, json!({ "rules": rules }))])).await;
+    assert!(allowed().await);
+}
+
 /// Conformance: Admission webhook, deny custom resource create and delete
 #[tokio::test]
 async fn each_object_of_a_collection_is_asked_about() {

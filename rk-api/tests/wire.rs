@@ -292,7 +292,6 @@ async fn metrics_have_the_names_that_dashboards_ask_for() {
     line("etcd_request_duration_seconds_bucket{", &[create, r#"type="configmaps""#]);
     line("etcd_requests_total{", &[create, r#"type="configmaps""#]);
     line("apiserver_flowcontrol_", &[]);
-    line("# TYPE apiserver_admission_webhook_admission_duration_seconds", &[]);
     line("kubernetes_build_info{", &[r#"git_version="v1.37.0""#]);
     if cfg!(target_os = "linux") {
         for name in

@@ -176,6 +176,9 @@ async fn api_server(
     if let Some(resources) = &builder.resources {
         server = server.resources(resources.clone());
     }
+    if builder.pod_presets {
+        server = server.pod_presets();
+    }
     server = server.token_key(token_key.clone());
     if let Some(token) = &builder.token {
         let admin = UserInfo::new("admin", [MASTERS]);

@@ -163,6 +163,8 @@ async fn a_definition_takes_with_it_what_its_objects_own() {
     let t = with_things().await;
     let owner = make(&t, "owner", json!([])).await;
     config_map(&t, "owned", owned_by(&owner)).await;
+    // The collector finds new kinds twice a minute, and learns of no owner that it never saw.
+    wait(60).await;
     let name = format!("things.{GROUP}");
     definitions(&t).delete(&name, &DeleteParams::default()).await.expect("deleted");
     gone(&t, definitions(&t), &name).await;

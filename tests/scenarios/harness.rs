@@ -177,6 +177,7 @@ async fn start(builder: rk::ClusterBuilder, kubeconfig: PathBuf) -> Result<Runni
     let cluster = builder
         .listen(([127, 0, 0, 1], 0))
         .legacy_token_secrets(true)
+        .pod_presets(true)
         .start()
         .await
         .map_err(|error| error.to_string())?;

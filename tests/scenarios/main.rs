@@ -10,6 +10,7 @@
 //!   `RK_REQUIRE=all` they fail instead.
 
 mod admission;
+mod aggregation;
 mod api;
 mod apply;
 mod autoscaling;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
 
     let scenarios: Vec<Scenario> = [
         admission::all(),
+        aggregation::all(),
         api::all(),
         apply::all(),
         autoscaling::all(),

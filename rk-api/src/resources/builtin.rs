@@ -62,6 +62,12 @@ impl Resources {
         builtin_rows().into_iter().collect()
     }
 
+    /// This table and PodPreset, which Kubernetes had until 1.19 as an alpha version.
+    #[must_use]
+    pub fn with_pod_presets(&self) -> Resources {
+        self.with(pod_preset::row())
+    }
+
     /// This table with one row more.
     #[must_use]
     pub fn with(&self, row: Resource) -> Resources {

@@ -172,7 +172,7 @@ fn one_for_all(definition: &mut Value) {
     optional(definition, &["versions"]);
     let list = |kind: &str, description: &str| {
         json!({
-            "type": "array", "description": description, "x-kubernetes-list-type": "atomic",
+            "type": "array", "description": description,
             "items": {"$ref": format!("{REFERENCE_PREFIX}{EXTENSIONS_PREFIX}apiextensions.v1beta1.{kind}")},
         })
     };

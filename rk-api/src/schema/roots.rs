@@ -8,6 +8,8 @@ use k8s_openapi::{
 };
 use schemars::{JsonSchema, SchemaGenerator};
 
+use crate::resources::pod_preset::PodPreset;
+
 /// A type with a schema: its name, and what adds the schema, with all it refers to, to a generator.
 pub(super) struct Root {
     pub(super) name: fn() -> Cow<'static, str>,
@@ -105,7 +107,9 @@ pub(super) const ROOTS: &[Root] = &[
     root::<meta::v1::APIVersions>(),
     root::<meta::v1::DeleteOptions>(),
     root::<meta::v1::ListMeta>(),
+    root::<meta::v1::ObjectMeta>(),
     root::<meta::v1::Patch>(),
     root::<meta::v1::Status>(),
     root::<meta::v1::WatchEvent<serde_json::Value>>(),
+    root::<PodPreset>(),
 ];

@@ -3,13 +3,16 @@
 mod always;
 mod certificates;
 mod claim_resize;
+mod declared_features;
 mod default_ingress_class;
 mod default_storage_class;
 mod escalation;
+mod event_rate_limit;
 mod expressions;
 mod extended_resources;
 mod external_ips;
 mod first_look;
+mod image_policy;
 mod limit_ranger;
 mod matching;
 mod metrics;
@@ -21,6 +24,8 @@ mod owner_references;
 mod plugins;
 mod pod_antiaffinity;
 mod pod_certificates;
+mod pod_preset;
+mod pod_resize;
 mod pod_security;
 mod pod_tolerations;
 mod policies;
@@ -35,6 +40,7 @@ mod signing_requests;
 mod storage_in_use;
 mod taint_nodes;
 mod tolerations;
+mod topology_labels;
 pub(super) mod type_checking;
 mod unprivileged;
 mod webhooks;
@@ -43,18 +49,21 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+pub use self::{
+    event_rate_limit::{EventLimit, EventLimitScope, EventRateLimits},
+    image_policy::ImagePolicy,
+    plugins::PluginError,
+    pod_security::{PodSecurityDefaults, PodSecurityExemptions},
+    request::{AdmissionRequest, GroupVersionKind, Operation},
+};
 pub(super) use self::{
+    image_policy::ImagePolicyWebhook,
     matching::{CONFIGURATION_GROUP, Lookup},
     metrics::AdmissionMetrics,
     namespaces::Provisioner,
     plugins::{Parts, Selection},
     rounds::Rounds,
     unprivileged::Unprivileged,
-};
-pub use self::{
-    plugins::PluginError,
-    pod_security::PodSecurityExemptions,
-    request::{AdmissionRequest, GroupVersionKind, Operation},
 };
 use super::status::Result;
 

@@ -9,7 +9,8 @@ use super::{
     ApiError, ApiServer, Dialer, ExtensionAuthentication, Identity, Inner, NodeConnector,
     TcpDialer, TokenKey, TokenKeyError,
     admission::{
-        self, Admission, Lookup, Parts, PluginError, PodSecurityExemptions, Provisioner, Selection,
+        self, Admission, EventRateLimits, ImagePolicy, ImagePolicyWebhook, Lookup, Parts,
+        PluginError, PodSecurityDefaults, PodSecurityExemptions, Provisioner, Selection,
     },
     aggregation::{self, Aggregator},
     allocator::{self, Services},
@@ -54,6 +55,9 @@ pub struct Builder {
     event_ttl: Duration,
     plugins: Selection,
     pod_security_exemptions: PodSecurityExemptions,
+    pod_security_defaults: PodSecurityDefaults,
+    event_rate_limits: Option<EventRateLimits>,
+    image_policy: Option<ImagePolicy>,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
     advertised: Option<SocketAddr>,
@@ -92,6 +96,9 @@ pub enum StartError {
     /// Admission plug-ins cannot be chosen so.
     #[error(transparent)]
     Plugins(#[from] PluginError),
+    /// The service that is to say which images may run cannot be asked.
+    #[error("cannot ask about images")]
+    ImagePolicy(#[from] super::authn::WebhookError),
     /// The objects that every cluster has could not be created.
     #[error("cannot create what every cluster has")]
     Bootstrap(#[from] ApiError),
@@ -114,6 +121,9 @@ impl Builder {
             admission: Vec::new(),
             plugins: Selection::default(),
             pod_security_exemptions: PodSecurityExemptions::default(),
+            pod_security_defaults: PodSecurityDefaults::default(),
+            event_rate_limits: None,
+            image_policy: None,
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
             advertised: None,
@@ -227,6 +237,39 @@ impl Builder {
     #[must_use]
     pub fn pod_security_exemptions(mut self, exemptions: PodSecurityExemptions) -> Self {
         self.pod_security_exemptions = exemptions;
+        self
+    }
+
+    /// What the plug-in PodSecurity asks of Pods where a namespace's labels do not say; nothing by
+    /// default. Starting fails when these are no levels and versions.
+    #[must_use]
+    pub fn pod_security_defaults(mut self, defaults: PodSecurityDefaults) -> Self {
+        self.pod_security_defaults = defaults;
+        self
+    }
+
+    /// Serves PodPresets (`settings.k8s.io/v1alpha1`) and turns the plug-in on that gives Pods what
+    /// they say. Not so by default, as it never was in Kubernetes, which had them until 1.19.
+    #[must_use]
+    pub fn pod_presets(mut self) -> Self {
+        self.resources = self.resources.with_pod_presets();
+        self.plugins.enable("PodPreset");
+        self
+    }
+
+    /// How many Events may be written; the plug-in EventRateLimit, which enforces it, must be turned
+    /// on.
+    #[must_use]
+    pub fn event_rate_limits(mut self, limits: EventRateLimits) -> Self {
+        self.event_rate_limits = Some(limits);
+        self
+    }
+
+    /// Which service says what images may run; the plug-in ImagePolicyWebhook, which asks it, must be
+    /// turned on.
+    #[must_use]
+    pub fn image_policy(mut self, policy: ImagePolicy) -> Self {
+        self.image_policy = Some(policy);
         self
     }
 
@@ -386,6 +429,10 @@ impl Builder {
             &rbac,
         );
         let provisioner = Provisioner::default();
+        let image_policy = match self.image_policy {
+            Some(policy) => Some(Arc::new(ImagePolicyWebhook::new(policy).await?)),
+            None => None,
+        };
         let mut plugins = self.plugins.plugins(&Parts {
             lookup: Lookup { reader: reader.clone(), kinds: kinds.clone() },
             rbac,
@@ -394,6 +441,9 @@ impl Builder {
             metrics: metrics.admission.clone(),
             provisioner: provisioner.clone(),
             pod_security_exemptions: self.pod_security_exemptions,
+            pod_security_defaults: self.pod_security_defaults,
+            event_rate_limits: self.event_rate_limits,
+            image_policy,
             require_service_accounts: self.require_service_accounts,
         })?;
         plugins.extend(self.admission);

@@ -150,13 +150,15 @@ fn field(text: &'static str) -> Option<Field> {
 
 /// The message of a type, by its group and version and its kind.
 fn message(api_version: &str, kind: &str) -> Option<(&'static str, &'static [Field])> {
-    const META: [&str; 9] = [
+    const META: [&str; 11] = [
         "DeleteOptions",
         "CreateOptions",
         "UpdateOptions",
         "PatchOptions",
         "GetOptions",
         "ListOptions",
+        "PartialObjectMetadata",
+        "PartialObjectMetadataList",
         "Status",
         "APIResourceList",
         "APIGroupList",

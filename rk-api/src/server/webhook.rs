@@ -9,12 +9,27 @@ use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
+use crate::rng;
+
 /// How long an answer may take, as in kube-apiserver.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often a question is asked when there is no answer, and the first pause between.
-const TRIES: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(500);
+/// How often a question is asked when there is no answer, and the pauses between.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// How often it is asked at most.
+    pub tries: u32,
+    /// The first pause.
+    pub pause: Duration,
+    /// How many times longer each pause is than the one before.
+    pub factor: f64,
+    /// By which part of itself a pause may be longer, at random.
+    pub jitter: f64,
+}
+
+/// Who waits for these answers is a request.
+const PATIENCE: Patience =
+    Patience { tries: 3, pause: Duration::from_millis(500), factor: 2.0, jitter: 0.0 };
 
 /// Why a service cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +85,18 @@ impl Webhook {
         &self,
         question: &T,
     ) -> Result<T, String> {
+        self.ask_with(question, PATIENCE).await
+    }
+
+    /// The same with a patience of one's own.
+    pub(super) async fn ask_with<T: Serialize + DeserializeOwned>(
+        &self,
+        question: &T,
+        patience: Patience,
+    ) -> Result<T, String> {
         let body = serde_json::to_vec(question).map_err(|error| error.to_string())?;
-        let mut pause = PAUSE;
-        for again in (0..TRIES).rev() {
+        let mut pause = patience.pause;
+        for again in (0..patience.tries).rev() {
             let request = Request::post(&self.path)
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(body.clone())
@@ -84,8 +108,8 @@ impl Webhook {
                 Err(_) if again == 0 => break,
                 _ => {}
             }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+            tokio::time::sleep(rng::jitter(pause, patience.jitter)).await;
+            pause = pause.mul_f64(patience.factor);
         }
         Err("it does not answer in time".to_owned())
     }

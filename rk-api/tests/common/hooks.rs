@@ -1,5 +1,7 @@
 //! Webhooks for tests: HTTPS servers on loopback, with an authority of their own.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -49,7 +51,8 @@ impl Hook {
         .await
     }
 
-    /// A webhook that answers reviews with whatever this says. Null is no answer at all.
+    /// A webhook that answers reviews with whatever this says. Null is no answer at all, a number a
+    /// status without a body.
     pub async fn raw(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Self {
         let pki = Pki::generate().unwrap();
         let names = ["127.0.0.1".to_owned(), "hook.default.svc".to_owned()];
@@ -80,6 +83,19 @@ impl Hook {
         json!({ "url": url, "caBundle": self.ca_bundle() })
     }
 
+    /// A kubeconfig whose cluster it is.
+    pub fn kubeconfig(&self) -> String {
+        let url = format!("https://{}/ask?from=test", self.address);
+        let cluster = json!({ "server": url, "certificate-authority-data": self.ca_bundle() });
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{ "name": "c", "cluster": cluster }],
+            "users": [{ "name": "c", "user": {} }],
+            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "c" } }],
+        })
+        .to_string()
+    }
+
     /// The requests that it was asked about.
     pub fn requests(&self) -> Vec<Value> {
         self.asked.lock().iter().map(|review| review["request"].clone()).collect()
@@ -107,8 +123,13 @@ async fn serve(
                     if reply.is_null() {
                         tokio::time::sleep(Duration::from_secs(3600)).await;
                     }
-                    let body = Full::new(Bytes::from(reply.to_string()));
-                    Ok::<_, Infallible>(Response::new(body))
+                    let status = reply.as_u64().and_then(|code| u16::try_from(code).ok());
+                    let body = match status {
+                        Some(_) => Full::default(),
+                        None => Full::new(Bytes::from(reply.to_string())),
+                    };
+                    let answer = Response::builder().status(status.unwrap_or(200));
+                    Ok::<_, Infallible>(answer.body(body).unwrap())
                 }
             });
             let server = auto::Builder::new(TokioExecutor::new());

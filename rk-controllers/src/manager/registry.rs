@@ -28,15 +28,6 @@ const SIGNING_REQUESTS: &[(&str, &str)] =
 
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
-    entry("cloud-node-controller", "cloud-node", &[("v1", "nodes")], |name, context, token| {
-        run_if(cloud::node::controller(name, context), context, token)
-    }),
-    entry(
-        "cloud-node-lifecycle-controller",
-        "cloud-node-lifecycle",
-        &[("v1", "nodes")],
-        |_, context, token| Box::pin(cloud::node_lifecycle::run(context.clone(), token)),
-    ),
     entry(
         "certificatesigningrequest-approving-controller",
         "csrapproving",
@@ -57,6 +48,15 @@ pub(super) const REGISTRY: &[Entry] = &[
             Some(controller) => run(controller, context, token),
             None => Box::pin(async {}),
         },
+    ),
+    entry("cloud-node-controller", "cloud-node", &[("v1", "nodes")], |name, context, token| {
+        run_if(cloud::node::controller(name, context), context, token)
+    }),
+    entry(
+        "cloud-node-lifecycle-controller",
+        "cloud-node-lifecycle",
+        &[("v1", "nodes")],
+        |_, context, token| Box::pin(cloud::node_lifecycle::run(context.clone(), token)),
     ),
     entry(
         "clusterrole-aggregation-controller",
@@ -124,6 +124,12 @@ pub(super) const REGISTRY: &[Entry] = &[
         Box::pin(garbage_collector::run(name, context.clone(), token))
     }),
     entry(
+        "horizontal-pod-autoscaler-controller",
+        "horizontalpodautoscaling",
+        &[("autoscaling/v2", "horizontalpodautoscalers")],
+        |name, context, token| run(podautoscaler::controller(name, context), context, token),
+    ),
+    entry(
         "job-controller",
         "job",
         &[("batch/v1", "jobs"), ("v1", "pods")],
@@ -134,12 +140,6 @@ pub(super) const REGISTRY: &[Entry] = &[
                 futures::join!(jobs, orphans);
             })
         },
-    ),
-    entry(
-        "horizontal-pod-autoscaler-controller",
-        "horizontalpodautoscaling",
-        &[("autoscaling/v2", "horizontalpodautoscalers")],
-        |name, context, token| run(podautoscaler::controller(name, context), context, token),
     ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
@@ -221,16 +221,16 @@ pub(super) const REGISTRY: &[Entry] = &[
         |name, context, token| run_if(root_ca::controller(name, context), context, token),
     ),
     entry(
-        "service-lb-controller",
-        "service",
-        &[("v1", "services"), ("v1", "nodes")],
-        |name, context, token| run_if(cloud::service::controller(name, context), context, token),
-    ),
-    entry(
         "service-cidr-controller",
         "servicecidr",
         &[("networking.k8s.io/v1", "servicecidrs"), ("networking.k8s.io/v1", "ipaddresses")],
         |name, context, token| run(service_cidrs::controller(name, context), context, token),
+    ),
+    entry(
+        "service-lb-controller",
+        "service",
+        &[("v1", "services"), ("v1", "nodes")],
+        |name, context, token| run_if(cloud::service::controller(name, context), context, token),
     ),
     entry(
         "serviceaccount-controller",

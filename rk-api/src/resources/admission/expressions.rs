@@ -69,12 +69,19 @@ pub(crate) struct Scope {
     variables: Vec<(String, Schema)>,
     /// What `object` and `oldObject` are, if it is known.
     object: Option<Arc<Schema>>,
+    /// What `params` is, if it is known.
+    params: Option<Arc<Schema>>,
 }
 
 impl Scope {
     /// One in which `object` and `oldObject` have this form.
     pub(crate) fn about(object: Arc<Schema>) -> Self {
-        Self { variables: Vec::new(), object: Some(object) }
+        Self { object: Some(object), ..Self::default() }
+    }
+
+    /// One in which `params` has this form besides.
+    pub(crate) fn with_params(self, params: Option<Arc<Schema>>) -> Self {
+        Self { params, ..self }
     }
 
     /// Adds a variable, which results in such values.
@@ -96,7 +103,10 @@ impl Scope {
         let variables = Schema::declared("kubernetes.variables", variables);
         env = env.json_variable("variables", Arc::new(variables));
         if given.params {
-            env = env.variable("params", Type::Dyn);
+            env = match &self.params {
+                Some(schema) => env.json_variable("params", schema.clone()),
+                None => env.variable("params", Type::Dyn),
+            };
         }
         if given.authorizer {
             env = env.authorizer().request_resource();

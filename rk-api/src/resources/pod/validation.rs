@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::{
     HostAlias, PodDNSConfig, PodSecurityContext, PodSpec, PodTemplateSpec,
 };
 
-use super::super::check::{Errors, labels, list, text};
+use super::super::{
+    check::{Errors, labels, list, text},
+    pod_preset::PodPresetSpec,
+};
 use crate::{
     field::{ErrorList, FieldError, Path},
     meta::{names, object::validate_annotations},
@@ -69,6 +72,13 @@ fn token_without_account(errors: &mut Errors, spec: &PodSpec, path: &Path) {
             }
         }
     }
+}
+
+/// What is wrong with what a PodPreset gives to Pods.
+pub(in super::super) fn injected(errors: &mut Errors, spec: &PodPresetSpec, path: &Path) {
+    errors.selector(&path.child("selector"), &spec.selector);
+    let volumes = volume::volumes(errors, list(&spec.volumes), &path.child("volumes"));
+    container::injected(errors, spec, &volumes, path);
 }
 
 /// What is wrong with a Pod that is about to be created, besides its spec.

@@ -97,12 +97,28 @@ fn read_conversion(conversion: &mut Map<String, Value>, unknown: &mut Vec<String
 
 fn write(object: &mut Value) {
     let Some(spec) = spec(object) else { return };
+    spec.entry("preserveUnknownFields").or_insert(Value::Bool(false));
+    write_versions(spec);
+    if let Some(Value::Object(conversion)) = spec.get_mut("conversion")
+        && let Some(Value::Object(mut webhook)) = conversion.remove("webhook")
+    {
+        let moved = [("clientConfig", "webhookClientConfig"), ("conversionReviewVersions", "")];
+        for (from, to) in moved {
+            if let Some(value) = webhook.remove(from) {
+                let to = if to.is_empty() { from } else { to };
+                conversion.insert(to.to_owned(), value);
+            }
+        }
+    }
+}
+
+/// Says once what all versions have in common, and which version is the first.
+fn write_versions(spec: &mut Map<String, Value>) {
     let first = spec.get("versions").and_then(|versions| versions.get(0)).cloned();
     let Some(Value::Object(first)) = first else { return };
     if let Some(name) = first.get("name") {
         spec.insert("version".to_owned(), name.clone());
     }
-    spec.entry("preserveUnknownFields").or_insert(Value::Bool(false));
     for (shared, own) in SHARED {
         let versions = spec.get_mut("versions").and_then(Value::as_array_mut);
         let Some(versions) = versions else { continue };
@@ -118,17 +134,6 @@ fn write(object: &mut Value) {
                 version.remove(own);
             }
             spec.insert(shared.to_owned(), value);
-        }
-    }
-    if let Some(Value::Object(conversion)) = spec.get_mut("conversion")
-        && let Some(Value::Object(mut webhook)) = conversion.remove("webhook")
-    {
-        let moved = [("clientConfig", "webhookClientConfig"), ("conversionReviewVersions", "")];
-        for (from, to) in moved {
-            if let Some(value) = webhook.remove(from) {
-                let to = if to.is_empty() { from } else { to };
-                conversion.insert(to.to_owned(), value);
-            }
         }
     }
 }

@@ -21,7 +21,11 @@ pub(super) struct NamespaceLifecycle(pub(super) Reader);
 impl Admission for NamespaceLifecycle {
     fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
         match request.operation {
-            Operation::Create => request.namespace.is_some(),
+            // A namespace that is not there can be asked about.
+            Operation::Create => {
+                request.namespace.is_some()
+                    && request.resource.plural != "localsubjectaccessreviews"
+            }
             Operation::Delete => request.is_about("namespaces"),
             Operation::Update | Operation::Connect => false,
         }

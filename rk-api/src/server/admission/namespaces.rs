@@ -33,10 +33,9 @@ impl Admission for NamespaceExists {
     }
 }
 
-/// Makes namespaces for [`NamespaceAutoProvision`], once there is a server that can. Cloning shares
-/// it.
+/// The server, for plug-ins that write objects of their own, once there is one. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub(in crate::server) struct Provisioner(Arc<OnceLock<Weak<Inner>>>);
+pub(in crate::server) struct Provisioner(pub(super) Arc<OnceLock<Weak<Inner>>>);
 
 impl Provisioner {
     /// The server is there.

@@ -10,11 +10,14 @@ use super::{
     always::{AlwaysDeny, AlwaysPullImages},
     certificates::{Approval, Attestation, Signing, SubjectRestriction},
     claim_resize::PersistentVolumeClaimResize,
+    declared_features::DeclaredFeatures,
     default_ingress_class::DefaultIngressClass,
     default_storage_class::DefaultStorageClass,
     escalation::Escalation,
+    event_rate_limit::{self, EventRateLimit, EventRateLimits},
     extended_resources::ExtendedResourceToleration,
     external_ips::DenyServiceExternalIps,
+    image_policy::{self, ImagePolicyWebhook},
     limit_ranger::LimitRanger,
     matching::Lookup,
     namespace_lifecycle::NamespaceLifecycle,
@@ -24,7 +27,9 @@ use super::{
     owner_references::OwnerReferences,
     pod_antiaffinity::HardAntiAffinityTopology,
     pod_certificates::PodCertificates,
-    pod_security::{PodSecurity, PodSecurityExemptions},
+    pod_preset::{self, PodPresets},
+    pod_resize::PodResize,
+    pod_security::{PodSecurity, PodSecurityDefaults, PodSecurityExemptions},
     pod_tolerations::PodTolerationRestriction,
     policies::{MutatingPolicies, ValidatingPolicies},
     priority::Priority,
@@ -35,11 +40,15 @@ use super::{
     storage_in_use::StorageObjectInUseProtection,
     taint_nodes::TaintNodesByCondition,
     tolerations::DefaultTolerationSeconds,
+    topology_labels::PodTopologyLabels,
     webhooks::{MutatingWebhooks, ValidatingWebhooks},
 };
-use crate::server::{
-    authz::{Authorizer, rbac::Rbac},
-    outbound::Outbound,
+use crate::{
+    resources::pod_preset::PodPreset,
+    server::{
+        authz::{Authorizer, rbac::Rbac},
+        outbound::Outbound,
+    },
 };
 
 /// What plug-ins are made of.
@@ -53,21 +62,35 @@ pub(in crate::server) struct Parts {
     pub provisioner: Provisioner,
     /// Who PodSecurity does not judge.
     pub pod_security_exemptions: PodSecurityExemptions,
+    /// What it judges by where nobody says.
+    pub pod_security_defaults: PodSecurityDefaults,
+    /// What EventRateLimit is told.
+    pub event_rate_limits: Option<EventRateLimits>,
+    /// What ImagePolicyWebhook asks.
+    pub image_policy: Option<Arc<ImagePolicyWebhook>>,
     /// Whether a Pod needs its service account to be there.
     pub require_service_accounts: bool,
 }
 
-/// A plug-in: its name, whether it is on by default, and how it is made; `None` when it has nothing
-/// to do.
-type Row = (&'static str, bool, fn(&Parts) -> Option<Arc<dyn Admission>>);
+/// A plug-in, `None` when it has nothing to do.
+type Made = Option<Arc<dyn Admission>>;
 
-fn some(plugin: impl Admission) -> Option<Arc<dyn Admission>> {
+/// A plug-in: its name, whether it is on by default, and how it is made.
+type Row = (&'static str, bool, fn(&Parts) -> Made);
+
+fn some(plugin: impl Admission) -> Made {
     Some(Arc::new(plugin))
+}
+
+/// A plug-in whose kinds or fields only come with a feature that Kubernetes has off by default, and
+/// that is not here.
+fn idle(_: &Parts) -> Made {
+    None
 }
 
 /// All plug-ins, in order.
 const PLUGINS: &[Row] = &[
-    ("AlwaysAdmit", false, |_| None),
+    ("AlwaysAdmit", false, idle),
     ("NamespaceAutoProvision", false, |p| {
         some(NamespaceAutoProvision {
             reader: p.lookup.reader.clone(),
@@ -77,6 +100,10 @@ const PLUGINS: &[Row] = &[
     ("NamespaceLifecycle", true, |p| some(NamespaceLifecycle(p.lookup.reader.clone()))),
     ("NamespaceExists", false, |p| some(NamespaceExists(p.lookup.reader.clone()))),
     ("LimitPodHardAntiAffinityTopology", false, |_| some(HardAntiAffinityTopology)),
+    (pod_preset::NAME, false, |p| {
+        let (reader, provisioner) = (p.lookup.reader.clone(), p.provisioner.clone());
+        some(PodPresets { reader, provisioner })
+    }),
     ("LimitRanger", true, |p| some(LimitRanger::new(p.lookup.reader.clone()))),
     ("ServiceAccount", true, |p| {
         let (reader, required) = (p.lookup.reader.clone(), p.require_service_accounts);
@@ -85,8 +112,11 @@ const PLUGINS: &[Row] = &[
     ("NodeRestriction", true, |p| some(NodeRestriction(p.lookup.reader.clone()))),
     ("TaintNodesByCondition", true, |_| some(TaintNodesByCondition)),
     ("AlwaysPullImages", false, |_| some(AlwaysPullImages)),
+    (image_policy::NAME, false, |p| p.image_policy.clone().map(|it| it as _)),
     ("PodSecurity", true, |p| {
-        some(PodSecurity::new(p.lookup.reader.clone(), p.pod_security_exemptions.clone()))
+        let (reader, exemptions) = (p.lookup.reader.clone(), p.pod_security_exemptions.clone());
+        // They were checked.
+        PodSecurity::new(reader, &p.pod_security_defaults, exemptions).ok().and_then(some)
     }),
     ("PodNodeSelector", false, |p| some(PodNodeSelector(p.lookup.reader.clone()))),
     ("Priority", true, |p| some(Priority::new(p.lookup.reader.clone()))),
@@ -94,9 +124,11 @@ const PLUGINS: &[Row] = &[
     ("PodTolerationRestriction", false, |p| {
         some(PodTolerationRestriction(p.lookup.reader.clone()))
     }),
+    (event_rate_limit::NAME, false, |p| some(EventRateLimit::new(p.event_rate_limits.as_ref()?))),
     ("ExtendedResourceToleration", false, |_| some(ExtendedResourceToleration)),
     ("DefaultStorageClass", true, |p| some(DefaultStorageClass(p.lookup.reader.clone()))),
     ("StorageObjectInUseProtection", true, |_| some(StorageObjectInUseProtection)),
+    ("PodGroupProtection", true, idle),
     ("OwnerReferencesPermissionEnforcement", false, |p| {
         let (reader, authorizer) = (p.lookup.reader.clone(), p.authorizer.clone());
         some(OwnerReferences { reader, authorizer })
@@ -111,6 +143,11 @@ const PLUGINS: &[Row] = &[
     ("CertificateSubjectRestriction", true, |_| some(SubjectRestriction)),
     ("DefaultIngressClass", true, |p| some(DefaultIngressClass(p.lookup.reader.clone()))),
     ("DenyServiceExternalIPs", false, |_| some(DenyServiceExternalIps)),
+    ("PodTopologyLabels", true, |p| some(PodTopologyLabels(p.lookup.reader.clone()))),
+    ("PodGroupWorkloadExists", true, idle),
+    ("NodeDeclaredFeatureValidator", true, |p| some(DeclaredFeatures(p.lookup.reader.clone()))),
+    ("JobValidation", true, idle),
+    ("PodResizeValidator", true, |p| some(PodResize(p.lookup.reader.clone()))),
     // What is configured comes after what is built in, and what counts or refuses comes last.
     ("MutatingAdmissionPolicy", true, |p| some(MutatingPolicies::new(p))),
     ("MutatingAdmissionWebhook", true, |p| some(MutatingWebhooks::new(p))),
@@ -142,6 +179,14 @@ pub enum PluginError {
     /// A plug-in is to be both on and off.
     #[error("{0:?} in enable-admission-plugins and disable-admission-plugins overlapped")]
     Overlapping(String),
+    /// A plug-in that is on lacks something, or is told what makes no sense.
+    #[error("couldn't init admission plugin {plugin:?}: {why}")]
+    Misconfigured {
+        /// Which.
+        plugin: &'static str,
+        /// Why.
+        why: String,
+    },
 }
 
 impl Selection {
@@ -168,6 +213,37 @@ impl Selection {
         }
     }
 
+    /// Whether the plug-ins that are on have what they need.
+    fn check_parts(&self, parts: &Parts) -> Result<(), PluginError> {
+        let is_on = |name| self.is_on(name, false);
+        let wrong =
+            |plugin, why: &str| Err(PluginError::Misconfigured { plugin, why: why.to_owned() });
+        if let Err(why) = PodSecurity::check(&parts.pod_security_defaults) {
+            return wrong("PodSecurity", &why);
+        }
+        match &parts.event_rate_limits {
+            Some(limits) => limits.validate()?,
+            None if is_on(event_rate_limit::NAME) => {
+                return wrong(event_rate_limit::NAME, "no limits are configured");
+            }
+            None => {}
+        }
+        if is_on(image_policy::NAME) && parts.image_policy.is_none() {
+            return wrong(image_policy::NAME, "no image policy is configured");
+        }
+        if is_on(pod_preset::NAME) && parts.lookup.reader.resource::<PodPreset>().is_none() {
+            return wrong(pod_preset::NAME, "settings.k8s.io/v1alpha1 is not served");
+        }
+        Ok(())
+    }
+
+    /// These plug-ins too.
+    pub(in crate::server) fn enable(&mut self, name: &str) {
+        if !self.enabled.iter().any(|found| found == name) {
+            self.enabled.push(name.to_owned());
+        }
+    }
+
     fn is_on(&self, name: &str, by_default: bool) -> bool {
         let named = |list: &[String]| list.iter().any(|found| found == name);
         named(&self.enabled) || by_default && !named(&self.disabled)
@@ -179,6 +255,7 @@ impl Selection {
         parts: &Parts,
     ) -> Result<Vec<Arc<dyn Admission>>, PluginError> {
         self.check()?;
+        self.check_parts(parts)?;
         let (rbac, authorizer) = (parts.rbac.clone(), parts.authorizer.clone());
         let always: [Arc<dyn Admission>; 3] = [
             Arc::new(Escalation { rbac, authorizer }),
@@ -193,6 +270,31 @@ impl Selection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// kube-apiserver's plug-ins in its order, those that are off by default in brackets.
+    const UPSTREAM: &str = "(AlwaysAdmit) (NamespaceAutoProvision) NamespaceLifecycle \
+        (NamespaceExists) (LimitPodHardAntiAffinityTopology) LimitRanger ServiceAccount \
+        (NodeRestriction) TaintNodesByCondition (AlwaysPullImages) (ImagePolicyWebhook) PodSecurity \
+        (PodNodeSelector) Priority DefaultTolerationSeconds (PodTolerationRestriction) \
+        (EventRateLimit) (ExtendedResourceToleration) DefaultStorageClass \
+        StorageObjectInUseProtection PodGroupProtection (OwnerReferencesPermissionEnforcement) \
+        PersistentVolumeClaimResize RuntimeClass CertificateApproval CertificateSigning \
+        ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass \
+        (DenyServiceExternalIPs) PodTopologyLabels PodGroupWorkloadExists \
+        NodeDeclaredFeatureValidator JobValidation PodResizeValidator MutatingAdmissionPolicy \
+        MutatingAdmissionWebhook ValidatingAdmissionPolicy ValidatingAdmissionWebhook \
+        ResourceQuota (AlwaysDeny)";
+
+    #[test]
+    fn names_order_and_defaults_are_kube_apiservers() {
+        let own = PLUGINS.iter().filter(|(name, ..)| *name != pod_preset::NAME);
+        let own: Vec<_> = own.map(|(name, default, _)| (*name, *default)).collect();
+        let upstream = UPSTREAM.split_whitespace().map(|word| {
+            let name = word.trim_matches(['(', ')']);
+            (name, !word.starts_with('(') || name == "NodeRestriction")
+        });
+        assert_eq!(own, upstream.collect::<Vec<_>>());
+    }
 
     #[test]
     fn plugins_are_chosen_by_their_names() {

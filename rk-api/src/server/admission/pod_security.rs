@@ -18,7 +18,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Pod, PodSpec, PodTemplate, PodTemplateSpec, ReplicationController},
 };
 
-pub use self::policy::PodSecurityExemptions;
+pub use self::policy::{PodSecurityDefaults, PodSecurityExemptions};
 use self::{
     policy::{Level, Policy, Standard, Version},
     subjects::Annotations,
@@ -42,6 +42,7 @@ const ANNOTATIONS: &str = "pod-security.kubernetes.io/";
 #[derive(Debug)]
 pub(super) struct PodSecurity {
     reader: Reader,
+    defaults: Policy,
     exemptions: PodSecurityExemptions,
 }
 
@@ -79,8 +80,20 @@ impl Admission for PodSecurity {
 }
 
 impl PodSecurity {
-    pub(super) fn new(reader: Reader, exemptions: PodSecurityExemptions) -> Self {
-        Self { reader, exemptions }
+    /// # Errors
+    /// What of the defaults makes no sense.
+    pub(super) fn check(defaults: &PodSecurityDefaults) -> std::result::Result<(), String> {
+        defaults.policy().map(drop)
+    }
+
+    /// # Errors
+    /// What of the defaults makes no sense.
+    pub(super) fn new(
+        reader: Reader,
+        defaults: &PodSecurityDefaults,
+        exemptions: PodSecurityExemptions,
+    ) -> std::result::Result<Self, String> {
+        Ok(Self { reader, defaults: defaults.policy()?, exemptions })
     }
 
     /// What the request's namespace asks for; `None` when that is nothing, or nothing of this
@@ -100,7 +113,7 @@ impl PodSecurity {
         let Some(namespace) = self.reader.get::<Namespace>(None, name).await? else {
             return Ok(None);
         };
-        let (policy, _) = Policy::of(namespace.metadata.labels.as_ref());
+        let (policy, _) = Policy::of(namespace.metadata.labels.as_ref(), &self.defaults);
         Ok((!policy.is_privileged()).then_some(policy))
     }
 
@@ -155,8 +168,9 @@ impl PodSecurity {
     /// A namespace names levels that there are, and is told which of its Pods a new one would not
     /// let in.
     fn namespace(&self, request: &AdmissionRequest<'_>, object: &dyn Object) -> Result<()> {
-        let (new, errors) = Policy::of(object.meta().labels.as_ref());
-        let (old, old_errors) = Policy::of(request.old.and_then(|old| old.meta().labels.as_ref()));
+        let (new, errors) = Policy::of(object.meta().labels.as_ref(), &self.defaults);
+        let old = request.old.and_then(|old| old.meta().labels.as_ref());
+        let (old, old_errors) = Policy::of(old, &self.defaults);
         if !errors.is_empty() && (request.operation == Operation::Create || errors != old_errors) {
             return Err(ApiError::invalid(&Subject::kind(request.resource), request.name, &errors));
         }
@@ -433,7 +447,7 @@ mod tests {
             let prefix = "pod-security.kubernetes.io/enforce";
             let level = (prefix.to_owned(), "restricted".to_owned());
             let version = (format!("{prefix}-version"), version.to_owned());
-            Policy::of(Some(&[level, version].into())).0.enforce
+            Policy::of(Some(&[level, version].into()), &Policy::default()).0.enforce
         };
         let reasons = |version: &str| -> Vec<&str> {
             violations(labels(version), &spec, None).iter().map(|it| it.reason).collect()

@@ -62,6 +62,12 @@ struct Asked<P: Policy> {
     misconfigured: Vec<Misconfigured<P>>,
 }
 
+/// Whether it asks who somebody is, or what they may do. Policies are not asked about these: one that
+/// fails could keep everybody out (`kubeapiserver/admission/exclusion`). Webhooks are.
+fn is_review(request: &AdmissionRequest<'_>) -> bool {
+    ["authentication.k8s.io", "authorization.k8s.io"].contains(&request.resource.group.as_ref())
+}
+
 impl<P: Policy> Dispatcher<P> {
     fn new(parts: &Parts) -> Self {
         Self {
@@ -73,7 +79,7 @@ impl<P: Policy> Dispatcher<P> {
     }
 
     fn handles(&self, request: &AdmissionRequest<'_>) -> bool {
-        !self.policies.is_empty() && !is_exempt(request)
+        !self.policies.is_empty() && !is_exempt(request) && !is_review(request)
     }
 
     /// Who is to be asked about a request.

@@ -128,7 +128,12 @@ impl Admission for ResourceQuotas {
             return false;
         }
         match request.operation {
-            Operation::Create => request.subresource.is_empty(),
+            // What is not kept takes no place.
+            Operation::Create => {
+                request.subresource.is_empty()
+                    && !["bindings", "localsubjectaccessreviews"]
+                        .contains(&request.resource.plural.as_ref())
+            }
             // Of what exists already only these can use more than before.
             Operation::Update => {
                 request.is_about("services")

@@ -124,13 +124,19 @@ async fn tell(server: &Inner, mut policy: ValidatingAdmissionPolicy) -> Result<(
 
 /// What of a policy's expressions does not fit the kinds that its rules name.
 fn warnings(resources: &Resources, spec: &ValidatingAdmissionPolicySpec) -> Vec<ExpressionWarning> {
+    let params = spec.param_kind.as_ref().and_then(|kind| {
+        let api_version = kind.api_version.as_deref().unwrap_or_default();
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let kind = resources.by_kind(group, version, kind.kind.as_deref().unwrap_or_default())?;
+        schema(resources, kind).map(Arc::new)
+    });
     let kinds: Vec<(String, Scope, Given)> = kinds(resources, spec)
         .into_iter()
         .filter_map(|resource| {
             let schema = Arc::new(schema(resources, &resource)?);
             let given =
                 Given { params: spec.param_kind.is_some(), authorizer: true, patches: false };
-            let mut scope = Scope::about(schema);
+            let mut scope = Scope::about(schema).with_params(params.clone());
             for variable in spec.variables.iter().flatten() {
                 if let Ok(found) = scope.compile(given, &variable.expression, Outcome::Any) {
                     scope.declare(&variable.name, found.output_type());
@@ -241,6 +247,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn fields_that_parameters_do_not_have_are_told() {
+        let spec = |expression: &str| {
+            let rules = json!([{
+                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"],
+                "resources": ["configmaps"],
+            }]);
+            let spec = json!({
+                "paramKind": { "apiVersion": "v1", "kind": "LimitRange" },
+                "matchConstraints": { "resourceRules": rules },
+                "validations": [{ "expression": expression }],
+            });
+            warnings(&Resources::builtin(), &serde_json::from_value(spec).unwrap())
+        };
+        assert_eq!(spec("params.spec.limits.all(l, l.type == object.metadata.name)"), []);
+        let wrong = spec("params.spec.bounds == object.metadata.name");
+        assert!(wrong[0].warning.contains("undefined field 'bounds'"), "{}", wrong[0].warning);
+    }
 
     fn found(validations: Value) -> Vec<(String, String)> {
         let spec = json!({

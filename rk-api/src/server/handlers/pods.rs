@@ -122,7 +122,11 @@ fn bind(object: &mut dyn Object, binding: &Binding, target: &Target<'_>) -> Resu
         pod.metadata.annotations.get_or_insert_default().extend(annotations.clone());
     }
     if let Some(labels) = &binding.metadata.labels {
-        pod.metadata.labels.get_or_insert_default().extend(labels.clone());
+        let own = pod.metadata.labels.get_or_insert_default();
+        for (key, value) in labels {
+            // What the Pod says of itself stays.
+            own.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
     let scheduled = PodCondition {
         type_: "PodScheduled".to_owned(),

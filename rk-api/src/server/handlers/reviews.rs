@@ -21,6 +21,7 @@ use crate::{
     resources::{Object, Resource},
     server::{
         Inner,
+        admission::{AdmissionRequest, Operation},
         authz::Decision,
         body::{self, ResponseBody},
         decode,
@@ -55,12 +56,17 @@ impl<'a> Call<'a> {
         let warnings = &self.context.warnings;
         let mut review = decode::object(resource, &json, options.field_validation, warnings)?;
         super::write::check_namespace(review.as_mut(), self.namespace(resource))?;
+        let target = self.target(resource, options.dry_run);
+        let admission = &self.server.registry.admission;
+        let asked = || target.admission(Operation::Create);
+        admission.mutate(&mut AdmissionRequest { object: Some(&mut review), ..asked() }).await?;
         let errors = resource.strategy.validate(review.as_ref());
         if !errors.is_empty() {
             // Kubernetes names no kind here.
             let subject = Subject { group: resource.group.clone(), kind: "".into() };
             return Err(ApiError::invalid(&subject, "", &errors));
         }
+        admission.validate(&AdmissionRequest { object: Some(&mut review), ..asked() }).await?;
         self.answer_review(review.as_mut()).await?;
         review.meta_mut().creation_timestamp = None;
         let value = review.to_value().map_err(ApiError::internal)?;

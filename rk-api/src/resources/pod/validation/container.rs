@@ -13,7 +13,10 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
-    super::super::check::{Errors, is_extended_resource, is_native_resource, list, text},
+    super::super::{
+        check::{Errors, is_extended_resource, is_native_resource, list, text},
+        pod_preset::PodPresetSpec,
+    },
     volume::{self, Volumes},
 };
 use crate::{
@@ -70,6 +73,14 @@ pub(super) fn containers(errors: &mut Errors, spec: &PodSpec, volumes: &Volumes,
         unique_name(errors, &mut names, &container.name, &at);
         ephemeral_container(errors, container, spec, &at);
     }
+}
+
+/// What a PodPreset gives to containers.
+pub(super) fn injected(errors: &mut Errors, spec: &PodPresetSpec, volumes: &Volumes, path: &Path) {
+    env(errors, list(&spec.env), &path.child("env"));
+    env_from(errors, list(&spec.env_from), &path.child("envFrom"));
+    let given = Container { volume_mounts: spec.volume_mounts.clone(), ..Container::default() };
+    mounts(errors, &given, volumes, path);
 }
 
 fn resize_policy(errors: &mut Errors, container: &Container, spec: &PodSpec, path: &Path) {

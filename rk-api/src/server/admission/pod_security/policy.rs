@@ -85,15 +85,18 @@ pub(super) struct Policy {
 impl Policy {
     /// What labels ask for, and what is wrong with them. An unknown level is as strict as can be
     /// where it is enforced, and no level elsewhere; an unknown version is the latest.
-    pub(super) fn of(labels: Option<&BTreeMap<String, String>>) -> (Self, ErrorList) {
+    /// What they do not say is as `defaults` have it.
+    pub(super) fn of(
+        labels: Option<&BTreeMap<String, String>>,
+        defaults: &Self,
+    ) -> (Self, ErrorList) {
         let mut errors = ErrorList::new();
-        let mut read = |mode: &str, fallback: Level| {
+        let mut read = |mode: &str, mut standard: Standard, fallback: Level| {
             let label = |suffix: &str| {
                 let key = format!("{LABEL_PREFIX}{mode}{suffix}");
                 let value = labels?.get(&key)?.as_str();
                 Some((key, value))
             };
-            let mut standard = Standard::default();
             if let Some((key, value)) = label("") {
                 standard.level = Level::parse(value).unwrap_or_else(|| {
                     let names: Vec<_> = LEVELS.iter().map(|(name, _)| *name).collect();
@@ -120,9 +123,9 @@ impl Policy {
             standard
         };
         let policy = Self {
-            enforce: read("enforce", Level::Restricted),
-            audit: read("audit", Level::Privileged),
-            warn: read("warn", Level::Privileged),
+            enforce: read("enforce", defaults.enforce, Level::Restricted),
+            audit: read("audit", defaults.audit, Level::Privileged),
+            warn: read("warn", defaults.warn, Level::Privileged),
         };
         (policy, errors)
     }
@@ -130,6 +133,52 @@ impl Policy {
     /// Whether it asks for nothing.
     pub(super) fn is_privileged(&self) -> bool {
         [self.enforce, self.audit, self.warn].iter().all(|it| it.level == Level::Privileged)
+    }
+}
+
+/// What namespaces ask for whose labels do not say it (`defaults` of PodSecurityConfiguration): a
+/// level, `privileged`, `baseline` or `restricted`, and a version, `latest` or `v1.x`. An empty level
+/// is `privileged`, an empty version the latest.
+#[derive(Clone, Debug, Default)]
+pub struct PodSecurityDefaults {
+    /// The level that is enforced.
+    pub enforce: String,
+    /// Its version.
+    pub enforce_version: String,
+    /// The level whose violations are noted in the audit log.
+    pub audit: String,
+    /// Its version.
+    pub audit_version: String,
+    /// The level whose violations clients are warned of.
+    pub warn: String,
+    /// Its version.
+    pub warn_version: String,
+}
+
+impl PodSecurityDefaults {
+    /// # Errors
+    /// Which of them is no level or no version.
+    pub(super) fn policy(&self) -> Result<Policy, String> {
+        let standard = |mode: &str, level: &str, version: &str| {
+            let level = match level {
+                "" => Some(Level::default()),
+                level => Level::parse(level),
+            };
+            let version = match version {
+                "" => Some(Version::default()),
+                version => Version::parse(version),
+            };
+            match (level, version) {
+                (Some(level), Some(version)) => Ok(Standard { level, version }),
+                (None, _) => Err(format!("defaults.{mode}: it is no level")),
+                (_, None) => Err(format!("defaults.{mode}-version: it is no version")),
+            }
+        };
+        Ok(Policy {
+            enforce: standard("enforce", &self.enforce, &self.enforce_version)?,
+            audit: standard("audit", &self.audit, &self.audit_version)?,
+            warn: standard("warn", &self.warn, &self.warn_version)?,
+        })
     }
 }
 
@@ -161,18 +210,34 @@ mod tests {
             ("enforce-version", "v1.25"),
             ("warn", "restricted"),
         ]);
-        let (policy, errors) = Policy::of(Some(&all));
+        let (policy, errors) = Policy::of(Some(&all), &Policy::default());
         assert!(errors.is_empty());
         assert_eq!(policy.enforce.to_string(), "baseline:v1.25");
         assert_eq!(policy.warn.to_string(), "restricted:latest");
         assert_eq!(policy.audit, Standard::default());
-        assert!(Policy::of(None).0.is_privileged());
+        assert!(Policy::of(None, &Policy::default()).0.is_privileged());
+    }
+
+    #[test]
+    fn what_labels_do_not_say_is_as_the_defaults_have_it() {
+        let own = |enforce: &str, version: &str| PodSecurityDefaults {
+            enforce: enforce.to_owned(),
+            enforce_version: version.to_owned(),
+            ..PodSecurityDefaults::default()
+        };
+        let defaults = own("baseline", "v1.25").policy().unwrap();
+        assert_eq!(Policy::of(None, &defaults).0.enforce.to_string(), "baseline:v1.25");
+        let stricter = labels(&[("enforce", "restricted")]);
+        let (policy, _) = Policy::of(Some(&stricter), &defaults);
+        assert_eq!(policy.enforce.to_string(), "restricted:v1.25");
+        assert_eq!(own("lax", "").policy().unwrap_err(), "defaults.enforce: it is no level");
+        assert!(own("", "1.25").policy().is_err());
     }
 
     #[test]
     fn what_cannot_be_read_is_as_strict_as_can_be() {
         let odd = labels(&[("enforce", "lax"), ("warn", "lax"), ("audit-version", "v1.x")]);
-        let (policy, errors) = Policy::of(Some(&odd));
+        let (policy, errors) = Policy::of(Some(&odd), &Policy::default());
         assert_eq!(policy.enforce.level, Level::Restricted);
         assert_eq!(policy.warn.level, Level::Privileged);
         assert_eq!(errors.len(), 3);
