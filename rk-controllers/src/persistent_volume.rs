@@ -27,7 +27,7 @@ use kube::{Api, Client, ResourceExt};
 use rk_api::{
     client::{Change, EventRecorder, Informer, object_ref},
     clock,
-    volumes::{claim_class, is_bound, suits, volume_class},
+    volumes::{claim_class, is_bound, suits, volume_class, volume_name},
 };
 
 use crate::{
@@ -78,7 +78,12 @@ impl Reconciler for Binder {
             let Some(volume) = self.caches.volumes.get("", &key.name) else {
                 return Ok(Action::Wait);
             };
-            return self.carry_out(volume::plan(&volume, &self.caches)).await;
+            let plan = volume::plan(&volume, &self.caches);
+            if plan.releases() && self.has_claim(&volume).await? {
+                let message = "the cache does not show the claim of a volume yet";
+                return Err(Error::NotYet(message.to_owned()));
+            }
+            return self.carry_out(plan).await;
         }
         let Some(claim) = self.caches.claims.get(&key.namespace, &key.name) else {
             return Ok(Action::Wait);
@@ -112,6 +117,19 @@ impl Binder {
             Then::LookAgain => Ok(Action::RequeueAfter(RESYNC)),
             Then::Recycle(volume) => self.recycle(&volume).await,
         }
+    }
+
+    /// Whether the claim that a volume means is there and may want it, asked of the API server itself: a volume that
+    /// is released may be deleted, and a cache that lags must not cost anybody's data.
+    async fn has_claim(&self, volume: &PersistentVolume) -> Result<bool, Error> {
+        let claimant = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        let (Some(key), Some(claimant)) = (claimant_key(volume), claimant) else {
+            return Ok(false);
+        };
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &key.namespace);
+        let Some(found) = api.get_opt(&key.name).await? else { return Ok(false) };
+        let elsewhere = volume_name(&found).is_some_and(|name| name != volume.name_any());
+        Ok(found.metadata.uid == claimant.uid && !elsewhere)
     }
 
     /// Whether the volume was there to be written.
@@ -188,7 +206,7 @@ impl View for Caches {
     }
 }
 
-fn claimant(volume: &PersistentVolume) -> Option<ObjectKey> {
+fn claimant_key(volume: &PersistentVolume) -> Option<ObjectKey> {
     let claimant = volume.spec.as_ref()?.claim_ref.as_ref()?;
     Some(ObjectKey::new(claimant.namespace.clone()?, claimant.name.clone()?))
 }
@@ -198,7 +216,7 @@ fn index_by_class(volume: &PersistentVolume) -> Vec<String> {
 }
 
 fn index_by_claimant(volume: &PersistentVolume) -> Vec<String> {
-    claimant(volume).map(|key| key.to_string()).into_iter().collect()
+    claimant_key(volume).map(|key| key.to_string()).into_iter().collect()
 }
 
 /// Where a claim without a volume is found: under its class, those without one under nothing.
@@ -212,9 +230,9 @@ impl Caches {
     /// and if it came to be free, the claims that it suits.
     fn volume_changed(&self, change: &Change<PersistentVolume>) -> Vec<ObjectKey> {
         let volume = change.object();
-        let mut keys: Vec<ObjectKey> = claimant(volume).into_iter().collect();
+        let mut keys: Vec<ObjectKey> = claimant_key(volume).into_iter().collect();
         if let Change::Updated { old, .. } = change {
-            keys.extend(claimant(old).filter(|old| !keys.contains(old)));
+            keys.extend(claimant_key(old).filter(|old| !keys.contains(old)));
         }
         if let Change::Deleted(_) = change {
             return keys;

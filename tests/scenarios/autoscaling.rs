@@ -54,7 +54,8 @@ fn s151_replicas_follow_the_load_and_stay_without_metrics(t: &Shell) {
     let shown = t.ok("kubectl get hpa web --no-headers");
     let shown = rows(&shown);
     assert_eq!(shown[0][1..3], ["Deployment/web", "cpu:"], "{shown:?}");
-    assert!(["51%/50%", "52%/50%"].contains(&shown[0][3]), "{shown:?}");
+    let percent = shown[0][3].strip_suffix("%/50%").and_then(|percent| percent.parse::<u32>().ok());
+    assert!(percent.is_some_and(|percent| (50..=54).contains(&percent)), "{shown:?}");
     replicas(t, "deployment", "web", "1");
 
     load(t, "400m");
@@ -128,7 +129,7 @@ fn nodes_and_pods_are_measured_and_sorted(t: &Shell) {
     let table = t.ok("kubectl get pods.metrics.k8s.io -l top=this");
     assert_eq!(rows(&table)[0], ["NAME", "CPU", "MEMORY", "WINDOW"]);
     let missing = t.fails("kubectl top pod nobody");
-    assert!(missing.contains("\"nobody\" not found"), "{missing}");
+    assert!(missing.contains("/nobody\" not found"), "{missing}");
     // Who may see Pods may see what they use.
     t.ok(&format!(
         "kubectl create rolebinding viewer --clusterrole=view --user=viewer -n {}",

@@ -265,6 +265,8 @@ fn s30_a_kubelet_reads_and_writes_what_concerns_its_node(t: &Shell) {
     }
     let identity = Credentials::Certificate { user: "system:node:a", groups: &["system:nodes"] };
     t.write("node.kubeconfig", &server.kubeconfig(&folder, &identity));
+    let own = folder.pki.client("system:node:a", &["system:nodes"]).expect("names are fine");
+    write_identity(&folder.path, "node", &own);
     let as_node = |line: &str| format!("kubectl --kubeconfig=node.kubeconfig -n default {line}");
     let may = |line: &str| t.ok(&as_node(line));
     let refused = |line: &str, why: &str| {
@@ -287,15 +289,25 @@ fn s30_a_kubelet_reads_and_writes_what_concerns_its_node(t: &Shell) {
         "is not allowed to modify labels",
     );
     refused("label node b topology.kubernetes.io/zone=z", "");
-    refused("patch node b --subresource=status -p '{\"status\":{}}'", "");
     refused(
         "patch node a -p '{\"spec\":{\"taints\":[{\"key\":\"k\",\"effect\":\"NoSchedule\"}]}}'",
         "",
     );
     // So with Pods: the status of those on it, and their end.
-    let status = "--subresource=status -p '{\"status\":{\"phase\":\"Running\"}}'";
-    may(&format!("patch pod on-a {status}"));
-    refused(&format!("patch pod on-b {status}"), "");
+    // (kubectl would read the status first, which no kubelet does.)
+    let patched = |path: &str| {
+        t.ok(&format!(
+            "curl -s -o answer -w '%{{http_code}}' --cacert ssl/ca.pem --cert ssl/node.pem \
+             --key ssl/node-key.pem -X PATCH -H 'Content-Type: application/merge-patch+json' \
+             -d '{{\"status\":{{\"phase\":\"Running\"}}}}' {}/api/v1/{path}/status",
+            server.url
+        ))
+    };
+    assert_eq!(patched("namespaces/default/pods/on-a"), "200");
+    assert_eq!(patched("namespaces/default/pods/on-b"), "403");
+    let why = "can only update pod status for pods with spec.nodeName set to itself";
+    assert!(t.ok("cat answer").contains(why));
+    assert_eq!((patched("nodes/a"), patched("nodes/b")), ("200".to_owned(), "403".to_owned()));
     refused("delete pod on-b --wait=false", "");
     refused("create deployment d --image=i", "");
     // And with Leases: the one of its name.

@@ -258,7 +258,13 @@ const AUTHORIZATION: &[Flag] = &[
 const ADMISSION: &[Flag] = &[
     flag("enable-admission-plugins", List, Something("Plug-ins to use besides the default ones.")),
     flag("disable-admission-plugins", List, Something("Default plug-ins not to use.")),
-    flag("admission-control-config-file", Text, Something("The configuration of plug-ins.")),
+    flag(
+        "admission-control-config-file",
+        Text,
+        Something(
+            "The configuration of plug-ins: EventRateLimit, ImagePolicyWebhook, PodSecurity.",
+        ),
+    ),
     flag("admission-control", List, GONE),
     flag("default-not-ready-toleration-seconds", Number, TUNED),
     flag("default-unreachable-toleration-seconds", Number, TUNED),
@@ -403,7 +409,7 @@ const API: &[Flag] = &[
         "runtime-config",
         List,
         Something(
-            "group/version=true or false for each; api/all, api/ga and api/beta for all of a kind.",
+            "group/version=true or false for each; api/all, api/ga, api/beta and api/alpha for all of a kind. Default: all but alpha.",
         ),
     ),
     flag("feature-gates", List, Nothing("what there is is on")),

@@ -114,9 +114,15 @@ fn restarts(pod: &Pod) -> i32 {
     containers.map(|container| container.restart_count).fold(0, i32::saturating_add)
 }
 
-/// When the Job has been active for as long as it may. A suspended Job's time stands still.
+/// When the Job has been active for as long as it may. A suspended Job's time stands still, and that
+/// of one that was is not begun again before its condition says that it was resumed.
 fn deadline(view: &View<'_>) -> Option<Timestamp> {
-    let seconds = view.spec.active_deadline_seconds.filter(|_| !view.is_suspended())?;
+    let mut had = view.status.conditions.iter().flatten();
+    let was_suspended = had.any(|had| had.type_ == "Suspended" && had.status == "True");
+    if view.is_suspended() || was_suspended {
+        return None;
+    }
+    let seconds = view.spec.active_deadline_seconds?;
     Some(plus_seconds(view.status.start_time.as_ref()?.0, seconds))
 }
 

@@ -209,6 +209,9 @@ fn a_job_ends_early_for_the_reasons_kubernetes_knows() {
     check_end("too late", &timed, Some("DeadlineExceeded"));
     timed.job.spec.as_mut().unwrap().suspend = Some(true);
     check_end("its time stands still", &timed, None);
+    conditions::set_suspended(timed.status.conditions.get_or_insert_default(), true, at(950));
+    timed.job.spec.as_mut().unwrap().suspend = Some(false);
+    check_end("until it is resumed", &timed, None);
 }
 
 #[test]

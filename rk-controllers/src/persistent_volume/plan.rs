@@ -64,6 +64,11 @@ pub(super) enum Then {
 }
 
 impl Plan {
+    /// Whether a volume comes to be Released.
+    pub fn releases(&self) -> bool {
+        self.volume.as_ref().is_some_and(|(_, after)| phase(after) == "Released")
+    }
+
     /// With an event.
     pub fn note(
         mut self,

@@ -10,7 +10,7 @@ use kube::{
 use rk_api::client::{Change, EventType, object_ref};
 use serde_json::json;
 
-use super::{Action, Binder, Plan, claimant, plan::unbound_volume};
+use super::{Action, Binder, Plan, claimant_key, plan::unbound_volume};
 use crate::{
     error::{self, Error},
     key::ObjectKey,
@@ -106,7 +106,7 @@ impl Binder {
 
     /// Pods that still use a claim of the volume's, as `namespace/name` in a row.
     fn users(&self, volume: &PersistentVolume) -> Option<String> {
-        let key = claimant(volume)?;
+        let key = claimant_key(volume)?;
         let using = self.caches.pods.by_index(USED_CLAIM, &key.to_string());
         let names: Vec<_> = using
             .iter()

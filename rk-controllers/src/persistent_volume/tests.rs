@@ -16,7 +16,7 @@ use rk_api::volumes::{
 use serde_json::{Value, from_value, json};
 
 use super::{
-    claim, claimant,
+    claim, claimant_key,
     plan::{Plan, View, phase},
     volume,
 };
@@ -42,7 +42,7 @@ impl View for Model {
     }
     fn volumes_kept_for(&self, _: &str, claim: &str) -> Vec<Arc<PersistentVolume>> {
         let kept =
-            |volume: &PersistentVolume| claimant(volume).is_some_and(|key| key.name == claim);
+            |volume: &PersistentVolume| claimant_key(volume).is_some_and(|key| key.name == claim);
         self.volumes.values().filter(|volume| kept(volume)).cloned().collect()
     }
     fn class(&self, name: &str) -> Option<Arc<StorageClass>> {
@@ -144,7 +144,7 @@ impl Model {
             format!("{}: {:?} {:?}", claim.name_any(), volume_name(claim), phase)
         });
         let volumes = self.volumes.values().map(|volume| {
-            let claimant = claimant(volume).map(|key| key.name);
+            let claimant = claimant_key(volume).map(|key| key.name);
             format!("{}: {claimant:?} {}", volume.name_any(), phase(volume))
         });
         claims.chain(volumes).collect()
@@ -369,7 +369,7 @@ impl Model {
         // A volume that a person keeps for a claim never goes to another.
         for volume in self.volumes.values() {
             if phase(volume) == "Bound" {
-                let claim = &self.claims[&claimant(volume).unwrap().name];
+                let claim = &self.claims[&claimant_key(volume).unwrap().name];
                 assert_eq!(volume_name(claim), Some(&*volume.name_any()), "{:?}", self.state());
             }
         }
@@ -396,7 +396,7 @@ proptest! {
         model.check_always();
         model.check_settled();
         for (volume, claim) in &kept {
-            let found = claimant(&model.volumes[volume]).map(|key| key.name);
+            let found = claimant_key(&model.volumes[volume]).map(|key| key.name);
             prop_assert_eq!(found.as_ref(), Some(claim), "a pair that a person made is kept");
         }
     }

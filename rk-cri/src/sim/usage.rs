@@ -30,14 +30,14 @@ impl Usage {
         Self { cpu_time: Duration::ZERO, until: Instant::now() }
     }
 
-    /// The CPU time used until now, if it was at this rate since it was counted last.
-    fn so_far(&self, millis: i64) -> Duration {
+    /// The CPU time used until `now`, if it was at this rate since it was counted last.
+    fn at(&self, now: Instant, millis: i64) -> Duration {
         let rate = f64::from(i32::try_from(millis.max(0)).unwrap_or(i32::MAX)) / 1000.0;
-        self.cpu_time + self.until.elapsed().mul_f64(rate)
+        self.cpu_time + now.saturating_duration_since(self.until).mul_f64(rate)
     }
 
-    fn count(&mut self, millis: i64) {
-        *self = Self { cpu_time: self.so_far(millis), until: Instant::now() };
+    fn count(&mut self, now: Instant, millis: i64) {
+        *self = Self { cpu_time: self.at(now, millis), until: now };
     }
 }
 
@@ -67,7 +67,7 @@ impl Node {
                 let subject = SimContainer { sandbox: &sandbox.config, config: &container.config };
                 let millis = subject.cpu_millis();
                 if let Life::Running(run) = &mut container.life {
-                    run.used.count(millis);
+                    run.used.count(Instant::now(), millis);
                 }
             }
             sandbox.config.annotations.clone_from(annotations);
@@ -77,6 +77,8 @@ impl Node {
     /// What the running containers have used.
     pub(super) fn container_stats(&self) -> Vec<ContainerStats> {
         let state = self.state.lock();
+        // One time for all, right beside the one that is shown: a rate is read from both.
+        let (now, at) = (Instant::now(), clock::now());
         let stats = |container: &Container| {
             let Life::Running(run) = &container.life else { return None };
             let sandbox = &state.sandboxes.get(&container.sandbox)?.config;
@@ -85,8 +87,8 @@ impl Node {
                 pod: sandbox.pod.clone(),
                 name: container.config.name.clone(),
                 started_at: run.started_at,
-                at: clock::now(),
-                cpu_time: run.used.so_far(subject.cpu_millis()),
+                at,
+                cpu_time: run.used.at(now, subject.cpu_millis()),
                 memory_working_set_bytes: subject.memory_bytes(),
             })
         };
@@ -107,12 +109,9 @@ impl Node {
                 memory = memory.saturating_add(subject.memory_bytes());
             }
         }
-        state.used.count(millis);
-        NodeStats {
-            at: clock::now(),
-            cpu_time: state.used.cpu_time,
-            memory_working_set_bytes: memory,
-        }
+        let (now, at) = (Instant::now(), clock::now());
+        state.used.count(now, millis);
+        NodeStats { at, cpu_time: state.used.cpu_time, memory_working_set_bytes: memory }
     }
 }
 

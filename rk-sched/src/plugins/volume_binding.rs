@@ -40,6 +40,9 @@ pub const NAME: &str = "VolumeBinding";
 /// Claims of classes with `WaitForFirstConsumer` are bound by it: to the free volume that suits them
 /// and that the node reaches, or by marking them for their provisioner with the chosen node. The
 /// binding of the Pod waits until the claims are bound, by default for at most ten minutes.
+///
+/// What drivers report of their free capacity (CSIStorageCapacity) is not looked at: where a volume
+/// cannot be made, the provisioner takes its mark off the claim and another node is tried.
 #[derive(Debug)]
 pub struct VolumeBinding {
     storage: Storage,
