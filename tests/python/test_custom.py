@@ -1,6 +1,7 @@
 """Custom resources with Kubernetes' client for Python: its dynamic client and the one for objects of
 any kind."""
 
+import yaml
 from kubernetes import client, dynamic, watch
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
 
@@ -131,8 +132,10 @@ class CustomObjects(Case):
         api = found.resources.get(api_version=f"{GROUP}/v1", kind=self.kind)
 
         def apply(manager, force=False, **spec):
+            # As text: this client makes no YAML of anything else.
             return api.server_side_apply(
-                body=self.body("a", **spec),
+                body=yaml.safe_dump(self.body("a", **spec)),
+                name="a",
                 namespace=self.namespace,
                 field_manager=manager,
                 force_conflicts=force,
