@@ -373,16 +373,8 @@ impl Agent {
     }
 }
 
-static NONE: BTreeMap<String, String> = BTreeMap::new();
-
 /// Takes in a change of a pod on this node.
 fn take(core: &Core, change: Change<Pod>) {
-    if let Change::Updated { old, new } = &change
-        && old.metadata.annotations != new.metadata.annotations
-        && let Some(uid) = &new.metadata.uid
-    {
-        core.runtime.pod_annotated(uid, new.metadata.annotations.as_ref().unwrap_or(&NONE));
-    }
     match change {
         Change::Added(pod) | Change::Updated { new: pod, .. } => core.pod_changed(pod),
         Change::Deleted(pod) => core.pod_gone(&pod),

@@ -141,6 +141,10 @@ impl Core {
                 wake_at: None,
             }
         });
+        if slot.pod.metadata.annotations != pod.metadata.annotations {
+            let annotations = pod.metadata.annotations.clone().unwrap_or_default();
+            self.runtime.pod_annotated(&uid, &annotations);
+        }
         slot.pod = pod;
         slot.gone |= gone;
         self.start(slot, &uid);
