@@ -136,7 +136,7 @@ fn nodes_and_pods_are_measured_and_sorted(t: &Shell) {
         t.namespace()
     ));
     t.ok("kubectl auth can-i list pods.metrics.k8s.io --as viewer");
-    t.fails("kubectl auth can-i list nodes.metrics.k8s.io --as viewer");
+    t.fails("kubectl top nodes --as viewer");
 }
 
 /// A container that keeps one CPU busy while a file is there.
