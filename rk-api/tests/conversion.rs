@@ -4,7 +4,6 @@
 
 mod common;
 #[path = "common/hooks.rs"]
-#[allow(dead_code, reason = "a part is used here")]
 mod hooks;
 
 use std::sync::Arc;

@@ -347,7 +347,7 @@ impl World {
             }
             released.insert(uid(pod).to_owned());
             // The Pod may be gone at once.
-            match self.made % 2 == 0 {
+            match self.made.is_multiple_of(2) {
                 true => drop(self.pods.remove(&pod.name_any())),
                 false => self.pods.get_mut(&pod.name_any()).unwrap().metadata.finalizers = None,
             }
