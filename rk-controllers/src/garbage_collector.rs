@@ -2,7 +2,8 @@
 //!
 //! # What it promises
 //! - An object all of whose owners are gone is deleted (background deletion). An owner counts as
-//!   gone only when the API server says so: no object of that name, or one with another UID.
+//!   gone only when the API server says so: its deletion was watched, or there is no object of that
+//!   name, or one with another UID.
 //! - An object with an owner that stays is kept; its references to owners that went are removed.
 //! - An owner with the finalizer `foregroundDeletion` waits for the dependents that block it, and
 //!   they are deleted in the same way; one with the finalizer `orphan` goes after its dependents
@@ -167,8 +168,14 @@ impl Collector {
         node: &Node,
         owner: &OwnerReference,
     ) -> Result<Option<OwnerState>, Error> {
-        if self.graph.lock().is_solid(owner, &node.namespace) {
-            return Ok(Some(OwnerState::Solid));
+        {
+            let graph = self.graph.lock();
+            if graph.is_solid(owner, &node.namespace) {
+                return Ok(Some(OwnerState::Solid));
+            }
+            if graph.is_gone(owner, &node.namespace) {
+                return Ok(Some(OwnerState::Dangling));
+            }
         }
         let kind = self.kind(&owner.api_version, &owner.kind).await?;
         if kind.namespaced && node.namespace.is_empty() {

@@ -400,7 +400,7 @@ fn s37_the_api_server_shows_its_certificate_to_kubelets(t: &Shell) {
     t.write(
         "pod.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: default}\nspec:\n  \
-         nodeName: n\n  containers:\n  - {name: c, image: i, command: [sh, -c, \
+         nodeName: \"n\"\n  containers:\n  - {name: c, image: i, command: [sh, -c, \
          'while true; do echo tick; sleep 1; done']}\n",
     );
     t.eventually("kubectl get nodes", "Ready");

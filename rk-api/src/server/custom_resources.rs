@@ -1,11 +1,11 @@
 //! Follows CustomResourceDefinitions: serves what they define, says so in their status, and cleans up
 //! when they go.
 //!
-//! One task looks at all definitions whenever one has changed: it loads their objects, serves their
-//! kinds, and then writes their status: who has seen `Established` of this server can use the kind.
-//! It may be another server that wrote it, so a request for a kind that is not served waits as long
-//! as a definition has not been looked at, and so does discovery. Any number of servers can follow the same definitions; each serves them, and whoever writes
-//! a status first spares the others that.
+//! One task looks at all definitions whenever one has changed: it loads their objects, writes their
+//! status, and then serves their kinds. A request for a kind that is not served waits as long as a
+//! definition has not been looked at, and so does discovery: who has seen `Established` can use the
+//! kind, and who can use it sees that it is established. Any number of servers can follow the same
+//! definitions; each serves them, and whoever writes a status first spares the others that.
 
 mod cleanup;
 mod conversion;
@@ -190,8 +190,8 @@ async fn follow(
     }
 }
 
-/// Looks at the definitions that changed, and at those to which that may matter: serves what they
-/// define, and then says so in their status.
+/// Looks at the definitions that changed, and at those to which that may matter: writes their status
+/// and serves what they define.
 ///
 /// One that fails keeps the others from nothing. It is looked at again.
 async fn sync(server: &Arc<Inner>) -> Result<()> {
@@ -225,10 +225,8 @@ async fn sync(server: &Arc<Inner>) -> Result<()> {
             }
         }
     }
-    publish(server, &mut state, families);
-    if failed.is_none() {
-        custom.seen.send_modify(|seen| *seen = page.revision.max(*seen));
-    }
+    // First the status: who can use a kind sees that it is established. Who sees that it is, and asks
+    // before it is served, waits until it is.
     for (name, taken) in statuses {
         let written =
             write_status(server, &name, |found| _ = naming::update_status(found, &taken)).await;
@@ -236,6 +234,10 @@ async fn sync(server: &Arc<Inner>) -> Result<()> {
             state.look_again(&name);
             failed = Some(error);
         }
+    }
+    publish(server, &mut state, families);
+    if failed.is_none() {
+        custom.seen.send_modify(|seen| *seen = page.revision.max(*seen));
     }
     failed.map_or(Ok(()), Err)
 }

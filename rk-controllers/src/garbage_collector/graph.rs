@@ -58,6 +58,9 @@ pub(super) fn group(api_version: &str) -> &str {
 pub(super) struct Graph {
     nodes: HashMap<Uid, Node>,
     dependents: HashMap<Uid, BTreeSet<Uid>>,
+    /// Owners that were seen to go and still have dependents. Of one whose kind went with it, the API
+    /// server could not say any more that it is gone.
+    gone: HashMap<Uid, Node>,
 }
 
 impl Graph {
@@ -102,12 +105,16 @@ impl Graph {
     /// An object is gone. Returns the UIDs to look at: its dependents, and owners that waited.
     pub fn forget(&mut self, uid: &str) -> Vec<Uid> {
         let mut look_at = self.dependents_of(uid);
+        let has_dependents = !look_at.is_empty();
         if let Some(node) = self.nodes.remove(uid) {
             for owner in &node.owners {
                 self.drop_edge(&owner.uid, uid);
                 if self.is_waiting(&owner.uid) {
                     look_at.push(owner.uid.clone());
                 }
+            }
+            if has_dependents {
+                self.gone.insert(uid.to_owned(), node);
             }
         }
         look_at
@@ -142,6 +149,11 @@ impl Graph {
         node.is_some_and(|node| node.is_meant_by(owner, namespace) && !node.waits_for_dependents())
     }
 
+    /// Whether the owner was seen to go. No object ever gets its UID again.
+    pub fn is_gone(&self, owner: &OwnerReference, namespace: &str) -> bool {
+        self.gone.get(&owner.uid).is_some_and(|node| node.is_meant_by(owner, namespace))
+    }
+
     fn is_waiting(&self, uid: &str) -> bool {
         self.nodes.get(uid).is_some_and(Node::waits_for_dependents)
     }
@@ -151,6 +163,7 @@ impl Graph {
             dependents.remove(dependent);
             if dependents.is_empty() {
                 self.dependents.remove(owner);
+                self.gone.remove(owner);
             }
         }
     }
@@ -246,7 +259,16 @@ mod tests {
         );
         assert!(graph.observe("rs".into(), set("rs")).is_empty());
         assert!(graph.observe("q".into(), pod(vec![owner("rs", true)])).is_empty(), "owner known");
+        assert!(!graph.is_gone(&owner("rs", true), "ns"));
         assert_eq!(graph.forget("rs"), ["p", "q"]);
+        assert!(graph.is_gone(&owner("rs", true), "ns"));
+        assert!(
+            !graph.is_gone(&owner("rs", true), ""),
+            "an object of no namespace has no such owner"
+        );
+        graph.forget("p");
+        graph.forget("q");
+        assert!(!graph.is_gone(&owner("rs", true), "ns"), "nobody asks any more");
     }
 
     #[test]

@@ -219,10 +219,12 @@ impl World<'_> {
             return staying.map(|pod| Step::Delete(pod.clone())).collect();
         }
         let Some(highest) = surplus.values().next_back() else { return Vec::new() };
-        // Every wanted Pod is available here. Of the others that are not only the lowest may go.
+        // Every wanted Pod is available here. Of the others that are not only the lowest may go; but
+        // to wait for one that has ended is to wait for ever, which Kubernetes does.
         let lowest_unavailable = surplus.values().find(|pod| !self.serves(pod));
-        let healthy = is_running_and_ready(highest) && self.is_available(highest);
-        let may_go = healthy || lowest_unavailable.is_some_and(|pod| Arc::ptr_eq(pod, highest));
+        let done = pods::is_terminal(highest)
+            || is_running_and_ready(highest) && self.is_available(highest);
+        let may_go = done || lowest_unavailable.is_some_and(|pod| Arc::ptr_eq(pod, highest));
         match !pods::is_deleting(highest) && may_go {
             true => vec![Step::Delete(highest.clone())],
             false => Vec::new(),
