@@ -315,7 +315,7 @@ impl Builder {
     }
 
     /// The key that signs service-account tokens; a new one by default, so that tokens end with
-    /// this server. A lasting one is in a [`Pki`].
+    /// this server. A lasting one is in a [`Pki`](super::pki::Pki).
     #[must_use]
     pub fn token_key(mut self, key: TokenKey) -> Self {
         self.token_key = Some(key);
@@ -323,7 +323,7 @@ impl Builder {
     }
 
     /// How to reach the agents of nodes, for logs, exec, attach and port-forward; not at all by
-    /// default. [`TlsNodes`] reaches those of a usual cluster.
+    /// default. [`TlsNodes`](super::TlsNodes) reaches those of a usual cluster.
     #[must_use]
     pub fn node_connector(mut self, connector: Arc<dyn NodeConnector>) -> Self {
         self.nodes = connector;
@@ -379,7 +379,7 @@ impl Builder {
         self
     }
 
-    /// Records requests; not so by default. See [`audit`].
+    /// Records requests; not so by default. See [`audit`](super::audit).
     #[must_use]
     pub fn audit(mut self, config: AuditConfig) -> Self {
         self.audit = config;

@@ -90,9 +90,10 @@ async fn an_eviction_waits_until_the_budget_allows_it() {
     cluster.create::<Deployment>(deployment("db", 3)).await;
     cluster.create::<PodDisruptionBudget>(budget("db", json!({"minAvailable": 3}))).await;
     cluster.wait(10).await;
-    let pod = cluster.pods_of("db").await.remove(0).name_any();
+    let pods: Vec<_> = cluster.pods_of("db").await.iter().map(ResourceExt::name_any).collect();
+    let (pod, other) = (&pods[0], &pods[1]);
 
-    let kube::Error::Api(refused) = evict(&cluster, &pod).await.unwrap_err() else { panic!() };
+    let kube::Error::Api(refused) = evict(&cluster, pod).await.unwrap_err() else { panic!() };
     assert_eq!((refused.code, refused.reason.as_str()), (429, "TooManyRequests"));
     assert_eq!(
         refused.message,
@@ -104,13 +105,10 @@ async fn an_eviction_waits_until_the_budget_allows_it() {
 
     cluster.patch::<PodDisruptionBudget>("db", json!({"spec": {"minAvailable": 2}})).await;
     cluster.settle().await;
-    evict(&cluster, &pod).await.unwrap();
-    assert!(
-        evict(&cluster, &cluster.pods_of("db").await[0].name_any()).await.is_err(),
-        "only one at a time"
-    );
+    evict(&cluster, pod).await.unwrap();
+    assert!(evict(&cluster, other).await.is_err(), "only one at a time");
     cluster.wait(30).await;
-    assert!(cluster.get::<Pod>(&pod).await.is_none());
+    assert!(cluster.get::<Pod>(pod).await.is_none());
     assert_eq!(counts(&cluster, "db").await, [3, 2, 3, 1], "one came in its place");
 }
 
