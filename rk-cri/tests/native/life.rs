@@ -143,10 +143,12 @@ pub async fn fifty_pods_leave_nothing_behind(lab: &mut Lab) {
             let name = format!("pod-{round}-{number}");
             let begin = tokio::time::Instant::now();
             let sandbox = lab.sandbox(&name).await;
-            let id =
-                lab.start(&sandbox, shell("main", "trap 'exit 0' TERM; sleep 600 & wait")).await;
+            let script = "trap 'exit 0' TERM; : > /ready; sleep 600 & wait";
+            let id = lab.start(&sandbox, shell("main", script)).await;
             let took = begin.elapsed();
-            assert_eq!(lab.says(&id, "hostname").await, name);
+            // Before it has set its trap it would not hear the signal.
+            let waits = "until [ -e /ready ]; do :; done; hostname";
+            assert_eq!(lab.says(&id, waits).await, name);
             if number.is_multiple_of(2) {
                 lab.runtime().stop_container(&id, Duration::from_secs(5)).await.unwrap();
                 assert_eq!(lab.status(&id).await.exit_code, Some(0));
