@@ -5,6 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -22,13 +23,15 @@ struct Member {
     process: Option<Child>,
 }
 
-/// Ports of an address that nobody listens on, for now.
+/// Ports of an address that nobody listens on, for now. They are below those that the kernel gives
+/// to outgoing connections, so that none of the many at a time takes one meanwhile.
 pub(crate) fn free_ports(address: &str, count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind((address, 0)).expect("there are free ports"))
-        .collect();
-    let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
-    listeners.iter().map(port).collect()
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let of_this_process = u16::try_from(std::process::id() % 20 * 500).expect("it is below 10,000");
+    std::iter::repeat_with(|| 20_000 + (of_this_process + TAKEN.fetch_add(1, Relaxed)) % 12_000)
+        .filter(|port| TcpListener::bind((address, *port)).is_ok())
+        .take(count)
+        .collect()
 }
 
 /// Writes a certificate and its key as `<name>.pem` and `<name>-key.pem`.

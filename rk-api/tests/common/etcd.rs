@@ -28,11 +28,11 @@ rm -rf "$DIRECTORY"
 
 impl Etcd {
     fn start() -> Self {
-        let free = || {
-            let listeners = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-            listeners.map(|listener| listener.local_addr().unwrap().port())
-        };
-        let [client, peer] = free().map(|port| format!("http://127.0.0.1:{port}"));
+        // Below the ports that the kernel gives to outgoing connections, and others for each process.
+        let first = 10_000 + u16::try_from(std::process::id() % 100 * 20).unwrap();
+        let mut free = (first..).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        let mut url = || format!("http://127.0.0.1:{}", free.next().unwrap());
+        let (client, peer) = (url(), url());
         let directory = tempfile::tempdir().unwrap();
         let shell = Command::new("sh")
             .args(["-c", HOLD, "sh"])

@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -62,11 +63,15 @@ pub fn present(program: &str) -> bool {
     found
 }
 
-/// Ports that nobody listens on, for now.
+/// Ports that nobody listens on, for now. They are below those that the kernel gives to outgoing
+/// connections, so that none of these takes one meanwhile.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let of_this_process = u16::try_from(std::process::id() % 20 * 100).unwrap();
+    std::iter::repeat_with(|| 12_000 + of_this_process + TAKEN.fetch_add(1, Relaxed) % 4_000)
+        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .take(count)
+        .collect()
 }
 
 impl Etcd {

@@ -158,19 +158,22 @@ impl Backend {
         }
     }
 
-    /// Asks it for what it says of itself. What it cannot be asked for stays as it was.
-    pub(super) async fn refresh(&self, outbound: &Outbound) {
+    /// Asks it for what it says of itself, and returns whether it answered. What it does not say
+    /// of its kinds stays as it was.
+    pub(super) async fn refresh(&self, outbound: &Outbound) -> bool {
         let discovery = self.discover(outbound).await;
         let v3_url = self.v3(outbound).await;
         let known = self.documents.lock().v2.clone();
         let v2 = self.v2(outbound, known).await;
         let mut documents = self.documents.lock();
-        documents.stale = discovery.is_none();
-        if discovery.is_some() {
+        let answered = discovery.is_some();
+        documents.stale = !answered;
+        if answered {
             documents.discovery = discovery;
         }
         documents.v3_url = v3_url;
         documents.v2 = v2;
+        answered
     }
 
     /// Says that what it said may no longer be so.

@@ -30,8 +30,10 @@ use crate::{
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 const DOCUMENTS_EVERY: Duration = Duration::from_secs(60);
 
-/// The pauses before a backend that failed is asked again.
+/// The pauses before a backend that failed is asked again: whether it is there, and what it says
+/// of itself.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_DOCUMENTS: Duration = Duration::from_secs(2);
 
 /// Changes are gathered for so long, and looked at once more after so long: what follows from them
 /// elsewhere, such as the kinds of a definition, comes and goes a moment later.
@@ -71,6 +73,7 @@ pub(in crate::server) async fn run(server: Weak<Inner>, shutdown: CancellationTo
         let Some(server) = server.upgrade() else { return };
         if let Err(error) = look(&server, &mut next).await {
             tracing::warn!(%error, "APIServices cannot be brought up to date");
+            look_again = true;
         }
         let due = next.values().map(|next| next.check_at.min(next.documents_at)).min();
         let in_any_case = if look_again { LOOK_AGAIN_AFTER } else { CHECK_EVERY };
@@ -174,7 +177,9 @@ async fn look_at(
     if next.documents_at <= now {
         next.documents_at = now + DOCUMENTS_EVERY;
         if backend.is_available() {
-            backend.refresh(&server.outbound).await;
+            if !backend.refresh(&server.outbound).await {
+                next.documents_at = now + RETRY_DOCUMENTS;
+            }
             server.aggregator.changed();
         }
     }
