@@ -330,3 +330,6 @@ mod tests {
         assert_eq!(judged(&[Waiting], false), Verdict::Delete { foreground: false });
     }
 }
+
+#[cfg(test)]
+mod properties;
