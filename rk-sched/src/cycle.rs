@@ -189,8 +189,7 @@ impl Scheduler {
         let mut error = FitError {
             diagnosis,
             post_filter_message: String::new(),
-            // Without any plugin there is nobody to keep a node for it.
-            nominated: Nomination::Withdrawn,
+            nominated: Nomination::Unchanged,
             victims: Vec::new(),
         };
         let mut messages = Vec::new();
@@ -198,7 +197,9 @@ impl Scheduler {
             let Some(post_filter) = plugin.as_post_filter() else { continue };
             let PostFiltered { status, nominated, victims } =
                 post_filter.post_filter(&filters, pod, snapshot, &error.diagnosis);
-            error.nominated = nominated;
+            if nominated != Nomination::Unchanged {
+                error.nominated = nominated;
+            }
             if status.is_success() {
                 messages.clear();
                 error.victims = victims;

@@ -165,20 +165,9 @@ fn a_budget_of_one_is_violated_by_the_second_victim() {
 #[test]
 fn extended_resources_are_made_room_for() {
     let foo = |pod: PodBuilder, amount: &str| {
-        pod.with(|pod| {
-            let amounts = json!({"example.com/foo": amount});
-            let resources = json!({"requests": amounts, "limits": amounts});
-            let container = &mut pod.spec.as_mut().unwrap().containers[0];
-            container.resources = Some(serde_json::from_value(resources).unwrap());
-        })
+        pod.requests("example.com/foo", amount).limits("example.com/foo", amount)
     };
-    let nodes = ["a", "b"].map(|name| {
-        node(name).with(|node| {
-            let allocatable = node.status.as_mut().unwrap().allocatable.as_mut().unwrap();
-            allocatable
-                .insert("example.com/foo".into(), serde_json::from_value(json!("3")).unwrap());
-        })
-    });
+    let nodes = ["a", "b"].map(|name| node(name).allocatable("example.com/foo", "3"));
     let pods =
         [foo(pod("low").priority(1).node("a"), "2"), foo(pod("medium").priority(5).node("b"), "2")];
     let snapshot = Snapshot::with_pods(nodes, pods);
