@@ -129,10 +129,7 @@ impl Collector {
             preconditions: Some(exactly_this),
             ..Default::default()
         };
-        match api.delete(&pod.name_any(), &params).await {
-            Err(error) if error::is_not_found(&error) || error::is_conflict(&error) => Ok(()),
-            result => result.map(drop),
-        }
+        error::unless_gone(api.delete(&pod.name_any(), &params).await)
     }
 }
 

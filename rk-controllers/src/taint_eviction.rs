@@ -19,10 +19,7 @@ use k8s_openapi::{
     api::core::v1::{Node, Pod, PodCondition, Taint, Toleration},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Preconditions},
-};
+use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use rk_api::{
     client::{Change, EventRecorder, EventType, Informer, object_ref},
@@ -136,12 +133,7 @@ impl TaintEviction {
             Err(gone) if error::is_not_found(&gone) => return Ok(()),
             result => drop(result?),
         }
-        let exactly_this = Preconditions { uid: pod.uid(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(exactly_this), ..Default::default() };
-        match api.delete(&name, &params).await {
-            Err(gone) if error::is_not_found(&gone) || error::is_conflict(&gone) => Ok(()),
-            result => result.map(drop).map_err(Into::into),
-        }
+        write::delete(&api, pod).await.map_err(Into::into)
     }
 }
 
