@@ -212,6 +212,8 @@ fn manager(
     let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
         .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
+        // As kubeadm has it.
+        .controllers("*,bootstrapsigner,tokencleaner")
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)
         .token_signer(Arc::new(node::Signer(token_key)))
