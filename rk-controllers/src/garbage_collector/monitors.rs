@@ -124,7 +124,9 @@ impl Monitors {
         let follow = async move {
             loop {
                 match changes.next_change().await {
-                    Change::Updated { old, new } if same_ties(old.meta(), new.meta()) => {}
+                    Change::Updated { old, new } if same_ties(old.meta(), new.meta()) => {
+                        feed.touch(new.meta())
+                    }
                     Change::Added(object) | Change::Updated { new: object, .. } => {
                         feed.observe(object.meta())
                     }
@@ -191,9 +193,16 @@ impl Feed {
             owners: meta.owner_references.clone().unwrap_or_default(),
             deleting: meta.deletion_timestamp.is_some(),
             finalizers: meta.finalizers.clone().unwrap_or_default(),
+            version: meta.resource_version.as_deref().unwrap_or_default().into(),
         };
         let look_at = self.graph.lock().observe(uid, node);
         self.enqueue(look_at);
+    }
+
+    fn touch(&self, meta: &ObjectMeta) {
+        if let (Some(uid), Some(version)) = (&meta.uid, &meta.resource_version) {
+            self.graph.lock().touch(uid, version);
+        }
     }
 
     fn forget(&mut self, uid: &str) {
