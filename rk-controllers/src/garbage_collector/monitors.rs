@@ -31,7 +31,7 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
-use rk_api::client::{Change, Informers, Watchable, WorkQueue};
+use rk_api::client::{Backoff, Change, Informers, Watchable, WorkQueue};
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::graph::{self, Graph};
@@ -197,7 +197,8 @@ impl Feed {
         api: Api<PartialObjectMeta<DynamicObject>>,
         synced: watch::Sender<bool>,
     ) {
-        let events = watcher::watcher(api, watcher::Config::default()).default_backoff();
+        let events =
+            watcher::watcher(api, watcher::Config::default()).backoff(Backoff::for_watches());
         pin_mut!(events);
         while let Some(event) = events.next().await {
             match event {

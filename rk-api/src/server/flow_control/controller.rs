@@ -70,6 +70,7 @@ pub(in crate::server) async fn run(
         }
         drop((server, flow_control));
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = changed.notified() => {}
             () = tokio::time::sleep_until(share_at.min(keep_at)) => {}
