@@ -53,17 +53,13 @@ pub(crate) fn wake<K: Watchable>(
     expectations: &Expectations<ObjectKey>,
 ) -> Vec<ObjectKey> {
     let mut keys = Vec::new();
-    let owner = |pod: &Pod| {
-        let reference = controller_of(pod).filter(|reference| refers_to::<K>(reference))?;
-        Some(ObjectKey::new(pod.namespace().unwrap_or_default(), reference.name.clone()))
-    };
     let pod = change.object();
     if let Change::Updated { old, .. } = change
-        && let Some(left) = owner(old).filter(|old| Some(old) != owner(pod).as_ref())
+        && let Some(left) = owner::<K>(old).filter(|old| Some(old) != owner::<K>(pod).as_ref())
     {
         keys.push(left);
     }
-    if let Some(key) = owner(pod) {
+    if let Some(key) = owner::<K>(pod) {
         if matches!(change, Change::Deleted(_)) || pods::is_deleting(pod) {
             expectations.deletion_observed(&key, &pod.uid().unwrap_or_default());
         }
@@ -74,6 +70,12 @@ pub(crate) fn wake<K: Watchable>(
         keys.extend(selecting(owners, &**pod, selector));
     }
     keys
+}
+
+/// The owner of kind `K` that manages the Pod.
+pub(crate) fn owner<K: Watchable>(pod: &Pod) -> Option<ObjectKey> {
+    let reference = controller_of(pod).filter(|reference| refers_to::<K>(reference))?;
+    Some(ObjectKey::new(pod.namespace().unwrap_or_default(), reference.name.clone()))
 }
 
 /// The owners of kind `K` in the object's namespace whose selector matches it. A selector of

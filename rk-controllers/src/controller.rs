@@ -109,6 +109,11 @@ impl Controller {
         }
     }
 
+    /// Its name, which metrics are counted under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Wakes for each change of an object, with the object's own key.
     pub fn reconciles<K: Watchable>(self, informer: &Informer<K>) -> Self {
         self.watches(informer, |change| vec![ObjectKey::of(&**change.object())])

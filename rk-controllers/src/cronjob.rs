@@ -30,6 +30,7 @@ use rk_api::{
 use crate::{
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
+    expectations::LOOK_AGAIN_AFTER,
     key::ObjectKey,
     last_writes::LastWrites,
     manager::Context,
@@ -44,9 +45,6 @@ use plan::{Notice, Timetable};
 
 /// Index of Jobs by the UID of their controller.
 const BY_CONTROLLER: &str = "controller-uid";
-
-/// How soon a CronJob is looked at again whose writes the cache does not show.
-const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 struct CronJobs {
     client: Client,
@@ -67,7 +65,7 @@ impl Reconciler for CronJobs {
             return Ok(Action::Wait);
         };
         if self.writes.is_outdated(key, &*cron) {
-            return Ok(Action::RequeueAfter(STALE_CACHE_CHECK));
+            return Ok(Action::RequeueAfter(LOOK_AGAIN_AFTER));
         }
         let jobs = self.jobs_of(key, &cron).await?;
         let mut seen = status::seen(&cron, &jobs);

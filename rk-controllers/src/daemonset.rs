@@ -12,7 +12,7 @@
 //! - A revision for each template, as far back as `revisionHistoryLimit`; events and status in
 //!   Kubernetes' words: `kubectl rollout` reads them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -36,14 +36,13 @@ use crate::{
     children,
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
-    expectations::Expectations,
+    expectations::{Expectations, LOOK_AGAIN_AFTER},
     history::{self, Histories, POD_REVISION},
     key::ObjectKey,
     manager::Context,
     owners::{self, claims, controller_of, controller_ref, refers_to},
     pod_control::PodControl,
-    pods,
-    write::{self, Part},
+    pods, write,
 };
 
 mod backoff;
@@ -55,9 +54,6 @@ mod status;
 use backoff::Backoff;
 use placement::Place;
 use plan::{Plan, World};
-
-/// How soon a set is looked at again whose writes the cache does not show.
-const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 struct DaemonSets {
     client: Client,
@@ -95,7 +91,8 @@ impl Reconciler for DaemonSets {
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(Action::Wait);
         }
-        self.look_up_overdue(key).await?;
+        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
+        self.expectations.look_up_overdue(key, &api).await?;
         // Read before the Pods: whatever is observed from here on only makes the cache newer.
         let settled = self.expectations.satisfied(key);
         let nodes = self.nodes.list();
@@ -121,23 +118,12 @@ impl Reconciler for DaemonSets {
         reported?;
         self.truncate_history(&set, &revisions, &owned).await?;
 
-        let stale = (!settled).then_some(STALE_CACHE_CHECK);
+        let stale = (!settled).then_some(LOOK_AGAIN_AFTER);
         Ok(Action::after([retry_failed, look_again, stale].into_iter().flatten().min()))
     }
 }
 
 impl DaemonSets {
-    /// Strikes out creations whose Pods were gone before the cache showed them.
-    async fn look_up_overdue(&self, key: &ObjectKey) -> Result<(), Error> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
-        for name in self.expectations.overdue(key, STALE_CACHE_CHECK) {
-            if api.get_metadata_opt(&name).await?.is_none() {
-                self.expectations.creation_observed(key, &name);
-            }
-        }
-        Ok(())
-    }
-
     /// The Pods of the set after adoption and release.
     async fn claim_pods(&self, set: &DaemonSet) -> Result<Vec<Arc<Pod>>, Error> {
         let namespace = set.namespace().unwrap_or_default();
@@ -191,25 +177,13 @@ impl DaemonSets {
         let new = nodes.map(|node| placement::new_pod(set, &owner, hash, &node)).collect();
         let (_, _, failed) = slow_start(new, |pod: Pod| async move {
             let name = pod.name_any();
-            self.expectations.expect_creation(key, &name);
-            let result = control.create(&pod).await;
-            if result.is_err() {
-                self.expectations.creation_observed(key, &name);
-            }
-            result.map(drop)
+            self.expectations.creating(key, &name, control.create(&pod)).await.map(drop)
         })
         .await;
         let deletions = plan.delete.iter().map(|pod| async {
             let uid = pod.uid().unwrap_or_default();
-            self.expectations.expect_deletion(key, &uid);
-            let result = control.delete(pod).await;
-            if result.is_err() {
-                self.expectations.deletion_observed(key, &uid);
-            }
-            match result {
-                Err(gone) if error::is_not_found(&gone) || error::is_conflict(&gone) => Ok(()),
-                result => result,
-            }
+            let deleted = self.expectations.deleting(key, &uid, control.delete(pod)).await;
+            error::unless_gone(deleted)
         });
         let not_deleted = join_all(deletions).await.into_iter().find_map(Result::err);
         let failed = failed.filter(|error| !error::is_namespace_terminating(error));
@@ -242,10 +216,7 @@ impl DaemonSets {
         }
         let api = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
         let reported = DaemonSet { status: Some(status), ..set.clone() };
-        match write::update(&api, set, &reported, Part::Status).await {
-            Err(gone) if error::is_not_found(&gone) => Ok(()),
-            result => result.map(drop).map_err(Into::into),
-        }
+        write::status(&api, set, &reported).await.map_err(Into::into)
     }
 
     async fn truncate_history(

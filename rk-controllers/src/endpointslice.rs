@@ -7,7 +7,7 @@
 //! - Slices of Services without a selector, and slices of other managers, are left alone. Slices
 //!   go with their Service through their owner reference.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use k8s_openapi::api::{
@@ -20,7 +20,7 @@ use rk_api::client::{Change, Informer};
 use crate::{
     controller::{Action, Controller, Reconciler},
     error::Error,
-    expectations::Expectations,
+    expectations::{Expectations, LOOK_AGAIN_AFTER},
     key::ObjectKey,
     manager::Context,
     owners::controller_ref,
@@ -34,8 +34,6 @@ use plan::{Common, HEADLESS, MANAGED_BY, SERVICE_NAME};
 
 /// Value of the managed-by label of our slices.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// How soon a Service is looked at again whose new slices the cache does not show.
-const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 struct EndpointSlices {
     client: Client,
@@ -58,7 +56,7 @@ impl Reconciler for EndpointSlices {
             return Ok(Action::Wait);
         }
         if !self.expectations.satisfied(key) {
-            return Ok(Action::RequeueAfter(STALE_CACHE_CHECK));
+            return Ok(Action::RequeueAfter(LOOK_AGAIN_AFTER));
         }
         let pods = self.pods.list_in(&key.namespace);
         let selected: Vec<&Pod> = pods

@@ -7,7 +7,7 @@
 //!   election, and those without a Service or with one that has a selector are not mirrored; slices
 //!   made for them before are removed.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use k8s_openapi::api::{
@@ -25,7 +25,7 @@ use crate::{
         targets::Group,
     },
     error::Error,
-    expectations::Expectations,
+    expectations::{Expectations, LOOK_AGAIN_AFTER},
     key::ObjectKey,
     manager::Context,
     owners::controller_ref,
@@ -39,7 +39,6 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// At most so many addresses of one subset are mirrored.
 const ADDRESSES_MAX: usize = 1000;
-const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 struct Mirror {
     client: Client,
@@ -53,7 +52,7 @@ struct Mirror {
 impl Reconciler for Mirror {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
         if !self.expectations.satisfied(key) {
-            return Ok(Action::RequeueAfter(STALE_CACHE_CHECK));
+            return Ok(Action::RequeueAfter(LOOK_AGAIN_AFTER));
         }
         let mut existing = self.slices.list_in(&key.namespace);
         existing.retain(|slice| {

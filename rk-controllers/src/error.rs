@@ -41,6 +41,14 @@ pub(crate) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason != "AlreadyExists")
 }
 
+/// What became of a deletion: that the object, or the one that was meant, is gone is fine.
+pub(crate) fn unless_gone<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(gone) if is_not_found(&gone) || is_conflict(&gone) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 /// An object of that name is there already.
 pub(crate) fn is_already_exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")

@@ -14,8 +14,13 @@ use std::{
     time::Duration,
 };
 
+use kube::{Api, Resource};
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+
+/// How soon an owner is looked at again whose writes the cache does not show.
+pub const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a write may stay unseen before the controller trusts its cache again. Only a lost
 /// event (created and deleted between two lists) ever lasts this long.
@@ -69,6 +74,36 @@ impl<Owner: Eq + Hash + Clone> Expectations<Owner> {
         self.with(owner, |entry| entry.deletions.insert(uid.to_owned()));
     }
 
+    /// Sends the request that creates the child of this name; it is expected unless that fails.
+    pub async fn creating<T, E>(
+        &self,
+        owner: &Owner,
+        name: &str,
+        request: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.expect_creation(owner, name);
+        let result = request.await;
+        if result.is_err() {
+            self.creation_observed(owner, name);
+        }
+        result
+    }
+
+    /// Sends the request that deletes the child with this UID; that is expected unless it fails.
+    pub async fn deleting<T, E>(
+        &self,
+        owner: &Owner,
+        uid: &str,
+        request: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.expect_deletion(owner, uid);
+        let result = request.await;
+        if result.is_err() {
+            self.deletion_observed(owner, uid);
+        }
+        result
+    }
+
     /// The cache shows the child, or its creation failed.
     pub fn creation_observed(&self, owner: &Owner, name: &str) {
         if let Some(entry) = self.pending.lock().get_mut(owner) {
@@ -83,12 +118,24 @@ impl<Owner: Eq + Hash + Clone> Expectations<Owner> {
         }
     }
 
-    /// Creations that the cache has not shown for `age`. A child that was created and deleted between
-    /// two looks of the cache is never shown: ask the API server for these, and strike out those
-    /// that are not there.
-    pub fn overdue(&self, owner: &Owner, age: Duration) -> Vec<String> {
+    /// Looks up the creations that the cache has not shown for [`LOOK_AGAIN_AFTER`], and strikes
+    /// out those that are not there: a child that was created and deleted between two looks of the
+    /// cache is never shown.
+    pub async fn look_up_overdue<K>(&self, owner: &Owner, api: &Api<K>) -> Result<(), kube::Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        for name in self.overdue(owner) {
+            if api.get_metadata_opt(&name).await?.is_none() {
+                self.creation_observed(owner, &name);
+            }
+        }
+        Ok(())
+    }
+
+    fn overdue(&self, owner: &Owner) -> Vec<String> {
         let pending = self.pending.lock();
-        let overdue = pending.get(owner).filter(|entry| entry.since.elapsed() >= age);
+        let overdue = pending.get(owner).filter(|it| it.since.elapsed() >= LOOK_AGAIN_AFTER);
         overdue.map(|entry| entry.creations.iter().cloned().collect()).unwrap_or_default()
     }
 
@@ -136,7 +183,7 @@ mod tests {
 
         tokio::time::advance(Duration::from_secs(299)).await;
         assert!(!expectations.satisfied(&"web"));
-        assert_eq!(expectations.overdue(&"web", Duration::from_secs(10)), ["web-a"]);
+        assert_eq!(expectations.overdue(&"web"), ["web-a"]);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(expectations.satisfied(&"web"));
     }

@@ -36,7 +36,7 @@ use crate::{
     children::{BY_CONTROLLER, ORPHANS, index_by_controller},
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
-    expectations::Expectations,
+    expectations::{Expectations, LOOK_AGAIN_AFTER},
     key::ObjectKey,
     last_writes::LastWrites,
     manager::Context,
@@ -71,9 +71,6 @@ use model::{FINALIZER, View, uid};
 use observed::{Observed, count};
 use plan::{Plan, Slot};
 use tracking::some_count;
-
-/// How soon a Job is looked at again whose writes the cache does not show.
-const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 /// Pods end in groups: their Job is looked at once for all that change in so much time.
 const BATCH: Duration = Duration::from_millis(200);
@@ -126,9 +123,9 @@ impl Reconciler for Jobs {
         }
         if self.writes.is_outdated(key, &*job) {
             // Pods that were counted and let go since would look as if they had never been. The change that shows our write wakes the Job again.
-            return Ok(Action::RequeueAfter(STALE_CACHE_CHECK));
+            return Ok(Action::RequeueAfter(LOOK_AGAIN_AFTER));
         }
-        self.look_up_overdue(key).await?;
+        self.expectations.look_up_overdue(key, &self.pods_of(key)).await?;
         // Read before the Pods: whatever is observed from here on only makes the cache newer.
         let settled = self.expectations.satisfied(key);
         let pods = self.claim_pods(&job).await?;
@@ -194,19 +191,8 @@ impl Jobs {
             Some(error) if !error::is_namespace_terminating(&error) => return Err(error.into()),
             _ => {}
         }
-        let stale = (!settled).then_some(STALE_CACHE_CHECK);
+        let stale = (!settled).then_some(LOOK_AGAIN_AFTER);
         Ok(Action::after([outcome.again, deadline, stale].into_iter().flatten().min()))
-    }
-
-    /// Strikes out creations whose Pods were gone before the cache showed them.
-    async fn look_up_overdue(&self, key: &ObjectKey) -> Result<(), Error> {
-        let api = self.pods_of(key);
-        for name in self.expectations.overdue(key, STALE_CACHE_CHECK) {
-            if api.get_metadata_opt(&name).await?.is_none() {
-                self.expectations.creation_observed(key, &name);
-            }
-        }
-        Ok(())
     }
 
     /// The Pods of the Job after adoption and release. Who is adopted is tracked from then on.
@@ -258,12 +244,7 @@ impl Jobs {
             let control = &control;
             async move {
                 let name = pod.name_any();
-                self.expectations.expect_creation(key, &name);
-                let result = control.create(&pod).await;
-                if result.is_err() {
-                    self.expectations.creation_observed(key, &name);
-                }
-                result.map(drop)
+                self.expectations.creating(key, &name, control.create(&pod)).await.map(drop)
             }
         })
         .await;
@@ -283,19 +264,13 @@ impl Jobs {
         let control = self.control(view.job);
         let (gone, gone_ready) = (AtomicI32::new(0), AtomicI32::new(0));
         let deletions = doomed.iter().map(|pod| async {
-            self.expectations.expect_deletion(key, uid(pod));
-            let result = match keep {
-                Keep::Finalizer => Ok(()),
-                Keep::Nothing => self.take_finalizer(pod).await,
+            let deletion = async {
+                if matches!(keep, Keep::Nothing) {
+                    self.take_finalizer(pod).await?;
+                }
+                control.delete(pod).await
             };
-            let result = match result {
-                Ok(()) => control.delete(pod).await,
-                Err(error) => Err(error),
-            };
-            if result.is_err() {
-                self.expectations.deletion_observed(key, uid(pod));
-            }
-            match result {
+            match self.expectations.deleting(key, uid(pod), deletion).await {
                 Err(error) if !error::is_not_found(&error) && !error::is_conflict(&error) => {
                     Err(error)
                 }

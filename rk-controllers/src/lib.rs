@@ -39,8 +39,10 @@
 //! - An update carries the `resourceVersion` it was decided on and only the fields that change.
 //! - A deletion carries the UID of the object it means.
 
+mod account_clients;
 mod attach_detach;
 pub mod batch;
+mod bootstrap_signer;
 mod certificates;
 mod children;
 mod cloud;
@@ -92,6 +94,7 @@ mod volume_expand;
 mod write;
 
 pub use self::{
+    account_clients::AccountClients,
     certificates::{CertificateRequest, CertificateSigner},
     cloud::{
         Balancer, CloudError, CloudProvider, InstanceMetadata, Instances, LoadBalancers, Machine,

@@ -34,22 +34,18 @@ use crate::{
     children,
     controller::{Action, Controller, Reconciler},
     error::{self, Error},
-    expectations::Expectations,
+    expectations::{Expectations, LOOK_AGAIN_AFTER},
     key::ObjectKey,
     manager::Context,
     owners::{self, claims, controller_of, controller_ref},
     pod_control::{PodControl, pod_from_template},
-    pods,
-    write::{self, Part},
+    pods, write,
 };
 
 mod plan;
 mod status;
 
 use status::Failure;
-
-/// How soon a set is looked at again whose writes the cache does not show.
-const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 /// Index of ReplicaSets by the UID of their controller.
 const SIBLINGS: &str = "sibling-uid";
@@ -135,7 +131,8 @@ impl<K: Replicated> Reconciler for Replicator<K> {
             return Ok(Action::Wait);
         };
         let set = object.as_set();
-        self.look_up_overdue(key).await?;
+        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
+        self.expectations.look_up_overdue(key, &api).await?;
         // Read before the Pods: whatever is observed from here on only makes the cache newer.
         let settled = self.expectations.satisfied(key);
 
@@ -149,24 +146,13 @@ impl<K: Replicated> Reconciler for Replicator<K> {
 
         match failure {
             Some((_, error)) => Err(error),
-            None if !settled => Ok(Action::RequeueAfter(look_again.unwrap_or(STALE_CACHE_CHECK))),
+            None if !settled => Ok(Action::RequeueAfter(look_again.unwrap_or(LOOK_AGAIN_AFTER))),
             None => Ok(Action::after(look_again)),
         }
     }
 }
 
 impl<K: Replicated> Replicator<K> {
-    /// Strikes out creations whose Pods were gone before the cache showed them.
-    async fn look_up_overdue(&self, key: &ObjectKey) -> Result<(), Error> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
-        for name in self.expectations.overdue(key, STALE_CACHE_CHECK) {
-            if api.get_metadata_opt(&name).await?.is_none() {
-                self.expectations.creation_observed(key, &name);
-            }
-        }
-        Ok(())
-    }
-
     /// The Pods of the set after adoption and release.
     async fn claim_pods(&self, object: &K, set: &ReplicaSet) -> Result<Vec<Arc<Pod>>, Error> {
         let namespace = object.namespace().unwrap_or_default();
@@ -221,12 +207,7 @@ impl<K: Replicated> Replicator<K> {
             (0..count).map(|_| pod_from_template(&template, &key.namespace, &owner)).collect();
         let (_, _, error) = slow_start(pods, |pod: Pod| async move {
             let name = pod.name_any();
-            self.expectations.expect_creation(key, &name);
-            let result = control.create(&pod).await;
-            if result.is_err() {
-                self.expectations.creation_observed(key, &name);
-            }
-            result.map(drop)
+            self.expectations.creating(key, &name, control.create(&pod)).await.map(drop)
         })
         .await;
         let error = error.filter(|error| !error::is_namespace_terminating(error))?;
@@ -241,15 +222,8 @@ impl<K: Replicated> Replicator<K> {
     ) -> Option<(Failure, Error)> {
         let deletions = doomed.iter().map(|pod| async move {
             let uid = pod.uid().unwrap_or_default();
-            self.expectations.expect_deletion(key, &uid);
-            let result = control.delete(pod).await;
-            if result.is_err() {
-                self.expectations.deletion_observed(key, &uid);
-            }
-            match result {
-                Err(gone) if error::is_not_found(&gone) || error::is_conflict(&gone) => Ok(()),
-                result => result,
-            }
+            let deleted = self.expectations.deleting(key, &uid, control.delete(pod)).await;
+            error::unless_gone(deleted)
         });
         let error = join_all(deletions).await.into_iter().find_map(Result::err)?;
         Some((Failure { reason: "FailedDelete", message: error::message(&error) }, error.into()))
@@ -280,10 +254,8 @@ impl<K: Replicated> Replicator<K> {
         }
         let api =
             Api::<K>::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
-        match write::update(&api, object, &object.with_status(status), Part::Status).await {
-            Err(gone) if error::is_not_found(&gone) => Ok(None),
-            result => result.map(|_| look_again).map_err(Into::into),
-        }
+        write::status(&api, object, &object.with_status(status)).await?;
+        Ok(look_again)
     }
 }
 
@@ -319,5 +291,7 @@ pub(crate) fn controller<K: Replicated>(name: &'static str, context: &Context) -
         .workers(context.settings.workers)
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

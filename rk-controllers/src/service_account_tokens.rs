@@ -18,10 +18,7 @@ use k8s_openapi::{
     api::core::v1::{ObjectReference, Secret, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
-};
+use kube::{Api, Client, ResourceExt, api::PostParams};
 use rk_api::{
     client::{Change, Informer},
     rng,
@@ -230,12 +227,7 @@ impl Tokens {
     async fn delete(&self, secret: &Secret) -> Result<(), Error> {
         let api =
             Api::<Secret>::namespaced(self.client.clone(), &secret.namespace().unwrap_or_default());
-        let exactly_this = Preconditions { uid: secret.uid(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(exactly_this), ..Default::default() };
-        match api.delete(&secret.name_any(), &params).await {
-            Err(gone) if error::is_not_found(&gone) || error::is_conflict(&gone) => Ok(()),
-            result => result.map(drop).map_err(Into::into),
-        }
+        write::delete(&api, secret).await.map_err(Into::into)
     }
 }
 

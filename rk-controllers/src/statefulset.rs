@@ -11,7 +11,7 @@
 //! - A revision for each template, as far back as `revisionHistoryLimit`; events and status in
 //!   Kubernetes' words: `kubectl rollout` reads them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use k8s_openapi::api::{
@@ -29,13 +29,13 @@ use crate::{
     batch::slow_start,
     children,
     controller::{Action, Controller, Reconciler},
-    error::{self, Error},
-    expectations::Expectations,
+    error::Error,
+    expectations::{Expectations, LOOK_AGAIN_AFTER},
     history::{self, Histories},
     key::ObjectKey,
     manager::Context,
     owners::{self, claims as claims_on},
-    write::{self, Part},
+    write,
 };
 
 mod claims;
@@ -48,9 +48,6 @@ mod steps;
 use model::Version;
 use plan::{Plan, World};
 use status::Revisions;
-
-/// How soon a set is looked at again whose writes the cache does not show.
-const STALE_CACHE_CHECK: Duration = Duration::from_secs(10);
 
 struct StatefulSets {
     client: Client,
@@ -77,7 +74,8 @@ impl Reconciler for StatefulSets {
             self.expectations.forget(key);
             return Ok(Action::Wait);
         };
-        self.look_up_overdue(key).await?;
+        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
+        self.expectations.look_up_overdue(key, &api).await?;
         // Read before the Pods: whatever is observed from here on only makes the cache newer.
         let settled = self.expectations.satisfied(key);
         let pods = self.claim_pods(&set).await?;
@@ -103,23 +101,12 @@ impl Reconciler for StatefulSets {
         self.truncate_history(&set, &versions, &pods).await?;
         match settled {
             true => Ok(Action::after(look_again)),
-            false => Ok(Action::RequeueAfter(look_again.unwrap_or(STALE_CACHE_CHECK))),
+            false => Ok(Action::RequeueAfter(look_again.unwrap_or(LOOK_AGAIN_AFTER))),
         }
     }
 }
 
 impl StatefulSets {
-    /// Strikes out creations whose Pods were gone before the cache showed them.
-    async fn look_up_overdue(&self, key: &ObjectKey) -> Result<(), Error> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
-        for name in self.expectations.overdue(key, STALE_CACHE_CHECK) {
-            if api.get_metadata_opt(&name).await?.is_none() {
-                self.expectations.creation_observed(key, &name);
-            }
-        }
-        Ok(())
-    }
-
     /// The Pods of the set after adoption and release. Only those with a name that the set gives.
     async fn claim_pods(&self, set: &StatefulSet) -> Result<Vec<Arc<Pod>>, Error> {
         let namespace = set.namespace().unwrap_or_default();
@@ -190,10 +177,7 @@ impl StatefulSets {
         }
         let api = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
         let reported = StatefulSet { status: Some(status), ..set.clone() };
-        match write::update(&api, set, &reported, Part::Status).await {
-            Err(gone) if error::is_not_found(&gone) => Ok(()),
-            result => result.map(drop).map_err(Into::into),
-        }
+        write::status(&api, set, &reported).await.map_err(Into::into)
     }
 
     /// The status of a set that is being deleted: its Pods are the garbage collector's.

@@ -6,10 +6,12 @@
 
 use kube::{
     Api, Resource, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+
+use crate::error;
 
 /// The JSON merge patch (RFC 7386) from `before` to `after`; null if they are the same.
 pub(crate) fn difference(before: &Value, after: &Value) -> Value {
@@ -65,6 +67,27 @@ where
         Part::Main => api.patch(&name, &params, &patch).await,
         Part::Status => api.patch_status(&name, &params, &patch).await,
     }
+}
+
+/// Writes the status of the object from `before` to `after`; that it is gone meanwhile is fine.
+pub(crate) async fn status<K>(api: &Api<K>, before: &K, after: &K) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    match update(api, before, after, Part::Status).await {
+        Err(gone) if error::is_not_found(&gone) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// Deletes exactly this object, not another that has its name by now; that it is gone is fine.
+pub(crate) async fn delete<K>(api: &Api<K>, object: &K) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let exactly_this = Preconditions { uid: object.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(exactly_this), ..DeleteParams::default() };
+    error::unless_gone(api.delete(&object.name_any(), &params).await)
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ impl Launcher {
                 client(&server, faults.as_ref(), CONTROLLERS_LINK, user)
             })
             .informers(self.informers(CONTROLLERS_LINK))
+            // As kubeadm has it.
+            .controllers("*,bootstrapsigner,tokencleaner")
             .cluster_cidr(cidr, mask)
             .legacy_token_secrets(self.builder.legacy_token_secrets)
             .token_signer(Arc::new(node::Signer(self.token_key.clone())))

@@ -70,7 +70,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         kubeconfig = Some(admin_kubeconfig(pki, bound, builder.token.as_deref())?);
     }
 
-    let informers = Informers::new(server.client());
+    let informers = Informers::in_process(server.client());
     let launcher = Arc::new(Launcher {
         builder,
         server: server.clone(),

@@ -37,6 +37,7 @@ mod stand_ins;
 mod streams;
 mod versions;
 mod volumes;
+mod workloads;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         sets::all(),
         versions::all(),
         volumes::all(),
+        workloads::all(),
         streams::all(),
     ]
     .concat();

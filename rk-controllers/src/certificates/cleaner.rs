@@ -3,19 +3,17 @@
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Preconditions},
-};
+use kube::{Api, Client};
 use rk_api::{client::Informer, clock};
 use x509_parser::pem::parse_x509_pem;
 
 use super::{APPROVED, DENIED, FAILED, certificate, conditions};
 use crate::{
     controller::{Action, Controller, Reconciler},
-    error::{self, Error},
+    error::Error,
     key::ObjectKey,
     manager::Context,
+    write,
 };
 
 /// How long a request stays after it was decided, or failed.
@@ -70,13 +68,7 @@ impl Reconciler for Cleaner {
         if left.is_positive() {
             return Ok(Action::RequeueAfter(left.try_into().unwrap_or_default()));
         }
-        let preconditions = Preconditions { uid: request.uid(), resource_version: None };
-        let options = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
-        let api = Api::<CertificateSigningRequest>::all(self.client.clone());
-        match api.delete(&key.name, &options).await {
-            Err(gone) if error::is_not_found(&gone) || error::is_conflict(&gone) => {}
-            result => drop(result?),
-        }
+        write::delete(&Api::all(self.client.clone()), &*request).await?;
         Ok(Action::Wait)
     }
 }

@@ -26,9 +26,9 @@ pub(crate) async fn apply(
     let api = Api::<EndpointSlice>::namespaced(client.clone(), &key.namespace);
     for slice in plan.create {
         let name = slice.name_any();
-        expectations.expect_creation(key, &name);
-        if let Err(error) = api.create(&PostParams::default(), &slice).await {
-            expectations.creation_observed(key, &name);
+        let params = PostParams::default();
+        let creation = api.create(&params, &slice);
+        if let Err(error) = expectations.creating(key, &name, creation).await {
             if error::is_namespace_terminating(&error) {
                 return Ok(());
             }

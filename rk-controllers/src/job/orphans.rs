@@ -36,10 +36,7 @@ impl Reconciler for Orphans {
             return Ok(Action::Wait);
         }
         let api = Api::namespaced(self.client.clone(), &key.namespace);
-        match take_finalizer(&api, &pod).await {
-            Err(gone) if error::is_not_found(&gone) || error::is_conflict(&gone) => {}
-            result => result?,
-        }
+        error::unless_gone(take_finalizer(&api, &pod).await)?;
         Ok(Action::Wait)
     }
 }

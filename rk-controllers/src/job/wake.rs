@@ -1,7 +1,6 @@
 //! Which Jobs a change of a Pod concerns.
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use kube::ResourceExt;
 use rk_api::{
     client::{Change, Informer},
     meta::selectors::LabelQuery,
@@ -11,12 +10,7 @@ use super::{
     memory::Memory,
     model::{has_finalizer, uid},
 };
-use crate::{
-    expectations::Expectations,
-    key::ObjectKey,
-    owners::{controller_of, refers_to},
-    pods,
-};
+use crate::{children, expectations::Expectations, key::ObjectKey};
 
 /// The Jobs to look at after `change`; what they expected is struck out.
 pub(super) fn jobs_of(
@@ -26,40 +20,13 @@ pub(super) fn jobs_of(
     memory: &Memory,
 ) -> Vec<ObjectKey> {
     let pod = change.object();
-    let mut keys = Vec::new();
-    if let Change::Updated { old, .. } = change
-        && let Some(left) = owner(old).filter(|old| Some(old) != owner(pod).as_ref())
-    {
-        keys.push(left);
+    let released = matches!(change, Change::Deleted(_)) || !has_finalizer(pod);
+    if let Some(key) = children::owner::<Job>(pod).filter(|_| released) {
+        memory.release_observed(&key, uid(pod));
     }
-    let deleted = matches!(change, Change::Deleted(_));
-    if let Some(key) = owner(pod) {
-        if deleted || pods::is_deleting(pod) {
-            expectations.deletion_observed(&key, uid(pod));
-        }
-        if deleted || !has_finalizer(pod) {
-            memory.release_observed(&key, uid(pod));
-        }
-        // Also when it goes: who sees it go need not wait for it to come.
-        expectations.creation_observed(&key, &pod.name_any());
-        keys.push(key);
-    } else if controller_of(&**pod).is_none() && !deleted {
-        // Nobody's: every Job that selects it may want it.
-        let selecting = jobs.list_in(&pod.namespace().unwrap_or_default()).into_iter();
-        let selecting = selecting.filter(|job| {
-            let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            selector.is_some_and(|selector| {
-                let query = LabelQuery::from_selector(selector);
-                !query.is_everything() && query.matches(pod.labels())
-            })
-        });
-        keys.extend(selecting.map(|job| ObjectKey::of(&*job)));
-    }
-    keys
-}
-
-/// The Job that manages the Pod.
-fn owner(pod: &Pod) -> Option<ObjectKey> {
-    let reference = controller_of(pod).filter(|reference| refers_to::<Job>(reference))?;
-    Some(ObjectKey::new(pod.namespace().unwrap_or_default(), reference.name.clone()))
+    let selector = |job: &Job| {
+        let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.map(LabelQuery::from_selector).unwrap_or_default()
+    };
+    children::wake(change, jobs, selector, expectations)
 }
