@@ -298,7 +298,7 @@ impl ClusterBuilder {
     }
 
     /// Whether the simulated nodes give their signs of life together, by one Lease that is renewed
-    /// every 10 s ([`Fleet::shared_lease`](rk_cri::agent::Fleet::shared_lease)), instead of one each.
+    /// every 20 s ([`Fleet::shared_lease`](rk_cri::agent::Fleet::shared_lease)), instead of one each.
     /// It is for long histories of many nodes in virtual time; not so by default.
     #[must_use]
     pub fn shared_node_lease(mut self, shared: bool) -> Self {

@@ -30,6 +30,7 @@ use kube::{
 use parking_lot::{Mutex, RwLock};
 use rk_api::client::{EventRecorder, EventType};
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -44,7 +45,7 @@ mod graph;
 mod monitors;
 
 use graph::{FOREGROUND, Graph, Node, ORPHAN, OwnerState, Uid, Verdict, judge};
-use monitors::{Monitors, REDISCOVERY};
+use monitors::{Monitors, REDISCOVERY, REDISCOVERY_IN_ANY_CASE};
 
 /// How many objects are looked at at the same time.
 const WORKERS: usize = 20;
@@ -83,9 +84,21 @@ pub(crate) async fn run(name: &'static str, context: Context, shutdown: Cancella
     let rediscover = async {
         let mut discovery = Discovery::default();
         let mut known = None;
+        // What brings a kind changes a moment before the kind comes, so it is looked for twice.
+        let mut looks = 0_u32;
+        let mut in_any_case = Instant::now() + REDISCOVERY_IN_ANY_CASE;
         loop {
             tokio::time::sleep(REDISCOVERY).await;
+            if monitors.kinds_changed() {
+                looks = 2;
+            }
+            let now = Instant::now();
+            if looks == 0 && now < in_any_case {
+                continue;
+            }
             let Ok(found) = discovery.read(&client).await else { continue };
+            looks = looks.saturating_sub(1);
+            in_any_case = now + REDISCOVERY_IN_ANY_CASE;
             if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &found)) {
                 continue;
             }

@@ -7,15 +7,11 @@ use k8s_openapi::api::{
     coordination::v1::{Lease, LeaseSpec},
     core::v1::Pod,
 };
-use kube::{
-    Api,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
-};
+use kube::{Api, api::PostParams};
 use rk_api::{
     client::{Change, EventRecorder, Informer, Informers},
     clock,
 };
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{AgentBuilder, KubeletApi, heartbeat::LEASES, worker::Core};
@@ -27,10 +23,11 @@ use crate::{
 /// How many nodes are registered at once.
 const REGISTERING_MAX: usize = 64;
 
-/// The Lease that those of all nodes are renewed with, how often that is, and for how long it is
-/// good.
+/// The Lease that those of all nodes are renewed with, how often that is, how soon it is tried
+/// again, and for how long it is good.
 const SHARED_LEASE: &str = "simulated-nodes";
-const RENEW_EVERY: Duration = Duration::from_secs(10);
+const RENEW_EVERY: Duration = Duration::from_secs(20);
+const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const LEASE_SECONDS: i32 = 40;
 
 /// How often a node's status is written although nothing changed, where nodes share a Lease.
@@ -71,7 +68,7 @@ impl Fleet {
         }
     }
 
-    /// One Lease for all nodes that are added from now on, renewed every 10 s: a node's own names it
+    /// One Lease for all nodes that are added from now on, renewed every 20 s: a node's own names it
     /// ([`rk_api::meta::RENEWED_WITH`]) and is not written again. A node's status is still written
     /// within 10 s when it changes, otherwise every six hours.
     ///
@@ -126,11 +123,19 @@ impl Fleet {
             return;
         }
         let leases = Api::<Lease>::namespaced(self.informers.client(), LEASES);
+        let mut known = None;
         loop {
-            if let Err(error) = renew(&leases).await {
-                tracing::warn!(%error, "the nodes' shared lease was not renewed");
-            }
-            tokio::time::sleep(RENEW_EVERY).await;
+            let pause = match renew(&leases, known.take()).await {
+                Ok(lease) => {
+                    known = Some(lease);
+                    RENEW_EVERY
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the nodes' shared lease was not renewed");
+                    RENEW_AGAIN_AFTER
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -184,21 +189,25 @@ impl Fleet {
     }
 }
 
-async fn renew(leases: &Api<Lease>) -> kube::Result<()> {
-    let now = clock::now_micros();
-    let renewal = Patch::Merge(json!({"spec": {"renewTime": now}}));
-    match leases.patch(SHARED_LEASE, &PatchParams::default(), &renewal).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        result => return result.map(drop),
-    }
-    let lease = Lease {
-        metadata: ObjectMeta { name: Some(SHARED_LEASE.to_owned()), ..ObjectMeta::default() },
-        spec: Some(LeaseSpec {
-            holder_identity: Some(SHARED_LEASE.to_owned()),
-            lease_duration_seconds: Some(LEASE_SECONDS),
-            renew_time: Some(now),
-            ..LeaseSpec::default()
-        }),
+/// Renews the Lease, which is read first if it is not known as it is now.
+async fn renew(leases: &Api<Lease>, known: Option<Lease>) -> kube::Result<Lease> {
+    let known = match known {
+        Some(known) => Some(known),
+        None => leases.get_opt(SHARED_LEASE).await?,
     };
-    leases.create(&PostParams::default(), &lease).await.map(drop)
+    let mut lease = known.unwrap_or_default();
+    lease.metadata.managed_fields = None;
+    lease.spec = Some(LeaseSpec {
+        holder_identity: Some(SHARED_LEASE.to_owned()),
+        lease_duration_seconds: Some(LEASE_SECONDS),
+        renew_time: Some(clock::now_micros()),
+        ..LeaseSpec::default()
+    });
+    match lease.metadata.resource_version {
+        Some(_) => leases.replace(SHARED_LEASE, &PostParams::default(), &lease).await,
+        None => {
+            lease.metadata.name = Some(SHARED_LEASE.to_owned());
+            leases.create(&PostParams::default(), &lease).await
+        }
+    }
 }

@@ -134,15 +134,18 @@ impl Core {
             tracing::warn!(node = self.config.name, %error, "heartbeat failed");
         }
         let period = match &self.config.renewed_with {
-            // What would change the status asks for an earlier beat, see `beat_soon`.
-            Some(_) if !failed => self.config.status_period,
-            _ => self.config.heartbeat_period,
+            // What would change the status asks for an earlier beat.
+            Some(_) => self.config.status_period,
+            None => self.config.heartbeat_period,
         };
         // Spread, so that the nodes of a fleet do not all come at the same moment.
         let next = rng::jitter(period.mul_f64(0.96), 0.04);
         let at = Instant::now() + next;
         if self.alarms.lock().set_regular(at) {
             self.timers.set(at, self.this.clone(), HEARTBEAT);
+        }
+        if failed {
+            self.beat_soon();
         }
     }
 
@@ -250,4 +253,24 @@ impl Heartbeat {
 fn newer(a: &Node, b: &Node) -> bool {
     let version = |node: &Node| node.metadata.resource_version.as_ref()?.parse::<u64>().ok();
     version(a) > version(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_early_heartbeat_is_set_once_and_leaves_the_regular_one() {
+        let seconds = |n| Instant::now() + Duration::from_secs(n);
+        let mut alarms = Alarms::default();
+        assert!(alarms.set_regular(seconds(100)));
+        assert!(alarms.set_early(seconds(10)));
+        assert!(!alarms.set_early(seconds(10)), "one is set already");
+        alarms.ring(seconds(10));
+        assert!(!alarms.set_regular(seconds(110)), "it has not rung");
+        assert!(!alarms.set_early(seconds(100)), "the regular one comes first");
+        assert!(alarms.set_early(seconds(20)));
+        alarms.ring(seconds(100));
+        assert!(alarms.set_regular(seconds(200)));
+    }
 }
