@@ -70,6 +70,8 @@ pub(crate) fn controller(name: &'static str, context: &Context) -> Controller {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use serde_json::json;
 
@@ -117,5 +119,39 @@ mod tests {
             aggregate(&role("a", None, &["pods"]), &[role("b", Some("x"), &["nodes"])]),
             None
         );
+    }
+
+    proptest! {
+        /// A sum has each rule of those it selects once and no other, and is then left alone.
+        #[test]
+        fn a_sum_is_the_union(
+            roles in prop::collection::vec((0..3u8, prop::collection::vec("[a-d]", 0..4)), 0..6),
+            before in prop::collection::vec("[a-e]", 0..3),
+        ) {
+            let label = |which: u8| [None, Some("x"), Some("y")][usize::from(which)];
+            let all: Vec<_> = roles
+                .iter()
+                .enumerate()
+                .map(|(n, (which, rules))| {
+                    let rules: Vec<_> = rules.iter().map(String::as_str).collect();
+                    role(&format!("r{n}"), label(*which), &rules)
+                })
+                .collect();
+            let before: Vec<_> = before.iter().map(String::as_str).collect();
+            let mut sum = (*sum("x", &before)).clone();
+            if let Some(rules) = aggregate(&sum, &all) {
+                sum.rules = Some(rules);
+            }
+            prop_assert_eq!(aggregate(&sum, &all), None);
+            let found = resources(sum.rules.as_deref().unwrap_or_default());
+            let mut found: Vec<_> = found.split_whitespace().collect();
+            found.sort_unstable();
+            let chosen = roles.iter().filter(|(which, _)| label(*which) == Some("x"));
+            let mut expected: Vec<_> =
+                chosen.flat_map(|(_, rules)| rules.iter().map(String::as_str)).collect();
+            expected.sort_unstable();
+            expected.dedup();
+            prop_assert_eq!(found, expected);
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! - RollingUpdate: never more than replicas + maxSurge Pods, never fewer than
 //!   replicas - maxUnavailable available ones. Recreate: no new Pod before the last old one ended.
 //! - A change of `replicas` is spread over the ReplicaSets in proportion and makes no revision.
+//! - The annotation `deprecated.deployment.rollback.to` brings an earlier revision's template back.
 //! - Nothing is rolled out while paused.
 //! - Conditions and events in Kubernetes' words: `kubectl rollout` reads them.
 
@@ -39,12 +40,14 @@ use crate::{
 pub(crate) mod model;
 mod plan;
 mod revisions;
+mod rollback;
 mod rolling;
 mod scaling;
 mod status;
 pub(crate) mod template_hash;
 
 use plan::{Plan, Resize};
+use rollback::Rollback;
 
 struct Deployments {
     client: Client,
@@ -116,6 +119,9 @@ impl Deployments {
         }
         for set in plan.delete {
             self.delete(set).await?;
+        }
+        if let Some(rollback) = plan.rollback {
+            return self.roll_back(deployment, rollback).await;
         }
         let mut reported = deployment.clone();
         reported.status = Some(plan.status);
@@ -201,6 +207,19 @@ impl Deployments {
             let direction = if from < to { "up" } else { "down" };
             let message = format!("Scaled {direction} replica set {name} from {from} to {to}");
             self.event(deployment, EventType::Normal, "ScalingReplicaSet", message);
+        }
+        Ok(())
+    }
+
+    async fn roll_back(&self, deployment: &Deployment, rollback: Rollback) -> Result<(), Error> {
+        let Rollback { after, outcome } = rollback;
+        if !outcome.is_done() {
+            self.event(deployment, EventType::Warning, outcome.reason(), outcome.message(&after));
+        }
+        let api = self.deployments_in(deployment);
+        write::update(&api, deployment, &after, Part::Main).await?;
+        if outcome.is_done() {
+            self.event(deployment, EventType::Normal, outcome.reason(), outcome.message(&after));
         }
         Ok(())
     }

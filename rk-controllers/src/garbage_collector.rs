@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     controller::{Action, Controller, Reconciler},
-    discovery::{Served, ServedKind},
+    discovery::{Discovery, Served, ServedKind},
     error::{self, Error},
     key::ObjectKey,
     manager::Context,
@@ -79,12 +79,17 @@ pub(crate) async fn run(name: &'static str, context: Context, shutdown: Cancella
         return;
     }
     let rediscover = async {
+        let mut discovery = Discovery::default();
+        let mut known = None;
         loop {
             tokio::time::sleep(REDISCOVERY).await;
-            if let Ok(found) = Served::read(&client).await {
-                monitors.adjust(&found);
-                *served.write() = Arc::new(found);
+            let Ok(found) = discovery.read(&client).await else { continue };
+            if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &found)) {
+                continue;
             }
+            monitors.adjust(&found);
+            served.write().clone_from(&found);
+            known = Some(found);
         }
     };
     tokio::join!(controller.run(shutdown.clone()), shutdown.run_until_cancelled(rediscover));

@@ -150,6 +150,8 @@ pub(crate) fn controller(name: &'static str, context: &Context) -> Controller {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -188,6 +190,36 @@ mod tests {
             ("10.0.0.0/8", 30),
         ] {
             assert!(CidrPool::new(cidr, mask).is_err(), "{cidr} {mask}");
+        }
+    }
+
+    proptest! {
+        /// Nodes that come and go have ranges of their own, as long as there are any, and no address
+        /// is in two of them.
+        #[test]
+        fn nodes_share_no_address(
+            spare in 0..6u8, host in 1..5u8, comings in prop::collection::vec(any::<(bool, u8)>(), 0..100),
+        ) {
+            let node_mask = 32 - host;
+            let pool = CidrPool::new(&format!("10.0.0.0/{}", node_mask - spare), node_mask).unwrap();
+            let mut used = BTreeSet::new();
+            for (comes, which) in comings {
+                if comes {
+                    match pool.next_free(&used) {
+                        Some(range) => prop_assert!(used.insert(range)),
+                        None => prop_assert_eq!(used.len(), 1 << spare),
+                    }
+                } else if let Some(range) = used.iter().nth(usize::from(which) % used.len().max(1)).cloned() {
+                    used.remove(&range);
+                }
+                let first = |range: &String| {
+                    let (address, _) = range.split_once('/').unwrap();
+                    address.parse::<std::net::Ipv4Addr>().unwrap().to_bits()
+                };
+                let mut firsts: Vec<_> = used.iter().map(first).collect();
+                firsts.sort_unstable();
+                prop_assert!(firsts.windows(2).all(|pair| pair[1] - pair[0] >= 1 << host));
+            }
         }
     }
 }

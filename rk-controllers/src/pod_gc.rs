@@ -202,6 +202,7 @@ fn failed(pod: &Pod, reason: Reason, now: Timestamp) -> Pod {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rk_api::testing::{PodBuilder, pod};
 
     use super::*;
@@ -253,5 +254,40 @@ mod tests {
             pods::condition(&failed, "DisruptionTarget").unwrap().reason.as_deref(),
             Some("DeletionByPodGC")
         );
+    }
+
+    proptest! {
+        /// No Pod goes that runs on a node that is there; of the ended ones as many stay as may,
+        /// none that is older than one that goes.
+        #[test]
+        fn only_pods_that_nobody_misses_go(
+            pods in prop::collection::vec((0..3u8, any::<bool>(), 0..3u8, 0..50i64), 0..25),
+            threshold in 0..10usize,
+        ) {
+            let build = |n: usize, (node, deleting, phase, age): &(u8, bool, u8, i64)| {
+                let phase = ["Running", "Succeeded", "Failed"][usize::from(*phase)];
+                let mut pod = pod(&format!("p{n}")).phase(phase).created(*age);
+                if *node > 0 {
+                    pod = pod.node(if *node == 1 { "there" } else { "gone" });
+                }
+                Arc::new(if *deleting { pod.deleting() } else { pod }.build())
+            };
+            let all: Vec<_> = pods.iter().enumerate().map(|(n, words)| build(n, words)).collect();
+            let doomed = plan(&all, |node| node == "gone", |_| None, threshold);
+            let goes = |pod: &Pod| doomed.iter().any(|(other, _)| other.name_any() == pod.name_any());
+            let is_ended = |pod: &&Arc<Pod>| {
+                pods::is_terminal(pod) && !pods::is_deleting(pod) && pods::node_name(pod) != Some("gone")
+            };
+            for pod in &all {
+                let lost = pods::node_name(pod) == Some("gone")
+                    || pods::is_deleting(pod) && pods::node_name(pod).is_none();
+                prop_assert!(goes(pod) == lost || is_ended(&pod), "{}", pod.name_any());
+            }
+            let (gone, kept): (Vec<_>, Vec<_>) = all.iter().filter(is_ended).partition(|pod| goes(pod));
+            let surplus = if threshold == 0 { 0 } else { (gone.len() + kept.len()).saturating_sub(threshold) };
+            prop_assert_eq!(gone.len(), surplus);
+            let newest = gone.iter().map(|pod| pod.creation_timestamp()).max();
+            prop_assert!(kept.iter().all(|pod| Some(pod.creation_timestamp()) >= newest));
+        }
     }
 }

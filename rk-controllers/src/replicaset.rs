@@ -292,4 +292,6 @@ pub(crate) fn controller<K: Replicated>(name: &'static str, context: &Context) -
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -246,6 +246,8 @@ pub(crate) fn controller(name: &'static str, context: &Context) -> Controller {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -298,5 +300,37 @@ mod tests {
         };
         assert!(tolerates(&equal("x"), &tainted));
         assert!(!tolerates(&equal("y"), &tainted));
+    }
+
+    proptest! {
+        /// Second by second: a Pod stays as long as each taint is tolerated by something whose time
+        /// is not over.
+        #[test]
+        fn a_pod_leaves_in_the_first_second_that_is_not_tolerated(
+            taints in prop::collection::btree_map("[a-c]", 0..10i64, 0..3),
+            tolerations in prop::collection::vec(("[a-c]", prop::option::of(0..10i64)), 0..5),
+        ) {
+            let taints: Vec<_> = taints.iter().map(|(key, since)| (taint(key), at(*since))).collect();
+            let all: Vec<_> = tolerations.iter().map(|(key, time)| toleration(key, *time)).collect();
+            let stays_in = |second: i64| {
+                taints.iter().filter(|(_, since)| since.as_second() <= second).all(|(taint, since)| {
+                    let of_it = || tolerations.iter().filter(|(key, _)| *key == taint.key);
+                    let passed = second - since.as_second();
+                    of_it().next().is_some() && of_it().all(|(_, time)| time.is_none_or(|time| passed < time))
+                })
+            };
+            let expected = (0..30).find(|second| !stays_in(*second));
+            match verdict(&taints, &all) {
+                Verdict::Stay => prop_assert_eq!(expected, None),
+                Verdict::Evict(time) => {
+                    // An untolerated taint is found before one whose time is over earlier.
+                    let untolerated = taints.iter().any(|(taint, _)| {
+                        !tolerations.iter().any(|(key, _)| *key == taint.key)
+                    });
+                    prop_assert!(expected.is_some());
+                    prop_assert!(untolerated || Some(time.as_second()) == expected);
+                }
+            }
+        }
     }
 }

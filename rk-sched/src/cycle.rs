@@ -5,7 +5,7 @@ use rk_api::rng::{self, Rng};
 
 use crate::{
     Code, Diagnosis, FitError, NodeInfo, PodInfo, Profile, Snapshot, Status, Unschedulable,
-    framework::{CycleState, MAX_NODE_SCORE, PostFiltered, PreFiltered},
+    framework::{CycleState, MAX_NODE_SCORE, Nomination, PostFiltered, PreFiltered},
 };
 
 mod shared;
@@ -189,7 +189,7 @@ impl Scheduler {
         let mut error = FitError {
             diagnosis,
             post_filter_message: String::new(),
-            nominated: None,
+            nominated: Nomination::Unchanged,
             victims: Vec::new(),
         };
         let mut messages = Vec::new();
@@ -197,9 +197,12 @@ impl Scheduler {
             let Some(post_filter) = plugin.as_post_filter() else { continue };
             let PostFiltered { status, nominated, victims } =
                 post_filter.post_filter(&filters, pod, snapshot, &error.diagnosis);
+            if nominated != Nomination::Unchanged {
+                error.nominated = nominated;
+            }
             if status.is_success() {
                 messages.clear();
-                (error.nominated, error.victims) = (nominated, victims);
+                error.victims = victims;
                 break;
             }
             messages.extend(Some(status.message()).filter(|message| !message.is_empty()));
@@ -400,8 +403,32 @@ impl Filters<'_> {
         }
     }
 
-    /// Whether the Pod can run on a node of the snapshot, both with the Pods for which room is kept
-    /// there and without them: they may come, and may not.
+    /// Whether the Pod can run on a node, both with the Pods for which room is kept there and
+    /// without them: they may come, and may not. `prepared` is as before when it returns.
+    pub fn filter_expecting(
+        &self,
+        prepared: &mut Prepared,
+        pod: &PodInfo,
+        node: &NodeInfo,
+    ) -> Result<(), Rejection> {
+        let expected: Vec<_> = self.expected(pod, &node.name).collect();
+        if !expected.is_empty() {
+            let mut with = node.clone();
+            for other in &expected {
+                with.add_pod((*other).clone());
+                self.add_pod(prepared, pod, other, &with);
+            }
+            let verdict = self.filter(prepared, pod, &with);
+            for other in expected.iter().rev() {
+                with.remove_pod(&other.uid);
+                self.remove_pod(prepared, pod, other, &with);
+            }
+            verdict?;
+        }
+        self.filter(prepared, pod, node)
+    }
+
+    /// [`filter_expecting`](Self::filter_expecting) for a node of the snapshot.
     fn filter_with_nominated(
         &self,
         prepared: &Prepared,
@@ -409,23 +436,23 @@ impl Filters<'_> {
         index: u32,
     ) -> Result<(), Rejection> {
         let node = &self.snapshot.nodes()[index as usize];
-        let expected: Vec<_> = self
-            .snapshot
-            .nominated()
-            .iter()
-            .filter(|(other, on)| {
-                *on == node.name && other.priority >= pod.priority && other.uid != pod.uid
-            })
-            .collect();
-        if !expected.is_empty() {
-            let mut with = node.clone();
-            let mut with_prepared = self.prepare(pod)?;
-            for (other, _) in expected {
-                with.add_pod(other.clone());
-                self.add_pod(&mut with_prepared, pod, other, &with);
-            }
-            self.filter(&with_prepared, pod, &with)?;
+        if self.expected(pod, &node.name).next().is_some() {
+            return self.filter_expecting(&mut self.prepare(pod)?, pod, node);
         }
         self.filter(prepared, pod, node)
+    }
+
+    /// The Pods for which room is kept on a node, as far as this one must respect it.
+    fn expected<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        node: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        let nominated = self.snapshot.nominated().iter();
+        nominated
+            .filter(move |(other, on)| {
+                **on == *node && other.priority >= pod.priority && other.uid != pod.uid
+            })
+            .map(|(other, _)| other)
     }
 }

@@ -4,7 +4,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Code, NodeInfo, PodInfo, Snapshot, Status};
+use crate::{Code, NodeInfo, PodInfo, Snapshot, Status, framework::Nomination};
 
 /// Why a Pod was not placed.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub struct FitError {
     /// What `PostFilter` said.
     pub post_filter_message: String,
     /// The node that is kept for the Pod.
-    pub nominated: Option<String>,
+    pub nominated: Nomination,
     /// Pods to delete from it.
     pub victims: Vec<Arc<PodInfo>>,
 }

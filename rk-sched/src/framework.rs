@@ -23,7 +23,9 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::{Diagnosis, NodeChange, NodeInfo, PodInfo, Snapshot, Status, Storage, cycle::Filters};
+use crate::{
+    Budgets, Diagnosis, NodeChange, NodeInfo, PodInfo, Snapshot, Status, Storage, cycle::Filters,
+};
 
 /// The best score that a plugin gives, after normalization. The worst is 0.
 pub const MAX_NODE_SCORE: i64 = 100;
@@ -48,6 +50,11 @@ pub trait Plugin: Debug + Send + Sync + 'static {
     /// Where this plugin looks up volumes and claims. A running scheduler connects it to its caches
     /// before the first cycle.
     fn storage(&self) -> Option<&Storage> {
+        None
+    }
+
+    /// Where this plugin looks up disruption budgets. A running scheduler connects it as well.
+    fn budgets(&self) -> Option<&Budgets> {
         None
     }
 
@@ -281,13 +288,35 @@ pub trait Filter {
     }
 }
 
+/// What becomes of the node that is kept for a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Nomination {
+    /// It stays as it is.
+    #[default]
+    Unchanged,
+    /// None is kept any more.
+    Withdrawn,
+    /// This one is kept.
+    Node(String),
+}
+
+impl Nomination {
+    /// The node that is kept from now on.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::Node(name) => Some(name),
+            Self::Unchanged | Self::Withdrawn => None,
+        }
+    }
+}
+
 /// What a `PostFilter` found.
 #[derive(Debug)]
 pub struct PostFiltered {
     /// Success if the Pod may fit on `nominated` soon; a rejection says why nothing can be done.
     pub status: Status,
-    /// The node that is kept for the Pod.
-    pub nominated: Option<String>,
+    /// The node that is kept for the Pod. A rejection may withdraw it.
+    pub nominated: Nomination,
     /// Pods to delete from that node.
     pub victims: Vec<std::sync::Arc<PodInfo>>,
 }

@@ -30,6 +30,7 @@ pub mod config;
 pub mod framework;
 pub mod plugins;
 
+mod budgets;
 mod cycle;
 mod diagnosis;
 mod node_info;
@@ -43,6 +44,7 @@ mod snapshot;
 mod status;
 mod storage;
 
+pub use budgets::{BudgetView, Budgets};
 pub use cycle::{Filters, Placement, Prepared, Rejection, Scheduler};
 pub use diagnosis::{Diagnosis, FitError, Unschedulable};
 pub use node_info::{NodeChange, NodeInfo};

@@ -71,6 +71,18 @@ struct Slot {
     pod: QueuedPod,
     place: Place,
     sequence: u64,
+    hold: Hold,
+}
+
+/// Whether a Pod may be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// It may.
+    No,
+    /// It must not be yet, and nothing would have woken it so far.
+    Asleep,
+    /// It must not be yet, and is to be woken when it may.
+    Stirred,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +150,7 @@ impl SchedulingQueue {
                 errors: 0,
                 rejected_by: BTreeSet::new(),
             };
-            let slot = Slot { pod, place: Place::InFlight, sequence: 0 };
+            let slot = Slot { pod, place: Place::InFlight, sequence: 0, hold: Hold::No };
             self.pods.insert(uid.clone(), slot);
             self.put(&uid, if gated { Place::Gated } else { Place::Active }, now);
             return;
@@ -230,6 +242,27 @@ impl SchedulingQueue {
         self.put(&uid, place, now);
     }
 
+    /// Keeps a Pod from being woken until [`release`](Self::release): what was begun for it is not
+    /// done yet, so another try would begin it again.
+    pub fn hold(&mut self, uid: &str) {
+        if let Some(slot) = self.pods.get_mut(uid) {
+            slot.hold = Hold::Asleep;
+        }
+    }
+
+    /// A held Pod may be woken again. It is at once if something would have in the meantime, or for
+    /// `retry`: what was begun for it failed.
+    pub fn release(&mut self, uid: &str, retry: bool, now: Instant) {
+        let Some((uid, _)) = self.pods.get_key_value(uid) else { return };
+        let uid = uid.clone();
+        let Some(slot) = self.pods.get_mut(&uid) else { return };
+        let hold = std::mem::replace(&mut slot.hold, Hold::No);
+        let stirred = hold == Hold::Stirred || (retry && hold == Hold::Asleep);
+        if stirred && matches!(slot.place, Place::Unschedulable(_)) {
+            self.wake(&uid, now);
+        }
+    }
+
     /// Wakes the rejected Pods for which an event is worth a try; returns how many.
     pub fn on_event(&mut self, event: &ClusterEvent<'_>, now: Instant) -> usize {
         let woken: Vec<_> = self
@@ -259,12 +292,10 @@ impl SchedulingQueue {
         }
         if self.next_flush.is_none_or(|at| at <= now) {
             self.next_flush = Some(now + FLUSH_PERIOD);
-            while let Some((since, _, uid)) = self.unschedulable.first()
-                && *since + UNSCHEDULABLE_MAX <= now
-            {
-                let uid = uid.clone();
-                self.wake(&uid, now);
-            }
+            let waiting = self.unschedulable.iter();
+            let overdue = waiting.take_while(|(since, ..)| *since + UNSCHEDULABLE_MAX <= now);
+            let overdue: Vec<_> = overdue.map(|(_, _, uid)| uid.clone()).collect();
+            overdue.iter().for_each(|uid| self.wake(uid, now));
         }
     }
 
@@ -287,9 +318,13 @@ impl SchedulingQueue {
             })
     }
 
-    /// To active, or to back-off for the rest of it.
+    /// To active, or to back-off for the rest of it. One that is held is remembered.
     fn wake(&mut self, uid: &Arc<str>, now: Instant) {
-        let Some(Slot { pod, .. }) = self.pods.get(uid) else { return };
+        let Some(Slot { pod, hold, .. }) = self.pods.get_mut(uid) else { return };
+        if *hold != Hold::No {
+            *hold = Hold::Stirred;
+            return;
+        }
         let until = pod.since + self.backoff.after(pod.attempts);
         self.put(uid, if until > now { Place::Backoff(until) } else { Place::Active }, now);
     }
@@ -518,6 +553,27 @@ mod tests {
             queue.1 = until;
         }
         assert_eq!(rests, [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn a_held_pod_is_woken_when_it_is_released() {
+        let mut queue = Queue::new();
+        queue.add(pod("p").cpu("1"));
+        queue.reject("p", "NodeResourcesFit");
+        queue.0.hold("uid-p");
+        queue.later(400);
+        queue.node_added(node("n"));
+        assert_eq!(queue.pop(), None);
+        queue.0.release("uid-p", false, queue.1);
+        assert_eq!(queue.pop().as_deref(), Some("p"));
+
+        queue.0.reject("uid-p", ["NodeResourcesFit"].into(), false, queue.1);
+        queue.0.hold("uid-p");
+        queue.0.release("uid-p", false, queue.1);
+        assert_eq!(queue.pop(), None, "nothing happened meanwhile");
+        queue.0.hold("uid-p");
+        queue.0.release("uid-p", true, queue.1);
+        assert_eq!(queue.pop().as_deref(), Some("p"), "what was begun for it failed");
     }
 
     #[test]

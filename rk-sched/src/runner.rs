@@ -4,7 +4,10 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
 use rk_api::client::{
     Change, EventRecorder, EventType, Informer, Informers, LeaderElectionConfig, LeaderElector,
     Subscription, object_ref,
@@ -16,7 +19,8 @@ use crate::{
     Backoff, NodeChange, NodeInfo, PodInfo, Profile, Scheduler, SchedulingQueue, Snapshot,
     Unschedulable,
     config::Config,
-    framework::{BindContext, ClusterEvent, QueuedPod},
+    framework::{BindContext, ClusterEvent, Nomination, QueuedPod},
+    plugins::default_preemption,
     storage::Caches,
 };
 
@@ -27,13 +31,16 @@ mod waiting;
 
 use binding::{Binding, Bound, Outcome};
 use news::StorageNews;
-use status::StatusWriter;
+use status::{Eviction, StatusWriter};
 pub use waiting::WaitingPods;
 
 /// How many bindings are under way at once; further Pods wait for one to end.
 const BINDINGS_MAX: usize = 512;
 /// How many Pods are tried before other tasks and news get their turn.
 const BATCH: usize = 64;
+/// How long to wait for disruption budgets at the start. A server from before their API was final
+/// has none to give, and Pods are to be scheduled all the same.
+const BUDGETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long bindings that are under way may take to end at shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
@@ -154,12 +161,26 @@ impl SchedulerRunner {
     }
 }
 
-/// Lets plugins look up volumes and claims.
-fn connect(profiles: &[Arc<Profile>], storage: &Caches) {
-    let plugins = profiles.iter().flat_map(|profile| &profile.all);
-    for connected in plugins.filter_map(|plugin| plugin.storage()) {
-        connected.connect(Arc::new(storage.clone()));
+/// Lets plugins look up volumes and claims, and disruption budgets.
+fn connect(profiles: &[Arc<Profile>], storage: &Caches, budgets: &Informer<PodDisruptionBudget>) {
+    for plugin in profiles.iter().flat_map(|profile| &profile.all) {
+        if let Some(connected) = plugin.storage() {
+            connected.connect(Arc::new(storage.clone()));
+        }
+        if let Some(connected) = plugin.budgets() {
+            connected.connect(Arc::new(budgets.clone()));
+        }
     }
+}
+
+/// Something that ran beside the cycles and ended.
+enum Done {
+    Binding(Outcome),
+    /// All victims of this Pod were asked to go, or that failed for one.
+    Preemption {
+        uid: Arc<str>,
+        failed: bool,
+    },
 }
 
 /// The state of a running scheduler.
@@ -174,7 +195,7 @@ struct Core {
     recorder: EventRecorder,
     status: StatusWriter,
     waiting: WaitingPods,
-    outcomes: mpsc::UnboundedSender<Outcome>,
+    done: mpsc::UnboundedSender<Done>,
     /// How many bindings are under way.
     binding: usize,
 }
@@ -183,18 +204,21 @@ impl Core {
     async fn run(builder: SchedulerBuilder, shutdown: CancellationToken) {
         let client = builder.client;
         // With caches of its own it leaves out Pods that have ended: they take nothing of a node.
-        let (nodes, pods, storage) = match builder.informers {
-            Some(shared) => (shared.of::<Node>(), shared.of::<Pod>(), Caches::new(&shared)),
+        let (informers, pods) = match builder.informers {
+            Some(shared) => (shared.clone(), shared.of::<Pod>()),
             None => {
                 let own = Informers::new(client.clone());
                 let selector = "status.phase!=Succeeded,status.phase!=Failed";
                 let pods = own.selected::<Pod>(None, Some(selector));
-                (own.of::<Node>(), pods, Caches::new(&own))
+                (own, pods)
             }
         };
+        let (nodes, storage) = (informers.of::<Node>(), Caches::new(&informers));
+        let budgets = informers.of::<PodDisruptionBudget>();
         if shutdown
             .run_until_cancelled(async {
-                tokio::join!(nodes.synced(), pods.synced(), storage.synced())
+                let budgets = tokio::time::timeout(BUDGETS_TIMEOUT, budgets.synced());
+                tokio::join!(nodes.synced(), pods.synced(), storage.synced(), budgets)
             })
             .await
             .is_none()
@@ -215,19 +239,19 @@ impl Core {
             tracing::warn!("a scheduler without profiles has nothing to do");
             return;
         }
-        connect(&profiles, &storage);
+        connect(&profiles, &storage, &budgets);
         let news = StorageNews::follow(&storage);
-        let (outcomes, mut results) = mpsc::unbounded_channel();
+        let (done, mut results) = mpsc::unbounded_channel();
         let mut core = Self {
             queue: SchedulingQueue::new(profiles, builder.backoff),
             snapshot: Snapshot::new(),
             schedulers,
             assumed: BTreeSet::new(),
-            status: StatusWriter::new(client.clone()),
+            status: StatusWriter::new(client.clone(), recorder.clone()),
             context: BindContext { client },
             recorder,
             waiting: builder.waiting,
-            outcomes,
+            done,
             binding: 0,
             pods: pods.clone(),
         };
@@ -235,9 +259,9 @@ impl Core {
 
         let drain = async {
             while core.binding > 0
-                && let Some(outcome) = results.recv().await
+                && let Some(done) = results.recv().await
             {
-                core.binding_ended(outcome);
+                core.ended(done);
             }
         };
         let _ = tokio::time::timeout(SHUTDOWN_GRACE, drain).await;
@@ -248,13 +272,13 @@ impl Core {
         mut nodes: Subscription<Node>,
         mut pods: Subscription<Pod>,
         news: &StorageNews,
-        results: &mut mpsc::UnboundedReceiver<Outcome>,
+        results: &mut mpsc::UnboundedReceiver<Done>,
         shutdown: &CancellationToken,
     ) {
         while !shutdown.is_cancelled() {
             // All that is known comes in before anything is decided.
-            while let Ok(outcome) = results.try_recv() {
-                self.binding_ended(outcome);
+            while let Ok(done) = results.try_recv() {
+                self.ended(done);
             }
             while let Some(change) = nodes.try_next() {
                 self.node_changed(change);
@@ -288,7 +312,7 @@ impl Core {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {}
-                Some(outcome) = results.recv() => self.binding_ended(outcome),
+                Some(done) = results.recv() => self.ended(done),
                 change = nodes.next_change() => self.node_changed(change),
                 change = pods.next_change() => self.pod_changed(change),
                 () = news.heard() => {
@@ -419,13 +443,20 @@ impl Core {
         self.binding += 1;
         match binding.reserve_and_permit(&self.waiting) {
             Ok(wait) => {
-                let outcomes = self.outcomes.clone();
+                let done = self.done.clone();
                 tokio::spawn(async move {
                     let outcome = binding.bind(wait).await;
-                    let _ = outcomes.send(outcome);
+                    let _ = done.send(Done::Binding(outcome));
                 });
             }
             Err(rejected) => self.binding_ended(binding.rejected(rejected)),
+        }
+    }
+
+    fn ended(&mut self, done: Done) {
+        match done {
+            Done::Binding(outcome) => self.binding_ended(outcome),
+            Done::Preemption { uid, failed } => self.queue.release(&uid, failed, Instant::now()),
         }
     }
 
@@ -460,11 +491,14 @@ impl Core {
         }
         if status.is_rejected() {
             let message = format!("0/1 nodes are available: 1 {}.", status.message());
-            self.turn_down(&info, "Unschedulable", message, [plugin].into(), None);
+            let rejected_by = [plugin].into();
+            let withdrawn = Nomination::Withdrawn;
+            self.turn_down(&info, "Unschedulable", message, rejected_by, withdrawn);
         } else {
             let message =
                 format!("binding rejected: running plugin {plugin:?}: {}", status.message());
-            self.turn_down(&info, "SchedulerError", message, BTreeSet::new(), None);
+            let withdrawn = Nomination::Withdrawn;
+            self.turn_down(&info, "SchedulerError", message, BTreeSet::new(), withdrawn);
         }
     }
 
@@ -473,15 +507,12 @@ impl Core {
         let rejected_by = error.rejected_by();
         let nominated = match error {
             Unschedulable::Unfit(error) => {
-                if let Some(node) = &error.nominated {
-                    self.snapshot.nominate(info.clone(), node);
-                    for victim in &error.victims {
-                        self.preempt(info, node, victim);
-                    }
+                if let Nomination::Node(node) = &error.nominated {
+                    self.preempt(info, node, error.victims);
                 }
                 error.nominated
             }
-            _ => None,
+            Unschedulable::NoNodes | Unschedulable::Failed { .. } => Nomination::Withdrawn,
         };
         self.turn_down(info, reason, message, rejected_by, nominated);
     }
@@ -493,8 +524,13 @@ impl Core {
         reason: &'static str,
         message: String,
         rejected_by: BTreeSet<&'static str>,
-        nominated: Option<String>,
+        nominated: Nomination,
     ) {
+        match &nominated {
+            Nomination::Node(node) => self.snapshot.nominate(info.clone(), node),
+            Nomination::Withdrawn => self.snapshot.clear_nomination(&info.uid),
+            Nomination::Unchanged => {}
+        }
         let error = reason == "SchedulerError";
         self.queue.reject(&info.uid, rejected_by, error, Instant::now());
         let about = object_ref(&*info.pod);
@@ -502,13 +538,39 @@ impl Core {
         // What the condition says now is in the cache rather than in the Pod that was tried.
         let current = self.pods.get(info.namespace(), info.name());
         let current = current.unwrap_or_else(|| info.pod.clone());
-        self.status.write(&current, reason, &message, nominated);
+        self.status.write(&current, reason, &message, &nominated);
     }
 
-    fn preempt(&self, info: &PodInfo, node: &str, victim: &Arc<PodInfo>) {
-        let message = format!("Preempted by pod {} on node {node}", info.uid);
-        let about = object_ref(&*victim.pod);
-        self.recorder.event(&about, EventType::Normal, "Preempted", message);
-        self.status.evict(victim.clone(), info.scheduler_name());
+    /// Has the victims go, beside the cycles: see KEP-4832. Until all were asked to, the Pod is not
+    /// tried again, lest it choose others as well.
+    fn preempt(&mut self, info: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+        // Lesser Pods that were promised room there may find none now.
+        let nominated = self.snapshot.nominated().iter();
+        let lesser: Vec<_> = nominated
+            .filter(|(other, on)| **on == *node && other.priority < info.priority)
+            .map(|(other, _)| other.clone())
+            .collect();
+        for other in lesser {
+            self.snapshot.clear_nomination(&other.uid);
+            self.status.withdraw(&other.pod);
+        }
+
+        let mut evictions = Vec::new();
+        for victim in victims.into_iter().filter(|victim| !victim.is_terminating()) {
+            let eviction = Eviction { victim, by: info.clone(), node: node.to_owned() };
+            // One that still waits for its permit never started, so it need not be deleted.
+            let waiting = &eviction.victim.uid;
+            match self.waiting.reject(waiting, default_preemption::NAME, "preempted") {
+                true => self.status.preempted(&eviction),
+                false => evictions.push(eviction),
+            }
+        }
+        if !evictions.is_empty() {
+            self.queue.hold(&info.uid);
+            let (uid, done) = (info.uid.clone(), self.done.clone());
+            self.status.evict(evictions, move |failed| {
+                let _ = done.send(Done::Preemption { uid, failed });
+            });
+        }
     }
 }

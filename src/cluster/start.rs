@@ -65,7 +65,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
 
     // One set of informers: an object is decoded once for all parts of this process. What they
     // write, they write as who they are.
-    let informers = Informers::new(server.client());
+    let informers = Informers::in_process(server.client());
     server.roles_ready().await;
     if let Some(part) = parts.get(Component::Scheduler) {
         let client = server.client_as(UserInfo::new(SCHEDULER, []));

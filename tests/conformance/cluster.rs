@@ -4,7 +4,7 @@ use std::{fmt::Debug, time::Duration};
 
 use rk::kube::api::{ListParams, PostParams};
 use rk::{
-    Cluster,
+    Cluster, ClusterBuilder,
     k8s_openapi::{
         NamespaceResourceScope,
         api::core::v1::{Namespace, ServiceAccount},
@@ -28,7 +28,11 @@ pub struct TestCluster {
 
 impl TestCluster {
     pub async fn start() -> Self {
-        let cluster = Cluster::builder().nodes(2).start().await.expect("it starts");
+        Self::start_with(Cluster::builder().nodes(2)).await
+    }
+
+    pub async fn start_with(builder: ClusterBuilder) -> Self {
+        let cluster = builder.start().await.expect("it starts");
         let test = Self { cluster, namespace: "conformance".to_owned() };
         test.make_namespace("conformance").await;
         test

@@ -14,7 +14,6 @@ mod aggregation;
 mod api;
 mod apply;
 mod autoscaling;
-mod cascades;
 mod cluster;
 mod conformance;
 mod controllers;
@@ -39,6 +38,7 @@ mod stand_ins;
 mod streams;
 mod versions;
 mod volumes;
+mod workloads;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
@@ -62,7 +62,6 @@ fn main() -> ExitCode {
         api::all(),
         apply::all(),
         autoscaling::all(),
-        cascades::all(),
         cluster::all(),
         conformance::all(),
         controllers::all(),
@@ -82,6 +81,7 @@ fn main() -> ExitCode {
         sets::all(),
         versions::all(),
         volumes::all(),
+        workloads::all(),
         streams::all(),
     ]
     .concat();

@@ -6,7 +6,6 @@ scenarios! {
     Sim:
         s256_a_storage_class_makes_and_deletes_volumes;
     Real:
-        s143_claims_of_stateful_pods_stay_and_are_found_again,
         s253_folders_of_the_node_are_seen_in_containers,
         s255_a_claim_takes_a_volume_and_its_data_stays,
         volumes_of_a_class_are_there_before_their_pods;
@@ -134,60 +133,6 @@ fn s255_a_claim_takes_a_volume_and_its_data_stays(t: &Shell) {
     let file = folders.join("right/file");
     assert_eq!(std::fs::read_to_string(file).expect("the data stays").trim(), "kept");
     t.ok(&format!("kubectl delete pv {ns}-large {ns}-right {ns}-small"));
-}
-
-fn s143_claims_of_stateful_pods_stay_and_are_found_again(t: &Shell) {
-    let (ns, folders) = (t.namespace().to_owned(), t.directory().join("volumes"));
-    for manifest in ["46-statefulset-web.yaml", "48-persistentvolumes-web.yaml"] {
-        t.manifest(manifest);
-    }
-    // Volumes and their folders are this test's own; nginx of the documents serves from elsewhere.
-    t.ok(&format!(
-        "mkdir -p {0}/pv-web-0 {0}/pv-web-1 {0}/pv-web-2 && \
-         sed -i 's,/data/,{0}/,; s,name: pv-web,name: {ns}-web,; s,^  accessModes:,  storageClassName: {ns}\\n  accessModes:,' \
-         48-persistentvolumes-web.yaml && \
-         sed -i 's,image: nginx,image: nginx\\n        imagePullPolicy: IfNotPresent,; s,namespace: default,namespace: {ns},; s,^      accessModes:,      storageClassName: {ns}\\n      accessModes:,' \
-         46-statefulset-web.yaml",
-        folders.display()
-    ));
-    t.ok("kubectl apply -f 48-persistentvolumes-web.yaml -f 46-statefulset-web.yaml");
-    let ready =
-        "kubectl get statefulset web -o jsonpath='{.status.readyReplicas}/{.status.replicas}'";
-    t.eventually(ready, "3/3");
-    let claims = "kubectl get pvc -o jsonpath='{range .items[*]}{.metadata.name} {.status.phase} {.spec.volumeName}{\"\\n\"}{end}'";
-    let taken = t.ok(claims);
-    let named: Vec<_> = taken.lines().map(|line| line.split(' ').collect::<Vec<_>>()).collect();
-    let names: Vec<_> = named.iter().map(|claim| claim[0]).collect();
-    assert_eq!(names, ["www-web-0", "www-web-1", "www-web-2"]);
-    assert!(named.iter().all(|claim| claim[1] == "Bound"), "{taken}");
-    let page = |pod: usize| format!("kubectl exec web-{pod} -- cat /usr/share/nginx/html/page");
-    for pod in 0..3 {
-        t.ok(&format!("kubectl exec web-{pod} -- sh -c 'hostname > /usr/share/nginx/html/page'"));
-    }
-
-    // They stay when the set gets smaller, and its Pods find them when it grows again.
-    t.ok("kubectl scale statefulset web --replicas=1");
-    t.until("kubectl get pods -o name", "one Pod", |names| names.trim() == "pod/web-0");
-    assert_eq!(t.ok(claims), taken);
-    t.ok("kubectl scale statefulset web --replicas=3");
-    t.eventually(ready, "3/3");
-    assert_eq!(t.ok(&page(2)).trim(), "web-2");
-
-    // They stay when it is deleted, and another of its name finds them.
-    t.ok("kubectl delete statefulset web");
-    t.until("kubectl get pods -o name", "no Pod", str::is_empty);
-    assert_eq!(t.ok(claims), taken);
-    t.ok("kubectl apply -f 46-statefulset-web.yaml");
-    t.eventually(ready, "3/3");
-    for pod in 0..3 {
-        assert_eq!(t.ok(&page(pod)).trim(), format!("web-{pod}"));
-    }
-    assert_eq!(t.ok(claims), taken);
-    t.ok("kubectl delete statefulset web");
-    t.until("kubectl get pods -o name", "no Pod", str::is_empty);
-    t.ok(&format!(
-        "kubectl delete pvc --all && kubectl delete pv {ns}-web-0 {ns}-web-1 {ns}-web-2"
-    ));
 }
 
 fn storage_class(name: &str) -> String {

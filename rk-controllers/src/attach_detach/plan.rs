@@ -207,6 +207,7 @@ pub(super) fn with_attached(node: &Node, attached: Vec<AttachedVolume>) -> Node 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, from_value, json};
 
     use super::*;
@@ -291,5 +292,59 @@ mod tests {
         check("out of service", node(false, used(), taint), 0, true);
         check("gone", None, 60, false);
         check("gone for long", None, 360, true);
+    }
+
+    proptest! {
+        /// Each wanted volume is attached, about to be, or told to wait, one of the three; nothing
+        /// that is wanted or mounted on a healthy node is taken away; and what is taken away is
+        /// not reported.
+        #[test]
+        fn wanted_volumes_come_and_mounted_ones_stay(
+            volumes in prop::collection::vec(
+                (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0..500u64), 1..6),
+            ready in any::<bool>(),
+        ) {
+            let name = |n: usize| format!("v{n}");
+            let unique = |n: usize| format!("kubernetes.io/csi/d^h{n}");
+            let mut seen = Observed { node: None, managed: true, wanted: vec![], attached: vec![] };
+            let mut mounted = Vec::new();
+            for (n, (is_wanted, is_there, is_mounted, elsewhere, shared, idle)) in volumes.iter().enumerate() {
+                let volume = Wanted {
+                    name: name(n), handle: format!("h{n}"), elsewhere: *elsewhere, shared: *shared, ..wanted()
+                };
+                if *is_there {
+                    let mut object = attachment(&volume, "n");
+                    object.status = Some(from_value(json!({"attached": true})).unwrap());
+                    seen.attached.push(Attachment {
+                        object: Arc::new(object), volume: name(n), unique_name: Some(unique(n)),
+                        unwanted_for: Duration::from_secs(*idle),
+                    });
+                }
+                if *is_wanted {
+                    seen.wanted.push(volume);
+                }
+                if *is_mounted {
+                    mounted.push(unique(n));
+                }
+            }
+            seen.node = node(ready, json!(mounted), json!([]));
+            let planned = plan("n", &seen);
+
+            for volume in &seen.wanted {
+                let there = seen.attached.iter().any(|it| it.volume == volume.name);
+                let comes = planned.attach.iter().any(|it| volume_of(it) == Some(&volume.name));
+                let waits = planned.blocked.iter().any(|(_, it)| it.name == volume.name);
+                prop_assert_eq!(u8::from(there) + u8::from(comes) + u8::from(waits), 1, "{}", volume.name);
+                prop_assert!(!comes || !volume.elsewhere || volume.shared);
+            }
+            for there in &seen.attached {
+                let goes = planned.detach.contains(there.object.metadata.name.as_ref().unwrap());
+                let name = there.unique_name.as_ref().unwrap();
+                let is_wanted = seen.wanted.iter().any(|it| it.name == there.volume);
+                prop_assert!(!goes || !is_wanted);
+                prop_assert!(!goes || !ready || !mounted.contains(name));
+                prop_assert_eq!(planned.report.iter().any(|it| it.name == *name), !goes);
+            }
+        }
     }
 }

@@ -16,6 +16,9 @@ pub(super) const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-his
 pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
 /// The same plus maxSurge: what proportional scaling scales from.
 pub(super) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+/// Asks to go back to the template of a revision, 0 for the one before the newest. It stood in the
+/// spec until apps/v1.
+pub(super) const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
 /// Label that tells the Pods of one ReplicaSet from those of the next.
 pub(super) const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 

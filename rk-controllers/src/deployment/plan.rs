@@ -12,6 +12,7 @@ use kube::ResourceExt;
 
 use super::{
     model::{self, REVISION, desired, size},
+    rollback::{self, Rollback},
     template_hash::{same_template, template_hash},
 };
 use crate::owners::controller_ref;
@@ -25,6 +26,8 @@ pub(super) struct Plan {
     pub resize: Vec<Resize>,
     /// ReplicaSets that the history limit leaves no room for.
     pub delete: Vec<ReplicaSet>,
+    /// An earlier template takes the place of the Deployment's, in place of a report.
+    pub rollback: Option<Rollback>,
     /// The revision that the Deployment is to carry, if it carries another.
     pub revision: Option<String>,
     /// The status after all this.
@@ -55,10 +58,16 @@ pub(super) fn plan(
         rollout.sync_status();
     } else {
         rollout.note_pause_and_resume();
+        let rollback = rollback::requested(deployment);
         if model::is_paused(deployment) {
             rollout.scale();
-            rollout.clean_up_history();
+            // What is asked for must be there when the Deployment is resumed.
+            if rollback.is_none() {
+                rollout.clean_up_history();
+            }
             rollout.sync_status();
+        } else if let Some(revision) = rollback {
+            rollout.roll_back(revision);
         } else if rollout.is_scaling_event() {
             rollout.scale();
             rollout.sync_status();
@@ -88,6 +97,7 @@ pub(super) struct Rollout<'a> {
     /// The status with conditions as far as they are known.
     pub(super) status: DeploymentStatus,
     pub(super) requeue_after: Option<Duration>,
+    pub(super) rollback: Option<Rollback>,
 }
 
 impl<'a> Rollout<'a> {
@@ -102,6 +112,7 @@ impl<'a> Rollout<'a> {
             doomed: Vec::new(),
             status: deployment.status.clone().unwrap_or_default(),
             requeue_after: None,
+            rollback: None,
         };
         rollout.new = rollout.find_new();
         if let Some(new) = rollout.new {
@@ -129,7 +140,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Makes the ReplicaSet for the Deployment's template, sized as the strategy allows.
-    fn create_new(&mut self) {
+    pub(super) fn create_new(&mut self) {
         let spec = model::spec(self.deployment);
         let hash = template_hash(&spec.template, self.status.collision_count);
         let mut template = spec.template;
@@ -218,6 +229,7 @@ impl<'a> Rollout<'a> {
             revision: revision.filter(|revision| Some(revision) != carried),
             status: self.status,
             requeue_after: self.requeue_after,
+            rollback: self.rollback,
             ..Default::default()
         };
         for (index, after) in self.sets.into_iter().enumerate() {

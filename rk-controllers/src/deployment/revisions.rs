@@ -7,7 +7,8 @@ use kube::ResourceExt;
 
 use super::{
     model::{
-        self, DESIRED_REPLICAS, MAX_REPLICAS, REVISION, REVISION_HISTORY, desired, fenceposts, size,
+        self, DESIRED_REPLICAS, MAX_REPLICAS, REVISION, REVISION_HISTORY, ROLLBACK_TO, desired,
+        fenceposts, size,
     },
     plan::Rollout,
 };
@@ -16,13 +17,13 @@ use super::{
 const REVISION_HISTORY_MAX_CHARS: usize = 2000;
 
 /// Annotations of a Deployment that are its own and not its ReplicaSets'.
-const NOT_COPIED: [&str; 6] = [
+pub(super) const NOT_COPIED: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     REVISION_HISTORY,
     DESIRED_REPLICAS,
     MAX_REPLICAS,
-    "deprecated.deployment.rollback.rollbackTo",
+    ROLLBACK_TO,
 ];
 
 impl Rollout<'_> {

@@ -18,12 +18,16 @@ use super::{
     status::{PROGRESSING, get},
 };
 
+mod rollback;
+
 /// A Deployment, its ReplicaSets and their Pods, and controllers that do at once what they are
 /// told. Pods get ready only when the test says so.
 struct Model {
     deployment: Deployment,
     sets: Vec<Set>,
     now: Timestamp,
+    /// What rollbacks came to.
+    told: Vec<String>,
 }
 
 struct Set {
@@ -52,6 +56,7 @@ impl Model {
             deployment,
             sets: Vec::new(),
             now: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_000_000),
+            told: Vec::new(),
         }
     }
 
@@ -105,6 +110,14 @@ impl Model {
             created.metadata.uid = Some(format!("rs-{}", created.name_any()));
             created.metadata.creation_timestamp = Some(Time(self.now));
             self.sets.push(Set { object: Arc::new(created), pods: 0, ready: 0, works: true });
+        }
+        if let Some(rollback) = plan.rollback {
+            let after = rollback.after;
+            self.told.push(rollback.outcome.message(&after));
+            self.change(|deployment| {
+                (deployment.spec, deployment.metadata) = (after.spec, after.metadata);
+            });
+            return true;
         }
         if let Some(revision) = plan.revision {
             self.deployment
@@ -447,6 +460,7 @@ fn no_progress_is_reported_without_a_deadline() {
 #[derive(Clone, Debug)]
 enum Happening {
     Image(u8),
+    RollBack(i64),
     Scale(i32),
     Reconcile,
     RunSets,
@@ -455,10 +469,11 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        1 => (0..4u8).prop_map(Happening::Image),
-        5 => Just(Happening::Reconcile),
-        4 => Just(Happening::RunSets),
-        4 => (0..4i32).prop_map(Happening::GetReady),
+        2 => (0..4u8).prop_map(Happening::Image),
+        1 => (0..6i64).prop_map(Happening::RollBack),
+        10 => Just(Happening::Reconcile),
+        8 => Just(Happening::RunSets),
+        8 => (0..4i32).prop_map(Happening::GetReady),
     ]
 }
 
@@ -483,6 +498,7 @@ proptest! {
         for happening in happenings {
             match happening {
                 Happening::Image(version) => model.set_image(&format!("v{version}")),
+                Happening::RollBack(revision) => model.ask_to_go_back(revision),
                 Happening::Scale(replicas) => model.set_replicas(replicas),
                 Happening::Reconcile => { model.reconcile(); }
                 Happening::RunSets => model.run_replica_sets(),
@@ -506,6 +522,7 @@ proptest! {
         for happening in happenings {
             match happening {
                 Happening::Image(version) => model.set_image(&format!("v{version}")),
+                Happening::RollBack(revision) => model.ask_to_go_back(revision),
                 Happening::Scale(replicas) => model.set_replicas(replicas),
                 Happening::Reconcile => { model.reconcile(); }
                 Happening::RunSets => model.run_replica_sets(),

@@ -1,5 +1,6 @@
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use kube::ResourceExt;
+use proptest::prelude::*;
 use rk_api::testing::pod;
 use serde_json::json;
 
@@ -62,4 +63,59 @@ fn beyond_a_thousand_addresses_the_ready_ones_stay_and_a_mark_says_so() {
 
     let fewer = planned(&pods(1, 0), Some(&endpoints));
     assert!(!fewer.annotations().contains_key("endpoints.kubernetes.io/over-capacity"));
+}
+
+proptest! {
+    /// Every Pod with an address that may be shown is shown once, ready or not as it is; nothing
+    /// else is; and a second look changes nothing.
+    #[test]
+    fn endpoints_are_the_addresses_of_the_pods(
+        pods in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), 0..4u8), 0..30),
+        publishes_unready in any::<bool>(),
+    ) {
+        let mut service = service();
+        let spec = service.spec.as_mut().unwrap();
+        spec.publish_not_ready_addresses = Some(publishes_unready);
+        let pods: Vec<Pod> = pods
+            .iter()
+            .enumerate()
+            .map(|(n, (ready, deleting, ended, phase))| {
+                let mut pod = pod(&format!("p{n}")).node("n");
+                if *phase > 0 {
+                    pod = pod.ip(&format!("10.0.0.{n}"));
+                }
+                pod = if *ready { pod.ready_since(1) } else { pod.phase("Running") };
+                if *ended {
+                    pod = pod.phase("Failed");
+                }
+                if *deleting {
+                    pod = pod.deleting();
+                }
+                pod.build()
+            })
+            .collect();
+        let selected: Vec<&Pod> = pods.iter().collect();
+        let endpoints = plan(&service, &selected, None);
+        prop_assert_eq!(&plan(&service, &selected, Some(&endpoints)), &endpoints);
+
+        let mut shown = Vec::new();
+        for subset in endpoints.subsets.iter().flatten() {
+            let lists = [(&subset.addresses, true), (&subset.not_ready_addresses, false)];
+            for (addresses, ready) in lists {
+                shown.extend(addresses.iter().flatten().map(|it| (it.ip.clone(), ready)));
+            }
+        }
+        shown.sort();
+        let mut expected: Vec<_> = pods
+            .iter()
+            .filter(|pod| !crate::pods::is_terminal(pod))
+            .filter(|pod| publishes_unready || !crate::pods::is_deleting(pod))
+            .filter_map(|pod| {
+                let ip = pod.status.as_ref()?.pod_ip.clone()?;
+                Some((ip, publishes_unready || crate::pods::is_ready(pod)))
+            })
+            .collect();
+        expected.sort();
+        prop_assert_eq!(shown, expected);
+    }
 }

@@ -104,19 +104,20 @@ impl Graph {
 
     /// An object is gone. Returns the UIDs to look at: its dependents, and owners that waited.
     pub fn forget(&mut self, uid: &str) -> Vec<Uid> {
-        let mut look_at = self.dependents_of(uid);
-        let has_dependents = !look_at.is_empty();
-        if let Some(node) = self.nodes.remove(uid) {
-            for owner in &node.owners {
-                self.drop_edge(&owner.uid, uid);
-                if self.is_waiting(&owner.uid) {
-                    look_at.push(owner.uid.clone());
-                }
-            }
-            if has_dependents {
-                self.gone.insert(uid.to_owned(), node);
+        let node = self.nodes.remove(uid);
+        let mut freed = Vec::new();
+        for owner in node.iter().flat_map(|node| &node.owners) {
+            self.drop_edge(&owner.uid, uid);
+            if self.is_waiting(&owner.uid) {
+                freed.push(owner.uid.clone());
             }
         }
+        // Without its own edges: one that names itself as its owner is nobody's to look at any more.
+        let mut look_at = self.dependents_of(uid);
+        if let Some(node) = node.filter(|_| !look_at.is_empty()) {
+            self.gone.insert(uid.to_owned(), node);
+        }
+        look_at.extend(freed);
         look_at
     }
 
@@ -272,6 +273,14 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_left_of_an_object_that_owned_itself() {
+        let mut graph = Graph::default();
+        graph.observe("p".into(), pod(vec![owner("p", true)]));
+        assert!(graph.forget("p").is_empty());
+        assert!(graph.dependents_of("p").is_empty() && graph.gone.is_empty());
+    }
+
+    #[test]
     fn an_owner_in_another_namespace_is_not_meant() {
         let mut graph = Graph::default();
         graph.observe("rs".into(), set("rs"));
@@ -330,3 +339,6 @@ mod tests {
         assert_eq!(judged(&[Waiting], false), Verdict::Delete { foreground: false });
     }
 }
+
+#[cfg(test)]
+mod properties;

@@ -29,9 +29,12 @@ impl End {
         End::Failure { reason: reason.to_owned(), message: message.to_owned() }
     }
 
-    /// All Pods succeeded that had to: there is nothing more to say.
+    /// All Pods succeeded that had to.
     pub(super) fn all_completions() -> Self {
-        End::Success { reason: String::new(), message: String::new() }
+        End::Success {
+            reason: "CompletionsReached".to_owned(),
+            message: "Reached expected number of succeeded pods".to_owned(),
+        }
     }
 
     pub(super) fn is_success(&self) -> bool {

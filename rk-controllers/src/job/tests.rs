@@ -219,7 +219,7 @@ fn what_was_announced_stands() {
     let mut case = Case::new(job(json!({"backoffLimit": 0})), [tracked("a").phase("Failed")]);
     let announced = End::all_completions().announced(at(500));
     case.status.conditions = Some(vec![announced]);
-    check_end("success", &case, Some(""));
+    check_end("success", &case, Some("CompletionsReached"));
     let end = End::Failure { reason: "PodFailurePolicy".into(), message: "m".into() };
     case.status.conditions = Some(vec![end.announced(at(500))]);
     check_end("failure", &case, Some("PodFailurePolicy"));

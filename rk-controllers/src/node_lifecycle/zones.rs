@@ -82,6 +82,8 @@ impl EvictionLimiter {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -105,5 +107,34 @@ mod tests {
         let allowed: Vec<i64> =
             (0..200).filter(|second| limiter.allows("large", &large, at(*second))).collect();
         assert_eq!(allowed, [0, 100]);
+    }
+
+    proptest! {
+        /// Whatever happens to the nodes of a zone, between two that it gives up there are ten
+        /// seconds, and more in a large zone that is mostly down; a small one gives up none then.
+        #[test]
+        fn evictions_are_apart(
+            moments in prop::collection::vec((0..15i64, 0..60usize, 0..60usize), 0..80),
+        ) {
+            let mut limiter = EvictionLimiter::default();
+            let (mut now, mut last) = (0, None);
+            for (pause, ready, not_ready) in moments {
+                now += pause;
+                let zone = Zone { ready, not_ready };
+                let allowed = limiter.allows("z", &zone, at(now));
+                let mostly_down = not_ready > 2 && not_ready * 100 >= 55 * (ready + not_ready);
+                let slowed = mostly_down && ready > 0;
+                let needed = match (slowed, ready + not_ready > 50) {
+                    (true, false) => None,
+                    (true, true) => Some(100),
+                    (false, _) => Some(10),
+                };
+                let due = needed.is_some_and(|needed| last.is_none_or(|last| now - last >= needed));
+                prop_assert_eq!(allowed, due, "{} of {} at {}", not_ready, ready + not_ready, now);
+                if allowed {
+                    last = Some(now);
+                }
+            }
+        }
     }
 }

@@ -108,6 +108,7 @@ impl Prefix {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -170,5 +171,38 @@ mod tests {
         };
         assert!(ranges("10.0.0.0/8", "10.3.0.0/16") && ranges("10.3.0.0/16", "10.0.0.0/8"));
         assert!(!ranges("10.0.0.0/24", "10.0.1.0/24") && !ranges("0.0.0.0/0", "::/0"));
+    }
+
+    proptest! {
+        /// A range that is being deleted goes only when each address taken from it is in another
+        /// range that stays.
+        #[test]
+        fn no_address_is_left_without_a_range(
+            ranges in prop::collection::vec((0..16u8, 28..=32u8, any::<bool>()), 1..5),
+            taken in prop::collection::vec(0..16u8, 0..4), seconds in 0..20i64,
+        ) {
+            let ranges: Vec<_> = ranges
+                .iter()
+                .enumerate()
+                .map(|(n, (host, bits, deleted))| {
+                    let host = host >> (32 - bits) << (32 - bits);
+                    range(&format!("r{n}"), &[&format!("10.0.0.{host}/{bits}")], *deleted)
+                })
+                .collect();
+            let taken: Vec<_> = taken.iter().map(|host| format!("10.0.0.{host}")).collect();
+            let texts: Vec<_> = taken.iter().map(String::as_str).collect();
+            let planned = after(seconds, &ranges, &texts);
+            let is_deleted = |range: &ServiceCIDR| range.metadata.deletion_timestamp.is_some();
+            prop_assert_eq!(planned == Plan::Keep, !is_deleted(&ranges[0]));
+            let address = |text: &String| text.parse::<IpAddr>().unwrap();
+            let abandoned = taken.iter().map(address).any(|address| {
+                contains(&ranges[0], address)
+                    && !ranges.iter().any(|range| !is_deleted(range) && contains(range, address))
+            });
+            if is_deleted(&ranges[0]) {
+                prop_assert_eq!(planned == Plan::Hold, abandoned);
+                prop_assert_eq!(planned == Plan::Remove, !abandoned && seconds >= 10);
+            }
+        }
     }
 }

@@ -187,3 +187,23 @@ async fn deleting_the_deployment_ends_everything() {
     assert!(cluster.list::<ReplicaSet>("app=web").await.is_empty(), "{}", cluster.history().await);
     assert!(cluster.list::<Pod>("app=web").await.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_annotation_brings_an_earlier_revision_back() {
+    let cluster = TestCluster::start().await;
+    running(&cluster, 2).await;
+    cluster.patch::<Deployment>("web", set_image("v2")).await;
+    cluster.settle().await;
+
+    let last = json!({"metadata": {"annotations": {"deprecated.deployment.rollback.to": "0"}}});
+    cluster.patch::<Deployment>("web", last).await;
+    cluster.settle().await;
+    assert!(cluster.pods_of("web").await.iter().all(|pod| image(pod) == "v1"));
+    assert_eq!(revisions(&cluster).await, pairs(&[("2", 0), ("3", 2)]));
+    assert_eq!(
+        cluster.events("DeploymentRollback").await,
+        ["Rolled back deployment \"web\" to revision 1"]
+    );
+    let web = cluster.get::<Deployment>("web").await.unwrap();
+    assert!(!web.annotations().contains_key("deprecated.deployment.rollback.to"));
+}

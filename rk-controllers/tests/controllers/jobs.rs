@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::cluster::TestCluster;
 
+/// How a Job ends all of whose Pods succeeded.
+const COMPLETE: &str = "Complete: CompletionsReached: Reached expected number of succeeded pods";
+
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 fn job(name: &str, spec: Value) -> Value {
@@ -85,7 +88,7 @@ async fn a_work_queue_is_done_when_one_pod_says_so_and_the_others_ended() {
     cluster.run_in_pods(|pod| Some((if pod.name_any().as_str() < "queue-k" { 10 } else { 40 }, 0)));
     cluster.create::<Job>(job("queue", json!({"parallelism": 6}))).await;
     cluster.wait(60).await;
-    check_end(&cluster, "queue", "Complete: : ").await;
+    check_end(&cluster, "queue", COMPLETE).await;
     assert_eq!(status(&cluster, "queue").await["succeeded"], 6);
 }
 
@@ -112,7 +115,7 @@ async fn an_indexed_job_has_one_pod_for_each_index() {
     assert_eq!(env[0]["valueFrom"]["fieldRef"]["fieldPath"], format!("metadata.labels['{INDEX}']"));
     cluster.wait(100).await;
     assert_eq!(status(&cluster, "idx").await["completedIndexes"], "0-5");
-    check_end(&cluster, "idx", "Complete: : ").await;
+    check_end(&cluster, "idx", COMPLETE).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +250,7 @@ async fn a_policy_can_ignore_failures_through_disruptions() {
 
     cluster.run_in_pods(|_| Some((1, 0)));
     cluster.wait(60).await;
-    check_end(&cluster, "moved", "Complete: : ").await;
+    check_end(&cluster, "moved", COMPLETE).await;
     assert_eq!(status(&cluster, "moved").await["failed"], json!(null));
 }
 
@@ -339,7 +342,7 @@ async fn an_indexed_job_can_be_made_larger_and_smaller() {
 
     cluster.patch::<Job>("elastic", json!({"spec": {"completions": 1, "parallelism": 1}})).await;
     cluster.wait(10).await;
-    check_end(&cluster, "elastic", "Complete: : ").await;
+    check_end(&cluster, "elastic", COMPLETE).await;
     let smaller = status(&cluster, "elastic").await;
     assert_eq!((&smaller["completedIndexes"], &smaller["succeeded"]), (&json!("0"), &json!(1)));
 }
@@ -449,7 +452,7 @@ async fn a_job_can_be_read_changed_listed_and_deleted() {
     assert_eq!(cluster.list::<Job>("round=2").await.len(), 1);
     cluster.run_in_pods(|_| Some((1, 0)));
     cluster.wait(20).await;
-    check_end(&cluster, "life", "Complete: : ").await;
+    check_end(&cluster, "life", COMPLETE).await;
     api.delete_collection(
         &DeleteParams::background(),
         &kube::api::ListParams::default().labels("round=2"),
@@ -468,7 +471,7 @@ async fn a_finished_job_is_deleted_when_its_time_is_over() {
     cluster.create::<Job>(job("brief", json!({"ttlSecondsAfterFinished": 100}))).await;
     cluster.create::<Job>(job("kept", json!({"ttlSecondsAfterFinished": 100}))).await;
     cluster.wait(60).await;
-    check_end(&cluster, "brief", "Complete: : ").await;
+    check_end(&cluster, "brief", COMPLETE).await;
     cluster.patch::<Job>("kept", json!({"spec": {"ttlSecondsAfterFinished": 1000}})).await;
     cluster.wait(100).await;
     assert!(cluster.get::<Job>("brief").await.is_none());

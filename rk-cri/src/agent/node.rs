@@ -78,11 +78,14 @@ pub(crate) fn status(
     old: Option<&NodeStatus>,
     now: &Time,
 ) -> NodeStatus {
-    let capacity: BTreeMap<String, Quantity> = identity
+    let mut capacity: BTreeMap<String, Quantity> = identity
         .capacity
         .iter()
         .map(|(name, amount)| (name.clone(), Quantity(amount.clone())))
         .collect();
+    for (name, amount) in advertised(old) {
+        capacity.entry(name.clone()).or_insert_with(|| amount.clone());
+    }
     let address = |type_: &str, address: String| NodeAddress { type_: type_.into(), address };
     let mut addresses: Vec<NodeAddress> =
         identity.addresses.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
@@ -99,6 +102,18 @@ pub(crate) fn status(
         node_info: Some(identity.info.clone()),
         ..Default::default()
     }
+}
+
+/// Extended resources that somebody else advertised for this node, by a patch of its capacity: they
+/// stay, and can be allocated.
+fn advertised(old: Option<&NodeStatus>) -> impl Iterator<Item = (&String, &Quantity)> {
+    let capacity = old.and_then(|old| old.capacity.as_ref());
+    capacity.into_iter().flatten().filter(|(name, _)| is_extended(name))
+}
+
+/// Whether a resource is of a domain other than Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
 fn conditions(old: Option<&NodeStatus>, now: &Time) -> Vec<NodeCondition> {
@@ -228,8 +243,16 @@ pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) 
         if old.get(&key) == Some(&value) {
             continue;
         }
-        // Addresses merge by type, of which there may be two; so the list is replaced.
+        // Addresses merge by type, of which there may be two; so the list is replaced. Amounts
+        // merge by name: one that is no more has to be said so.
         let value = match value {
+            Value::Object(mut amounts) if matches!(key.as_str(), "capacity" | "allocatable") => {
+                let before = old.get(&key).and_then(Value::as_object);
+                for (name, _) in before.into_iter().flatten() {
+                    amounts.entry(name.clone()).or_insert(Value::Null);
+                }
+                Value::Object(amounts)
+            }
             Value::Array(mut list) if key == "addresses" => {
                 list.push(json!({"$patch": "replace"}));
                 Value::Array(list)
@@ -317,6 +340,31 @@ mod tests {
         let ready = &patch["status"]["conditions"][3];
         assert_eq!(ready["lastTransitionTime"], "1970-01-01T00:01:40Z");
         assert_eq!(ready["lastHeartbeatTime"], "1970-01-01T00:01:50Z");
+    }
+
+    #[test]
+    fn extended_resources_that_others_advertise_can_be_allocated_until_they_are_taken_back() {
+        let amount = |amount: &str| Quantity(amount.to_owned());
+        let mut old = status(&identity(), &[], None, &at(100));
+        let capacity = old.capacity.as_mut().unwrap();
+        capacity.insert("example.com/foo".into(), amount("3"));
+        capacity.insert("node.kubernetes.io/bar".into(), amount("3"));
+        let new = status(&identity(), &[], Some(&old), &at(100));
+        let patch = status_patch(&old, &new, false).unwrap();
+        assert_eq!(
+            patch["status"],
+            json!({
+                "allocatable": {"cpu": "2", "example.com/foo": "3"},
+                "capacity": {"cpu": "2", "example.com/foo": "3", "node.kubernetes.io/bar": null},
+            })
+        );
+
+        let mut old = new;
+        old.capacity.as_mut().unwrap().remove("example.com/foo");
+        let new = status(&identity(), &[], Some(&old), &at(100));
+        let patch = status_patch(&old, &new, false).unwrap();
+        let taken_back = json!({"allocatable": {"cpu": "2", "example.com/foo": null}});
+        assert_eq!(patch["status"], taken_back);
     }
 
     #[test]

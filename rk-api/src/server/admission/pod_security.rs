@@ -110,10 +110,10 @@ impl PodSecurity {
             request.annotate(&format!("{ANNOTATIONS}exempt"), exempt);
             return Ok(None);
         }
-        let Some(namespace) = self.reader.get::<Namespace>(None, name).await? else {
+        let Some(namespace) = self.reader.find::<Namespace>(None, name).await? else {
             return Ok(None);
         };
-        let (policy, _) = Policy::of(namespace.metadata.labels.as_ref(), &self.defaults);
+        let (policy, _) = Policy::of(Some(&namespace.facts.labels), &self.defaults);
         Ok((!policy.is_privileged()).then_some(policy))
     }
 

@@ -91,6 +91,11 @@ impl Policy {
         defaults: &Self,
     ) -> (Self, ErrorList) {
         let mut errors = ErrorList::new();
+        // Most namespaces have none of these labels, and each Pod asks.
+        let says_something = |key: &String| key.starts_with(LABEL_PREFIX);
+        if !labels.is_some_and(|labels| labels.keys().any(says_something)) {
+            return (*defaults, errors);
+        }
         let mut read = |mode: &str, mut standard: Standard, fallback: Level| {
             let label = |suffix: &str| {
                 let key = format!("{LABEL_PREFIX}{mode}{suffix}");
