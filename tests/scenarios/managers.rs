@@ -31,7 +31,7 @@ scenarios! {
     Program:
         s42_each_node_gets_a_range_of_the_clusters,
         s44_schedulers_and_managers_elect_one_leader,
-        s153_a_lost_node_is_tainted_and_its_pods_move,
+        a_manager_moves_the_pods_of_a_lost_node,
         a_manager_writes_as_the_service_accounts_of_its_controllers,
         a_manager_signs_with_the_keys_that_it_is_given,
         a_manager_leaves_out_what_an_old_api_server_lacks,
@@ -216,7 +216,7 @@ fn s44_schedulers_and_managers_elect_one_leader(t: &Shell) {
     second_scheduler.cancel();
 }
 
-fn s153_a_lost_node_is_tainted_and_its_pods_move(t: &Shell) {
+fn a_manager_moves_the_pods_of_a_lost_node(t: &Shell) {
     let folder = Folder::new(t);
     let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[]));
     // The usual grace is 40 s; a node renews its Lease every 10 s.
