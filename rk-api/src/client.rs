@@ -18,7 +18,7 @@ mod work_queue;
 
 pub use backoff::Backoff;
 pub use events::{EventRecorder, EventType, object_ref};
-pub use informer::{Change, Informer, Informers, Subscription, Watchable};
+pub use informer::{Change, Informer, Informers, MetadataSink, Subscription, Watchable};
 pub use leader_election::{LeaderElectionConfig, LeaderElector};
 pub use slim::request;
 pub use work_queue::{RateLimit, WorkQueue};

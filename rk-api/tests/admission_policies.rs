@@ -165,6 +165,26 @@ async fn what_cannot_be_evaluated_fails_or_is_let_through() {
 }
 
 #[tokio::test]
+async fn what_expressions_may_cost_is_limited_for_a_policy() {
+    let client = server().await.client();
+    // Each is below what one may cost, ten of them are not below what all may.
+    let list = format!("[{}]", vec!["0"; 90].join(","));
+    let costly = format!("{list}.all(a, {list}.all(b, [1].all(c, a == b && b + c > 0)))");
+    let validations = vec![json!({ "expression": costly }); 30];
+    let spec = json!({
+        "matchConditions": [{ "name": "costly", "expression": "object.data.k == 'costly'" }],
+        "validations": validations,
+    });
+    policy(&client, "costly", spec).await;
+    create(&client, "a", "cheap").await.unwrap();
+    denied(
+        create(&client, "b", "costly").await,
+        "denied request: validation failed due to running out of cost budget, no further \
+         validation rules will be run",
+    );
+}
+
+#[tokio::test]
 async fn a_binding_can_warn_and_audit_instead() {
     let client = server().await.client();
     let validations = json!([{ "expression": "false", "message": "careful" }]);

@@ -83,6 +83,63 @@ fn stages(events: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn an_event_tells_of_all_that_policies_find() {
+    let (server, kept) = audited("omitStages: [RequestReceived]\nrules: [{level: Metadata}]").await;
+    let post = async |plural: &str, object: Value| {
+        let request = Request::post(format!("/apis/admissionregistration.k8s.io/v1/{plural}"))
+            .header("content-type", "application/json");
+        let made = common::send(&server, request, object.to_string().into_bytes()).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+    };
+    let rules = json!([{
+        "operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"],
+    }]);
+    for (policy, validations) in [
+        (
+            "a",
+            json!([{ "expression": "false" }, { "expression": "true" }, { "expression": "1 > 2" }]),
+        ),
+        ("b", json!([{ "expression": "object.nothing == 1" }])),
+    ] {
+        let spec = json!({
+            "matchConstraints": { "resourceRules": rules }, "validations": validations,
+        });
+        post(
+            "validatingadmissionpolicies",
+            json!({ "metadata": { "name": policy }, "spec": spec }),
+        )
+        .await;
+        let spec = json!({ "policyName": policy, "validationActions": ["Audit"] });
+        let binding = json!({ "metadata": { "name": format!("{policy}-all") }, "spec": spec });
+        post("validatingadmissionpolicybindings", binding).await;
+    }
+    kept.take();
+    let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
+    maps.create(&PostParams::default(), &config_map("m", "1")).await.unwrap();
+
+    let events = kept.take();
+    let of_map = |event: &&Value| event["objectRef"]["resource"] == "configmaps";
+    let event = events.iter().find(of_map).unwrap();
+    let told = &event["annotations"]["validation.policy.admission.k8s.io/validation_failure"];
+    let failures: Value = serde_json::from_str(told.as_str().unwrap()).unwrap();
+    let failure = |policy: &str, index: usize, message: &str| {
+        json!({
+            "message": message, "policy": policy, "binding": format!("{policy}-all"),
+            "expressionIndex": index, "validationActions": ["Audit"],
+        })
+    };
+    let missing = "expression 'object.nothing == 1' resulted in error: no such key: nothing";
+    assert_eq!(
+        failures,
+        json!([
+            failure("a", 0, "failed expression: false"),
+            failure("a", 2, "failed expression: 1 > 2"),
+            failure("b", 0, missing),
+        ])
+    );
+}
+
+#[tokio::test]
 async fn an_event_says_who_did_what_to_which_object() {
     let (server, kept) = audited("rules: [{level: RequestResponse}]").await;
     let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
@@ -184,6 +241,16 @@ async fn an_event_names_the_user_and_whom_they_impersonate() {
         event["impersonatedUser"]["groups"],
         json!(["system:masters", "system:authenticated"])
     );
+    assert_eq!(event.get("authenticationMetadata"), None);
+
+    let request = Request::get("/api/v1/namespaces/default/configmaps")
+        .header("impersonate-user", "jane")
+        .header("impersonate-group", "devs");
+    let refused = common::send(&server, request, Vec::new()).await;
+    assert_eq!(refused.code, 403);
+    let event = kept.take().remove(0);
+    let metadata = json!({ "impersonationConstraint": "impersonate:user-info" });
+    assert_eq!(event["authenticationMetadata"], metadata);
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "common/operations.rs"]
+mod operations;
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams},
 };
+use operations::{Kind, every_operation};
 use rk_api::server::{
     ApiServer, ResponseBody, UserInfo,
     admission::{Admission, AdmissionRequest},
@@ -29,6 +32,8 @@ use rk_store::EmbeddedStore;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
+
+const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
 /// Holds requests for ConfigMaps named `slow…` until it is told to let them go.
 #[derive(Debug)]
@@ -270,83 +275,6 @@ async fn without_it_requests_are_only_counted() {
     maps.create(&params, &quick).await.unwrap();
 }
 
-/// All that clients can do with objects of a kind, as Kubernetes' own test of it does it.
-async fn every_operation(plural: &str, kind: &str, spec: Value, condition: &str) {
-    let server = common::server().await;
-    let client = server.client();
-    let group = "flowcontrol.apiserver.k8s.io";
-    let groups = common::get(&server, "/apis").await.body;
-    let groups = groups["groups"].as_array().unwrap();
-    assert!(groups.iter().any(|found| found["name"] == group));
-    let found = common::get(&server, &format!("/apis/{group}")).await.body;
-    assert_eq!(found["preferredVersion"]["version"], "v1");
-    let list = common::get(&server, &format!("/apis/{group}/v1")).await.body;
-    let names: Vec<_> =
-        list["resources"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
-    assert!(names.contains(&&json!(plural)) && names.contains(&&json!(format!("{plural}/status"))));
-
-    let resource = kube::core::ApiResource::from_gvk_with_plural(
-        &kube::core::GroupVersionKind::gvk(group, "v1", kind),
-        plural,
-    );
-    let api: Api<kube::core::DynamicObject> = Api::all_with(client, &resource);
-    let labelled = ListParams::default().labels("test=yes");
-    let object = |name: &str| -> kube::core::DynamicObject {
-        let labels = json!({ "test": "yes" });
-        let metadata = json!({ "name": name, "labels": labels });
-        let mut object: kube::core::DynamicObject =
-            serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap();
-        object.types = Some(kube::core::TypeMeta {
-            api_version: format!("{group}/v1"),
-            kind: kind.to_owned(),
-        });
-        object
-    };
-    let params = PostParams::default();
-    let created = api.create(&params, &object("a")).await.unwrap();
-    assert_eq!(api.get("a").await.unwrap().metadata.uid, created.metadata.uid);
-    let list = api.list(&labelled).await.unwrap();
-    assert_eq!(list.items.len(), 1);
-    let since = list.metadata.resource_version.unwrap();
-    let watch = WatchParams::default().labels("test=yes").timeout(10);
-    let mut watch = std::pin::pin!(api.watch(&watch, &since).await.unwrap());
-
-    let annotate = json!({ "metadata": { "annotations": { "patched": "true" } } });
-    let patched = api.patch("a", &PatchParams::default(), &Patch::Merge(annotate)).await.unwrap();
-    assert_eq!(patched.metadata.annotations.as_ref().unwrap()["patched"], "true");
-    let mut updated = api.get("a").await.unwrap();
-    updated.metadata.annotations.as_mut().unwrap().insert("updated".into(), "true".into());
-    let updated = api.replace("a", &params, &updated).await.unwrap();
-    assert_eq!(updated.metadata.annotations.as_ref().unwrap()["updated"], "true");
-    loop {
-        let event = futures::StreamExt::next(&mut watch).await.unwrap().unwrap();
-        let kube::core::WatchEvent::Modified(seen) = event else { continue };
-        let seen = seen.metadata.annotations.unwrap_or_default();
-        if seen.contains_key("updated") {
-            assert!(seen.contains_key("patched"));
-            break;
-        }
-    }
-
-    api.get_status("a").await.unwrap();
-    let conditions = json!([{ "type": condition, "status": "True", "reason": "PatchStatus" }]);
-    let patch = Patch::Merge(json!({ "status": { "conditions": conditions } }));
-    let patched = api.patch_status("a", &PatchParams::default(), &patch).await.unwrap();
-    assert_eq!(patched.data["status"]["conditions"][0]["reason"], "PatchStatus");
-    let mut status = api.get_status("a").await.unwrap();
-    status.data["status"]["conditions"][0]["reason"] = json!("UpdateStatus");
-    let updated = api.replace_status("a", &params, &status).await.unwrap();
-    assert_eq!(updated.data["status"]["conditions"][0]["reason"], "UpdateStatus");
-
-    api.delete("a", &DeleteParams::default()).await.unwrap();
-    assert!(api.get_opt("a").await.unwrap().is_none());
-    for name in ["b", "c"] {
-        api.create(&params, &object(name)).await.unwrap();
-    }
-    api.delete_collection(&DeleteParams::default(), &labelled).await.unwrap();
-    assert!(api.list(&labelled).await.unwrap().items.is_empty());
-}
-
 // Conformance: Priority and Fairness FlowSchema API
 #[tokio::test]
 async fn flow_schemas_have_every_operation() {
@@ -360,7 +288,8 @@ async fn flow_schemas_have_every_operation() {
         "distinguisherMethod": { "type": "ByUser" },
         "rules": [rule],
     });
-    every_operation("flowschemas", "FlowSchema", spec, "Tested").await;
+    let kind = Kind { group: GROUP, plural: "flowschemas", name: "FlowSchema", spec };
+    every_operation(kind, Some("Tested")).await;
 }
 
 // Conformance: Priority and Fairness PriorityLevelConfiguration API
@@ -368,6 +297,6 @@ async fn flow_schemas_have_every_operation() {
 async fn priority_levels_have_every_operation() {
     let limited = json!({ "nominalConcurrencyShares": 2, "limitResponse": { "type": "Reject" } });
     let spec = json!({ "type": "Limited", "limited": limited });
-    let (plural, kind) = ("prioritylevelconfigurations", "PriorityLevelConfiguration");
-    every_operation(plural, kind, spec, "Tested").await;
+    let (plural, name) = ("prioritylevelconfigurations", "PriorityLevelConfiguration");
+    every_operation(Kind { group: GROUP, plural, name, spec }, Some("Tested")).await;
 }

@@ -180,8 +180,8 @@ async fn a_kind_of_parameters_may_come_after_its_policy_and_go_before_it() {
     let server = server().await;
     let reference = json!({ "name": "two", "parameterNotFoundAction": "Allow" });
     at_most(&server, "Limit", reference).await;
-    let unknown = "failed to configure binding: paramKind kind `example.com/v1, Kind=Limit` not \
-                   known";
+    let unknown = "denied request: failed to configure policy: failed to find resource referenced by \
+                   paramKind: 'example.com/v1, Kind=Limit'";
     until(&server, 1, unknown).await;
 
     define(&server, "Limit", "limits", "Namespaced").await;

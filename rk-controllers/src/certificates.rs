@@ -40,6 +40,8 @@ pub trait CertificateSigner: Send + Sync + Debug + 'static {
 /// What a certificate is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRequest {
+    /// Who is to sign, for example `kubernetes.io/kubelet-serving`.
+    pub signer_name: String,
     /// The signing request (RFC 2986) in PEM.
     pub pem: Vec<u8>,
     /// What it is for, by the names of `spec.usages`, for example `client auth`.

@@ -109,6 +109,11 @@ impl Controller {
         }
     }
 
+    /// Its name, which metrics are counted under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Wakes for each change of an object, with the object's own key.
     pub fn reconciles<K: Watchable>(self, informer: &Informer<K>) -> Self {
         self.watches(informer, |change| vec![ObjectKey::of(&**change.object())])
@@ -154,6 +159,23 @@ impl Controller {
         let informer = informer.clone();
         self.synced.push(Box::pin(async move { informer.synced().await }));
         self
+    }
+
+    /// As [`watches`](Self::watches), with another priority than 0: keys of a higher one are
+    /// reconciled first, however long others wait. For changes that can wait, such as those that
+    /// only keep a status fresh, or that must not.
+    pub fn watches_at<K: Watchable>(
+        self,
+        priority: i32,
+        informer: &Informer<K>,
+        map: impl Fn(&Change<K>) -> Vec<ObjectKey> + Send + 'static,
+    ) -> Self {
+        let queue = self.queue.clone();
+        self.watches(informer, move |change| {
+            let keys = map(change).into_iter();
+            keys.for_each(|key| queue.add_with_priority(key, priority));
+            Vec::new()
+        })
     }
 
     /// Waits for this cache too before the first reconcile, without waking for its changes.

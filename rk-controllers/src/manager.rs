@@ -1,6 +1,6 @@
 //! All controllers of a process: which of them run, and what they share.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use kube::Client;
 use rk_api::client::{EventRecorder, Informers, LeaderElectionConfig, LeaderElector};
@@ -84,6 +84,8 @@ impl Context {
 /// What can be set from outside; see the builder's methods.
 pub(crate) struct Settings {
     pub workers: usize,
+    /// By the names of controllers.
+    pub workers_of: BTreeMap<&'static str, usize>,
     pub node_monitor_grace_period: Duration,
     pub node_monitor_period: Duration,
     pub cluster_cidr: String,
@@ -92,6 +94,7 @@ pub(crate) struct Settings {
     pub root_ca: Option<String>,
     pub token_signer: Option<Arc<dyn TokenSigner>>,
     pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
+    pub certificate_duration: Duration,
     pub legacy_token_secrets: bool,
     pub autoscaler: AutoscalerOptions,
     pub metrics_client: Option<Arc<dyn MetricsClient>>,
@@ -125,6 +128,7 @@ impl Manager {
             credentials: None,
             settings: Settings {
                 workers: 5,
+                workers_of: BTreeMap::new(),
                 node_monitor_grace_period: Duration::from_secs(40),
                 node_monitor_period: Duration::from_secs(5),
                 cluster_cidr: "10.244.0.0/16".into(),
@@ -133,6 +137,7 @@ impl Manager {
                 root_ca: None,
                 token_signer: None,
                 certificate_signer: None,
+                certificate_duration: Duration::from_secs(365 * 24 * 60 * 60),
                 legacy_token_secrets: false,
                 autoscaler: AutoscalerOptions::default(),
                 metrics_client: None,
@@ -202,7 +207,8 @@ impl Manager {
 
 impl ManagerBuilder {
     /// Which controllers run, as kube-controller-manager's `--controllers` takes it: a comma
-    /// separated list of `*` (all that are on by default), `name` and `-name`. Default `*`.
+    /// separated list of `*` (all that are on by default), `name` and `-name`. Default `*`, which is
+    /// all but `bootstrapsigner` and `tokencleaner`.
     pub fn controllers(mut self, selection: &str) -> Self {
         self.selection = selection.to_owned();
         self
@@ -244,6 +250,18 @@ impl ManagerBuilder {
     pub fn workers(mut self, workers: usize) -> Self {
         self.settings.workers = workers;
         self
+    }
+
+    /// The same for one controller, by its name.
+    ///
+    /// # Errors
+    /// When there is no controller of this name.
+    pub fn workers_of(mut self, controller: &str, workers: usize) -> Result<Self, ManagerError> {
+        let Some(name) = registry::full_name(controller) else {
+            return Err(registry::unknown(controller));
+        };
+        self.settings.workers_of.insert(name, workers);
+        Ok(self)
     }
 
     /// How long a node may be silent before it counts as unreachable. Default 40 s.
@@ -289,6 +307,12 @@ impl ManagerBuilder {
     /// Who issues the certificates of approved signing requests. Without one they get none.
     pub fn certificate_signer(mut self, signer: Arc<dyn CertificateSigner>) -> Self {
         self.settings.certificate_signer = Some(signer);
+        self
+    }
+
+    /// How long certificates last at most, and when a request does not say. Default a year.
+    pub fn certificate_duration(mut self, duration: Duration) -> Self {
+        self.settings.certificate_duration = duration;
         self
     }
 

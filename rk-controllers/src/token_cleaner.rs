@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{error, manager::Context};
 
-const NAMESPACE: &str = "kube-system";
-const TYPE: &str = "bootstrap.kubernetes.io/token";
+pub(crate) const NAMESPACE: &str = "kube-system";
+pub(crate) const TYPE: &str = "bootstrap.kubernetes.io/token";
 const EXPIRATION: &str = "expiration";
 
 /// Pause before a Secret that could not be deleted is tried again.
@@ -82,7 +82,7 @@ fn note(tokens: &mut BTreeMap<String, Token>, event: Event<Secret>) {
 }
 
 /// When a token expires; long ago when what it says is no time, never when it says nothing.
-fn expiry(secret: &Secret) -> Option<Timestamp> {
+pub(crate) fn expiry(secret: &Secret) -> Option<Timestamp> {
     let text = &secret.data.as_ref()?.get(EXPIRATION)?.0;
     if text.is_empty() {
         return None;

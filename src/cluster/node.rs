@@ -84,6 +84,9 @@ pub(super) fn start_simulated(
         return Ok(0);
     }
     let mut fleet = Fleet::new(informers);
+    if builder.shared_node_lease {
+        fleet = fleet.shared_lease();
+    }
     for index in 0..builder.nodes {
         let cidr = format!("{}/{NODE_PREFIX}", pod_cidr(builder.nodes, index));
         let ip = node_ip(index);

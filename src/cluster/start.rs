@@ -65,7 +65,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
 
     // One set of informers: an object is decoded once for all parts of this process. What they
     // write, they write as who they are.
-    let informers = Informers::new(server.client());
+    let informers = Informers::in_process(server.client());
     server.roles_ready().await;
     if let Some(part) = parts.get(Component::Scheduler) {
         let client = server.client_as(UserInfo::new(SCHEDULER, []));
@@ -212,6 +212,8 @@ fn manager(
     let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
         .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
         .informers(informers.clone())
+        // As kubeadm has it.
+        .controllers("*,bootstrapsigner,tokencleaner")
         .cluster_cidr(cidr, mask)
         .legacy_token_secrets(builder.legacy_token_secrets)
         .token_signer(Arc::new(node::Signer(token_key)))

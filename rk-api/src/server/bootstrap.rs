@@ -10,13 +10,22 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::networking::v1::ServiceCIDR, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Service},
+        networking::v1::ServiceCIDR,
+        scheduling::v1::PriorityClass,
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
+};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
     allocator::{Finding, Repairs},
+    cache::Bell,
     registry::Target,
     status::{ApiError, Result},
     user::UserInfo,
@@ -92,10 +101,27 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Creates again what somebody deletes, until the server ends.
 pub(super) async fn keep(server: Weak<Inner>, shutdown: CancellationToken) {
+    let Some(changed) = server.upgrade().map(|server| {
+        Bell::of([
+            server.reader.table::<Namespace>(),
+            server.reader.table::<ServiceCIDR>(),
+            server.reader.table::<Service>(),
+            server.reader.table::<PriorityClass>(),
+            server.reader.table::<APIService>(),
+        ])
+    }) else {
+        return;
+    };
+    let mut ensured_at = None;
     while shutdown.run_until_cancelled(tokio::time::sleep(AGAIN_AFTER)).await.is_some() {
         let Some(server) = server.upgrade() else { return };
-        if let Err(error) = ensure_all(&server).await {
-            tracing::warn!(%error, "cannot create what every cluster has");
+        let changes = changed.count();
+        if ensured_at == Some(changes) {
+            continue;
+        }
+        match ensure_all(&server).await {
+            Ok(()) => ensured_at = Some(changes),
+            Err(error) => tracing::warn!(%error, "cannot create what every cluster has"),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! further than it is applies what the store has ready, and so does each writer: the cache cannot
 //! fall behind them.
 
+mod bell;
 mod event;
 mod table;
 mod watcher;
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::{
+    bell::Bell,
     event::{Change, WatchEvent, frame},
     table::{Observer, Page, Start, Table},
     watcher::{Closed, Delivery, Watcher},

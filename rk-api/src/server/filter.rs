@@ -8,6 +8,7 @@ use crate::{
 use super::{
     object::CachedObject,
     query::ListOptions,
+    shape,
     status::{ApiError, Result},
 };
 
@@ -18,6 +19,9 @@ pub(super) struct Filter {
     pub namespace: Option<String>,
     labels: Option<LabelQuery>,
     fields: Vec<Requirement>,
+    /// What fields must be in the version that is asked for, where objects are stored in another
+    /// form: see [`Self::looks_at_shown`].
+    shown: Vec<Requirement>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +51,10 @@ impl Filter {
                     .map_err(|error| ApiError::bad_request(error.to_string()))?,
             ),
         };
-        let mut fields = Vec::new();
+        let (mut fields, mut shown) = (Vec::new(), Vec::new());
+        // The selectable fields of a custom kind are those of one of its versions.
+        let of_version =
+            resource.strategy.custom().is_some() && !resource.strategy.is_shown_as_stored();
         if !options.field_selector.is_empty() {
             let query = FieldQuery::parse(&options.field_selector)
                 .map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -55,7 +62,11 @@ impl Filter {
                 if let Some(refused) = resource.refused_field(&requirement.field) {
                     return Err(ApiError::bad_request(refused));
                 }
-                fields.push(Requirement {
+                let all = match of_version && !requirement.field.starts_with("metadata.") {
+                    true => &mut shown,
+                    false => &mut fields,
+                };
+                all.push(Requirement {
                     field: resource.strategy.stored_field(&requirement.field).to_owned(),
                     equal: requirement.operator == FieldOperator::Equals,
                     value: requirement.value.clone(),
@@ -69,10 +80,11 @@ impl Filter {
                 value: name.to_owned(),
             });
         }
-        Ok(Self { namespace: namespace.map(ToOwned::to_owned), labels, fields })
+        Ok(Self { namespace: namespace.map(ToOwned::to_owned), labels, fields, shown })
     }
 
-    /// Whether the object is in the namespace and all selectors match.
+    /// Whether the object is in the namespace and all selectors match, as far as its stored form
+    /// tells.
     pub(super) fn matches(&self, object: &CachedObject) -> bool {
         self.namespace.as_deref().is_none_or(|namespace| namespace == object.namespace())
             && self.fields.iter().all(|requirement| {
@@ -81,9 +93,29 @@ impl Filter {
             && self.labels.as_ref().is_none_or(|labels| labels.matches(&object.facts.labels))
     }
 
+    /// Whether more is to be looked at than [`Self::matches`] does: fields of a version of a custom
+    /// kind, which there are only in objects that were brought into this version.
+    pub(super) fn looks_at_shown(&self) -> bool {
+        !self.shown.is_empty()
+    }
+
+    /// Whether an object, which can be shown in this version of its kind, has the fields in it that
+    /// [`Self::matches`] does not look at.
+    pub(super) fn matches_shown(&self, resource: &Resource, object: &CachedObject) -> bool {
+        if self.shown.is_empty() {
+            return true;
+        }
+        let fields = shape::fields(resource, object);
+        self.shown.iter().all(|requirement| {
+            let found = fields.iter().find(|(name, _)| **name == *requirement.field);
+            let value = found.map_or("", |(_, value)| value);
+            (value == requirement.value) == requirement.equal
+        })
+    }
+
     /// Whether there is more to it than a namespace.
     pub(super) fn selects(&self) -> bool {
-        self.labels.is_some() || !self.fields.is_empty()
+        self.labels.is_some() || !self.fields.is_empty() || !self.shown.is_empty()
     }
 
     /// The value that a field must have.

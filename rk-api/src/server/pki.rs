@@ -155,6 +155,21 @@ impl Pki {
         Self::from_parts(certificate_pem, ca_key, &token_key)
     }
 
+    /// An authority from PEM: its certificate, and its key in PKCS #8, or for RSA in PKCS #1, as
+    /// kubeadm writes it. Its service-account key is a new one.
+    ///
+    /// # Errors
+    /// When they are of no known kind.
+    pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, PkiError> {
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(tls_error)?;
+        let key = match &key {
+            PrivateKeyDer::Pkcs1(rsa) => issue::pkcs8_of_rsa(rsa.secret_pkcs1_der()),
+            other => other.secret_der().to_vec(),
+        };
+        let key = KeyPair::try_from(key.as_slice())?;
+        Self::from_parts(certificate_pem.to_owned(), key, &KeyPair::generate()?)
+    }
+
     fn from_parts(
         certificate_pem: String,
         key: KeyPair,

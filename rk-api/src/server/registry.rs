@@ -172,10 +172,14 @@ impl Registry {
     ) -> std::result::Result<Arc<CachedObject>, WriteError> {
         let table = self.cache.table(target.resource)?;
         let key = target.key();
-        let (stored, facts) = match self.converter.to_store(target.resource, &stored).await? {
-            None => (stored, Cache::facts(target.resource, object)),
+        let converted = self.converter.to_store(target.resource, &stored).await?;
+        let strategy = &target.resource.strategy;
+        let as_stored = strategy.custom().is_none() || strategy.is_shown_as_stored();
+        let (stored, facts) = match converted {
+            None if as_stored => (stored, Cache::facts(target.resource, object)),
             // What selectors look at is in the stored form.
-            Some(stored) => {
+            converted => {
+                let stored = converted.unwrap_or(stored);
                 let object = table.resource.strategy.decode_stored(&stored.plain());
                 let object = object.map_err(ApiError::internal)?;
                 (stored, Cache::facts(&table.resource, object.as_ref()))

@@ -2,7 +2,9 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -21,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    ApiServer,
+    ApiServer, BoxError,
     audit::{AUDIT_ID, AuditId, RemoteAddress},
     authn::{PeerCertificate, ProxyCertificate, UntrustedCertificate},
     pki::ServerTls,
@@ -45,49 +47,88 @@ impl ApiServer {
     /// Serves HTTPS until `shutdown`: then watches end, and other requests are finished, for ten
     /// seconds at most.
     pub async fn serve(&self, listener: TcpListener, tls: ServerTls, shutdown: CancellationToken) {
-        let acceptor = TlsAcceptor::from(tls.config.clone());
-        let graceful = GracefulShutdown::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let connection = serve_connection(
-                        self.clone(),
-                        (stream, peer),
-                        acceptor.clone(),
-                        tls.clone(),
-                        graceful.watcher(),
-                    );
-                    tokio::spawn(connection);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
-                }
-            }
-        }
-        drop(listener);
+        let server = self.clone();
+        let answer = move |request| server.clone().call(request);
+        let graceful = accept(listener, tls, answer, shutdown).await;
         self.inner.registry.cache.close_watches();
-        if tokio::time::timeout(DRAIN_WITHIN, graceful.shutdown()).await.is_err() {
-            tracing::warn!("some requests did not end in time");
-        }
+        drain(graceful).await;
         if let Some(audit) = &self.inner.audit {
             audit.flush().await;
         }
     }
 }
 
-async fn serve_connection(
-    server: ApiServer,
+/// Serves HTTPS, HTTP/1.1 and HTTP/2, until `shutdown`, for programs with something of their own to
+/// say: health and metrics. Requests under way are then finished, for ten seconds at most.
+///
+/// A request has the [`PeerCertificate`] of its connection among its extensions, if the client
+/// showed one of the authority that `tls` trusts.
+pub async fn serve_https<F, B>(
+    listener: TcpListener,
+    tls: ServerTls,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    shutdown: CancellationToken,
+) where
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    drain(accept(listener, tls, answer, shutdown).await).await;
+}
+
+/// Takes connections until `shutdown`, and returns those that are left.
+async fn accept<F, B>(
+    listener: TcpListener,
+    tls: ServerTls,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    shutdown: CancellationToken,
+) -> GracefulShutdown
+where
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let acceptor = TlsAcceptor::from(tls.config.clone());
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return graceful,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = serve_connection(
+                    answer.clone(),
+                    (stream, peer),
+                    acceptor.clone(),
+                    tls.clone(),
+                    graceful.watcher(),
+                );
+                tokio::spawn(connection);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+async fn drain(graceful: GracefulShutdown) {
+    if tokio::time::timeout(DRAIN_WITHIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests did not end in time");
+    }
+}
+
+async fn serve_connection<F, B>(
+    answer: impl Fn(Request<Incoming>) -> F,
     (stream, peer): (TcpStream, SocketAddr),
     acceptor: TlsAcceptor,
     tls: ServerTls,
     graceful: Watcher,
-) {
+) where
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     // Small answers must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
@@ -107,7 +148,7 @@ async fn serve_connection(
         request.extensions_mut().extend(shown.clone());
         let id = audit_id(&request);
         request.extensions_mut().insert(AuditId(id.clone()));
-        let answer = server.clone().call(request);
+        let answer = answer(request);
         async move {
             let mut response = answer.await?;
             if let Ok(id) = HeaderValue::from_str(&id) {

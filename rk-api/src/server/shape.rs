@@ -74,35 +74,8 @@ impl Shaper {
         self.resource.strategy.is_shown_as_stored()
     }
 
-    /// The object's bytes as this version of its kind shows them.
     fn shown<'a>(&self, object: &'a CachedObject) -> Cow<'a, Stored> {
-        if self.is_as_stored() {
-            return Cow::Borrowed(&object.stored);
-        }
-        if let Some(custom) = self.resource.strategy.custom() {
-            return Cow::Borrowed(self.custom_view(object, &custom.api_version));
-        }
-        let shown = self.resource.strategy.shown(object.stored.bytes());
-        match shown.map(|shown| Stored::new(shown.into_owned().into())) {
-            Ok(Some(shown)) => Cow::Owned(shown),
-            // What is stored was encoded from a type: it always has another form.
-            Ok(None) | Err(_) => Cow::Borrowed(&object.stored),
-        }
-    }
-
-    /// A custom object in this version, which is made once for all who ask for it.
-    fn custom_view<'a>(&self, object: &'a CachedObject, api_version: &Arc<str>) -> &'a Stored {
-        if let Some(view) = object.views.get(api_version) {
-            return view;
-        }
-        match self.resource.strategy.shown(object.stored.bytes()) {
-            Ok(Cow::Owned(shown)) => match Stored::new(shown.into()) {
-                Some(shown) => object.views.keep(api_version, shown),
-                None => &object.stored,
-            },
-            // It is in this version, or nobody could convert it: that was told before.
-            Ok(Cow::Borrowed(_)) | Err(_) => &object.stored,
-        }
+        shown(&self.resource, object)
     }
 
     /// One object.
@@ -242,6 +215,47 @@ impl Shaper {
         });
         columns.collect()
     }
+}
+
+/// The object's bytes as this version of its kind shows them.
+fn shown<'a>(resource: &Resource, object: &'a CachedObject) -> Cow<'a, Stored> {
+    if resource.strategy.is_shown_as_stored() {
+        return Cow::Borrowed(&object.stored);
+    }
+    if let Some(custom) = resource.strategy.custom() {
+        return Cow::Borrowed(custom_view(resource, object, &custom.api_version));
+    }
+    let shown = resource.strategy.shown(object.stored.bytes());
+    match shown.map(|shown| Stored::new(shown.into_owned().into())) {
+        Ok(Some(shown)) => Cow::Owned(shown),
+        // What is stored was encoded from a type: it always has another form.
+        Ok(None) | Err(_) => Cow::Borrowed(&object.stored),
+    }
+}
+
+/// A custom object in this version, which is made once for all who ask for it.
+fn custom_view<'a>(
+    resource: &Resource,
+    object: &'a CachedObject,
+    api_version: &Arc<str>,
+) -> &'a Stored {
+    if let Some(view) = object.views.get(api_version) {
+        return view;
+    }
+    match resource.strategy.shown(object.stored.bytes()) {
+        Ok(Cow::Owned(shown)) => match Stored::new(shown.into()) {
+            Some(shown) => object.views.keep(api_version, shown),
+            None => &object.stored,
+        },
+        // It is in this version, or nobody could convert it: that was told before.
+        Ok(Cow::Borrowed(_)) | Err(_) => &object.stored,
+    }
+}
+
+/// The selectable fields of a custom object in this version of its kind, with their values.
+pub(super) fn fields(resource: &Resource, object: &CachedObject) -> Box<[(Arc<str>, String)]> {
+    let decoded = resource.strategy.decode_stored(&shown(resource, object).plain());
+    decoded.map(|object| resource.strategy.more_fields(object.as_ref())).unwrap_or_default()
 }
 
 fn write_value(value: &Value, out: &mut Vec<u8>) {

@@ -70,6 +70,8 @@ pub(super) struct WatchBody {
     seat: Option<Seat>,
     /// A webhook that is being asked for what is to be sent next.
     converting: Option<BoxFuture<'static, Result<()>>>,
+    /// Whether what waits to be sent was looked at in the version that is watched.
+    judged: bool,
 }
 
 impl WatchBody {
@@ -88,6 +90,7 @@ impl WatchBody {
             headed: false,
             seat: None,
             converting: None,
+            judged: false,
         }
     }
 
@@ -108,35 +111,38 @@ impl WatchBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        if let Err(error) = ready!(self.poll_converted(cx)) {
-            self.ended = true;
-            return Poll::Ready(Some(error_frame(&error)));
-        }
-        if !self.initial.is_empty() {
-            return Poll::Ready(Some(self.initial_chunk()));
-        }
-        self.seat = None;
-        if let Some(revision) = self.parts.initial_end.take() {
-            return Poll::Ready(Some(self.bookmark(revision, true)));
-        }
-        if !self.pending.is_empty() {
-            return Poll::Ready(Some(self.pending_chunk()));
-        }
-        match self.parts.watcher.poll_next(cx) {
-            Poll::Ready(Delivery::Changes(changes)) => {
-                self.pending = changes;
-                return self.poll_lines(cx);
-            }
-            Poll::Ready(Delivery::Closed(why)) => {
+        loop {
+            if let Err(error) = ready!(self.poll_converted(cx)) {
                 self.ended = true;
-                return Poll::Ready(match why {
-                    Closed::Shutdown => None,
-                    Closed::Expired => Some(error_frame(&ApiError::expired(
-                        "too old resource version: the watch fell behind; list again",
-                    ))),
-                });
+                return Poll::Ready(Some(error_frame(&error)));
             }
-            Poll::Pending => {}
+            self.judge();
+            if !self.initial.is_empty() {
+                return Poll::Ready(Some(self.initial_chunk()));
+            }
+            self.seat = None;
+            if let Some(revision) = self.parts.initial_end.take() {
+                return Poll::Ready(Some(self.bookmark(revision, true)));
+            }
+            if !self.pending.is_empty() {
+                return Poll::Ready(Some(self.pending_chunk()));
+            }
+            match self.parts.watcher.poll_next(cx) {
+                Poll::Ready(Delivery::Changes(changes)) => {
+                    self.pending = changes;
+                    self.judged = false;
+                }
+                Poll::Ready(Delivery::Closed(why)) => {
+                    self.ended = true;
+                    return Poll::Ready(match why {
+                        Closed::Shutdown => None,
+                        Closed::Expired => Some(error_frame(&ApiError::expired(
+                            "too old resource version: the watch fell behind; list again",
+                        ))),
+                    });
+                }
+                Poll::Pending => break,
+            }
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
@@ -158,9 +164,16 @@ impl WatchBody {
     fn poll_converted(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let resource = &self.parts.shaper.resource;
         if self.converting.is_none() {
-            let events = self.pending.iter();
-            let changed = events.filter_map(|(change, event)| event.past.subject(*change));
-            let waiting = Converter::waiting(resource, self.initial.iter().chain(changed));
+            let both = self.parts.watcher.filter.looks_at_shown();
+            let changed = self.pending.iter().flat_map(|(change, event)| {
+                let past = &event.past;
+                match both {
+                    true => [past.object.as_ref(), past.previous.as_ref()],
+                    false => [past.subject(*change), None],
+                }
+            });
+            let needed = self.initial.iter().chain(changed.flatten());
+            let waiting = Converter::waiting(resource, needed);
             if waiting.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -172,6 +185,21 @@ impl WatchBody {
         let converted = ready!(converting.as_mut().poll(cx));
         self.converting = None;
         Poll::Ready(converted)
+    }
+
+    /// Drops what the client does not see once it is in the version that is watched.
+    fn judge(&mut self) {
+        let (filter, resource) = (&self.parts.watcher.filter, &self.parts.shaper.resource);
+        if std::mem::replace(&mut self.judged, true) || !filter.looks_at_shown() {
+            return;
+        }
+        let sees = |object: &CachedObject| {
+            filter.matches(object) && filter.matches_shown(resource, object)
+        };
+        self.initial.retain(|object| sees(object));
+        let changes = std::mem::take(&mut self.pending).into_iter();
+        let seen = changes.filter_map(|(_, event)| Some((event.past.change_to(sees)?, event)));
+        self.pending = seen.collect();
     }
 
     fn initial_chunk(&mut self) -> Bytes {

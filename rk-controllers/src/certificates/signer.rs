@@ -19,10 +19,6 @@ use crate::{
     manager::Context,
 };
 
-/// How long certificates last at most, and when a request does not say
-/// (`--cluster-signing-duration`).
-const LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
 /// How long they last at least.
 const LIFETIME_MIN: Duration = Duration::from_secs(10 * 60);
 
@@ -37,7 +33,7 @@ enum Plan {
     Sign(CertificateRequest),
 }
 
-fn plan(request: &CertificateSigningRequest) -> Result<Plan, String> {
+fn plan(request: &CertificateSigningRequest, longest: Duration) -> Result<Plan, String> {
     let approved = has(request, APPROVED) && !has(request, DENIED) && !has(request, FAILED);
     if !approved || certificate(request).is_some() {
         return Ok(Plan::Nothing);
@@ -49,22 +45,25 @@ fn plan(request: &CertificateSigningRequest) -> Result<Plan, String> {
         None => Plan::Nothing,
         Some(Err(wrong)) => Plan::Fail(wrong),
         Some(Ok(())) => Plan::Sign(CertificateRequest {
+            signer_name: spec.signer_name.clone(),
             pem: spec.request.0.clone(),
             usages,
-            lifetime: lifetime(spec.expiration_seconds),
+            lifetime: lifetime(spec.expiration_seconds, longest),
         }),
     })
 }
 
-fn lifetime(asked_seconds: Option<i32>) -> Duration {
-    asked_seconds.map_or(LIFETIME, |seconds| {
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).clamp(LIFETIME_MIN, LIFETIME)
+fn lifetime(asked_seconds: Option<i32>, longest: Duration) -> Duration {
+    asked_seconds.map_or(longest, |seconds| {
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).max(LIFETIME_MIN).min(longest)
     })
 }
 
 struct Signer {
     client: Client,
     signer: Arc<dyn CertificateSigner>,
+    /// How long certificates last at most, and when a request does not say.
+    longest: Duration,
     requests: Informer<CertificateSigningRequest>,
 }
 
@@ -72,7 +71,7 @@ struct Signer {
 impl Reconciler for Signer {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
         let Some(request) = self.requests.get("", &key.name) else { return Ok(Action::Wait) };
-        let plan = plan(&request)
+        let plan = plan(&request, self.longest)
             .map_err(|error| Error::Terminal(format!("unable to parse csr {key}: {error}")))?;
         let mut done = request.as_ref().clone();
         match plan {
@@ -95,7 +94,12 @@ impl Reconciler for Signer {
 pub(crate) fn controller(name: &'static str, context: &Context) -> Option<Controller> {
     let signer = context.settings.certificate_signer.clone()?;
     let requests = context.informers.of::<CertificateSigningRequest>();
-    let reconciler = Signer { client: context.client.clone(), signer, requests: requests.clone() };
+    let reconciler = Signer {
+        client: context.client.clone(),
+        signer,
+        longest: context.settings.certificate_duration,
+        requests: requests.clone(),
+    };
     let controller = Controller::new(name, reconciler)
         .rate_limit(RateLimit { min: Duration::from_millis(200), max: Duration::from_secs(1000) })
         .reconciles(&requests);
@@ -107,6 +111,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
     const NODE_A: &str = include_str!("testdata/node-a.csr");
 
@@ -128,16 +134,16 @@ mod tests {
 
     #[test]
     fn only_what_is_approved_is_signed() {
-        assert!(matches!(plan(&request(&[APPROVED])), Ok(Plan::Sign(_))));
-        assert_eq!(plan(&request(&[])), Ok(Plan::Nothing));
-        assert_eq!(plan(&request(&[DENIED])), Ok(Plan::Nothing));
-        assert_eq!(plan(&request(&[APPROVED, FAILED])), Ok(Plan::Nothing));
+        assert!(matches!(plan(&request(&[APPROVED]), YEAR), Ok(Plan::Sign(_))));
+        assert_eq!(plan(&request(&[]), YEAR), Ok(Plan::Nothing));
+        assert_eq!(plan(&request(&[DENIED]), YEAR), Ok(Plan::Nothing));
+        assert_eq!(plan(&request(&[APPROVED, FAILED]), YEAR), Ok(Plan::Nothing));
         let mut done = request(&[APPROVED]);
         done.status.get_or_insert_default().certificate = Some(ByteString(b"pem".to_vec()));
-        assert_eq!(plan(&done), Ok(Plan::Nothing));
+        assert_eq!(plan(&done, YEAR), Ok(Plan::Nothing));
         let mut others = request(&[APPROVED]);
         others.spec.signer_name = "example.com/s".to_owned();
-        assert_eq!(plan(&others), Ok(Plan::Nothing));
+        assert_eq!(plan(&others, YEAR), Ok(Plan::Nothing));
     }
 
     #[test]
@@ -145,14 +151,14 @@ mod tests {
         let mut wrong = request(&[APPROVED]);
         wrong.spec.usages = Some(vec!["server auth".to_owned()]);
         let words = "usages did not match [client auth digital signature key encipherment]";
-        assert_eq!(plan(&wrong), Ok(Plan::Fail(words.to_owned())));
+        assert_eq!(plan(&wrong, YEAR), Ok(Plan::Fail(words.to_owned())));
     }
 
     #[test]
     fn a_certificate_lasts_as_long_as_was_asked_for_within_bounds() {
-        assert_eq!(lifetime(None), LIFETIME);
-        assert_eq!(lifetime(Some(3600)), Duration::from_secs(3600));
-        assert_eq!(lifetime(Some(1)), LIFETIME_MIN);
-        assert_eq!(lifetime(Some(i32::MAX)), LIFETIME);
+        assert_eq!(lifetime(None, YEAR), YEAR);
+        assert_eq!(lifetime(Some(3600), YEAR), Duration::from_secs(3600));
+        assert_eq!(lifetime(Some(1), YEAR), LIFETIME_MIN);
+        assert_eq!(lifetime(Some(i32::MAX), YEAR), YEAR);
     }
 }

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, pin_mut};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
@@ -21,17 +20,9 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::DynamicObject,
-    core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
-};
+use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use rk_api::client::{Change, Informers, Watchable, WorkQueue};
+use rk_api::client::{Change, Informers, MetadataSink, Watchable, WorkQueue};
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::graph::{self, Graph};
@@ -133,7 +124,9 @@ impl Monitors {
         let follow = async move {
             loop {
                 match changes.next_change().await {
-                    Change::Updated { old, new } if same_ties(old.meta(), new.meta()) => {}
+                    Change::Updated { old, new } if same_ties(old.meta(), new.meta()) => {
+                        feed.touch(new.meta())
+                    }
                     Change::Added(object) | Change::Updated { new: object, .. } => {
                         feed.observe(object.meta())
                     }
@@ -153,9 +146,9 @@ impl Monitors {
     fn watch(&self, kind: ServedKind) -> Monitor {
         let (done, synced) = watch::channel(false);
         let resource = kind.api_resource();
-        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.client.clone(), &resource);
-        let task = tokio::spawn(self.feed(kind).run(api, done)).abort_handle();
-        Monitor { task, synced }
+        let sink = Followed { feed: Mutex::new(self.feed(kind)), listed: done };
+        let follow = self.informers.follow_metadata(self.client.clone(), &resource, sink);
+        Monitor { task: tokio::spawn(follow).abort_handle(), synced }
     }
 
     fn feed(&self, kind: ServedKind) -> Feed {
@@ -165,7 +158,6 @@ impl Monitors {
             api_version,
             graph: self.graph.clone(),
             queue: self.queue.clone(),
-            listed: None,
             known: BTreeSet::new(),
         }
     }
@@ -185,43 +177,13 @@ struct Feed {
     api_version: String,
     graph: Arc<Mutex<Graph>>,
     queue: WorkQueue<ObjectKey>,
-    /// UIDs of the list that is under way.
-    listed: Option<BTreeSet<String>>,
     /// UIDs that are in the graph.
     known: BTreeSet<String>,
 }
 
 impl Feed {
-    async fn run(
-        mut self,
-        api: Api<PartialObjectMeta<DynamicObject>>,
-        synced: watch::Sender<bool>,
-    ) {
-        let events = watcher::watcher(api, watcher::Config::default()).default_backoff();
-        pin_mut!(events);
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Init) => self.listed = Some(BTreeSet::new()),
-                Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                    self.observe(&object.metadata)
-                }
-                Ok(Event::InitDone) => {
-                    self.drop_unlisted();
-                    synced.send_replace(true);
-                }
-                Ok(Event::Delete(object)) => self.forget(&object.uid().unwrap_or_default()),
-                Err(error) => {
-                    tracing::debug!(kind = self.kind, %error, "watch failed, trying again")
-                }
-            }
-        }
-    }
-
     fn observe(&mut self, meta: &ObjectMeta) {
         let uid = meta.uid.clone().unwrap_or_default();
-        if let Some(listed) = &mut self.listed {
-            listed.insert(uid.clone());
-        }
         self.known.insert(uid.clone());
         let node = graph::Node {
             api_version: self.api_version.clone(),
@@ -231,9 +193,16 @@ impl Feed {
             owners: meta.owner_references.clone().unwrap_or_default(),
             deleting: meta.deletion_timestamp.is_some(),
             finalizers: meta.finalizers.clone().unwrap_or_default(),
+            version: meta.resource_version.as_deref().unwrap_or_default().into(),
         };
         let look_at = self.graph.lock().observe(uid, node);
         self.enqueue(look_at);
+    }
+
+    fn touch(&self, meta: &ObjectMeta) {
+        if let (Some(uid), Some(version)) = (&meta.uid, &meta.resource_version) {
+            self.graph.lock().touch(uid, version);
+        }
     }
 
     fn forget(&mut self, uid: &str) {
@@ -242,14 +211,38 @@ impl Feed {
         self.enqueue(look_at);
     }
 
-    /// What was known before a list and is not in it was deleted while nobody watched.
-    fn drop_unlisted(&mut self) {
-        let listed = self.listed.take().unwrap_or_default();
-        let gone: Vec<String> = self.known.difference(&listed).cloned().collect();
+    /// Takes in a list. What was known before and is not in it was deleted while nobody watched.
+    fn replace(&mut self, all: &[ObjectMeta]) {
+        all.iter().for_each(|object| self.observe(object));
+        let listed: BTreeSet<&str> =
+            all.iter().filter_map(|object| object.uid.as_deref()).collect();
+        let gone = self.known.iter().filter(|uid| !listed.contains(uid.as_str()));
+        let gone: Vec<String> = gone.cloned().collect();
         gone.iter().for_each(|uid| self.forget(uid));
     }
 
     fn enqueue(&self, uids: Vec<String>) {
         uids.into_iter().for_each(|uid| self.queue.add(ObjectKey::cluster(uid)));
+    }
+}
+
+/// A kind whose metadata is followed for the graph alone.
+struct Followed {
+    feed: Mutex<Feed>,
+    listed: watch::Sender<bool>,
+}
+
+impl MetadataSink for Followed {
+    fn replace(&self, all: Vec<ObjectMeta>) {
+        self.feed.lock().replace(&all);
+        self.listed.send_replace(true);
+    }
+
+    fn put(&self, object: ObjectMeta) {
+        self.feed.lock().observe(&object);
+    }
+
+    fn remove(&self, object: ObjectMeta) {
+        self.feed.lock().forget(object.uid.as_deref().unwrap_or_default());
     }
 }

@@ -5,12 +5,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    attach_detach, certificates, cloud, clusterrole_aggregation, controller::Controller, cronjob,
-    daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
-    ephemeral_volume, garbage_collector, job, namespace, node_ipam, node_lifecycle,
-    persistent_volume, pod_gc, podautoscaler, protection, replicaset, resource_quota, root_ca,
-    service_account, service_account_tokens, service_cidrs, statefulset, taint_eviction,
-    token_cleaner, ttl_after_finished, volume_expand,
+    attach_detach, bootstrap_signer, certificates, cloud, clusterrole_aggregation,
+    controller::Controller, cronjob, daemonset, deployment, disruption, endpoints, endpointslice,
+    endpointslice_mirroring, ephemeral_volume, garbage_collector, job, namespace, node_ipam,
+    node_lifecycle, persistent_volume, pod_gc, podautoscaler, protection, replicaset,
+    resource_quota, root_ca, service_account, service_account_tokens, service_cidrs, statefulset,
+    taint_eviction, token_cleaner, ttl_after_finished, volume_expand,
 };
 
 /// A controller that a manager can start.
@@ -26,8 +26,17 @@ pub(super) struct Entry {
 const SIGNING_REQUESTS: &[(&str, &str)] =
     &[("certificates.k8s.io/v1", "certificatesigningrequests")];
 
+/// Those that `*` does not choose: they are for clusters that machines join with bootstrap tokens.
+const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
+
 /// Alphabetical by name.
 pub(super) const REGISTRY: &[Entry] = &[
+    entry(
+        "bootstrap-signer-controller",
+        "bootstrapsigner",
+        &[("v1", "configmaps"), ("v1", "secrets")],
+        |name, context, token| run(bootstrap_signer::controller(name, context), context, token),
+    ),
     entry(
         "certificatesigningrequest-approving-controller",
         "csrapproving",
@@ -279,6 +288,7 @@ pub(super) const REGISTRY: &[Entry] = &[
 /// that work with the manager's own rights.
 pub(super) fn account(name: &str) -> Option<&str> {
     Some(match name {
+        "bootstrap-signer-controller" => "bootstrap-signer",
         "certificatesigningrequest-approving-controller"
         | "certificatesigningrequest-cleaner-controller"
         | "certificatesigningrequest-signing-controller" => "certificate-controller",
@@ -319,7 +329,10 @@ const fn entry(
     Entry { name, short_name, needs, start }
 }
 
-fn run(controller: Controller, context: &Context, shutdown: CancellationToken) -> Task {
+fn run(mut controller: Controller, context: &Context, shutdown: CancellationToken) -> Task {
+    if let Some(workers) = context.settings.workers_of.get(controller.name()) {
+        controller = controller.workers(*workers);
+    }
     Box::pin(controller.metrics(&context.metrics).run(shutdown))
 }
 
@@ -329,6 +342,18 @@ fn run_if(controller: Option<Controller>, context: &Context, shutdown: Cancellat
         Some(controller) => run(controller, context, shutdown),
         None => Box::pin(async {}),
     }
+}
+
+/// The name of a controller that is called so, now or up to Kubernetes 1.28.
+pub(super) fn full_name(name: &str) -> Option<&'static str> {
+    let entry = REGISTRY.iter().find(|entry| [entry.name, entry.short_name].contains(&name))?;
+    Some(entry.name)
+}
+
+/// The error that says which names there are.
+pub(super) fn unknown(name: &str) -> ManagerError {
+    let known: Vec<&str> = REGISTRY.iter().map(|entry| entry.name).collect();
+    ManagerError::UnknownController { name: name.to_owned(), known: known.join(", ") }
 }
 
 /// The entries that a list of `*`, `name` and `-name` chooses. A name wins over `*`, and `-name`
@@ -343,17 +368,14 @@ pub(super) fn select<'a>(
     for word in &words {
         let name = word.strip_prefix('-').unwrap_or(word);
         if name != "*" && !registry.iter().any(|entry| named(entry, name)) {
-            let known: Vec<&str> = registry.iter().map(|entry| entry.name).collect();
-            return Err(ManagerError::UnknownController {
-                name: name.to_owned(),
-                known: known.join(", "),
-            });
+            return Err(unknown(name));
         }
     }
     let enabled = |entry: &&Entry| {
         let off =
             words.iter().any(|word| word.strip_prefix('-').is_some_and(|name| named(entry, name)));
-        !off && words.iter().any(|word| *word == "*" || named(entry, word))
+        let by_default = !OFF_BY_DEFAULT.contains(&entry.name);
+        !off && words.iter().any(|word| (*word == "*" && by_default) || named(entry, word))
     };
     Ok(registry.iter().filter(enabled).collect())
 }
@@ -368,9 +390,11 @@ mod tests {
 
     #[test]
     fn a_selection_reads_like_the_flag_of_kube_controller_manager() {
-        assert_eq!(names("*").len(), REGISTRY.len());
+        let default = REGISTRY.len() - OFF_BY_DEFAULT.len();
+        assert_eq!(names("*").len(), default);
+        assert_eq!(names("*,bootstrapsigner,tokencleaner").len(), REGISTRY.len());
         assert_eq!(names("deployment, replicaset-controller"), ["deployment", "replicaset"]);
-        assert_eq!(names("*,-nodeipam").len(), REGISTRY.len() - 1);
+        assert_eq!(names("*,-nodeipam").len(), default - 1);
         assert_eq!(names("-namespace,namespace,podgc"), ["podgc"]);
         assert!(names("").is_empty());
     }

@@ -1,4 +1,4 @@
-//! Keeps a [`Store`](super::Store) equal to what the API server has: list, then watch from there.
+//! Keeps a [`Sink`] equal to what the API server has: list, then watch from there.
 
 use std::{io::BufRead, sync::Arc, time::Duration};
 
@@ -6,12 +6,15 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::Request;
 use http_body_util::BodyExt;
-use kube::{client::Body, core::Status};
+use kube::{
+    client::Body,
+    core::{ApiResource, Status},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Shared, Watchable, store::key_of};
+use super::Watchable;
 use crate::{
     client::{Backoff, slim},
     rng,
@@ -21,10 +24,32 @@ use crate::{
 /// a value is far below.
 const LINE_BYTES_MAX: usize = 64 << 20;
 
+/// How long a watch is asked to last at least, and up to twice as long.
+const LASTS: Duration = Duration::from_secs(300);
+/// The same for a server of this process.
+const LASTS_IN_PROCESS: Duration = Duration::from_secs(4 * 3600);
+
+/// What takes in what a list and its watch say.
+pub(super) trait Sink<K>: Send + Sync {
+    /// A complete list: what is not in it is gone.
+    fn replace(&self, items: Vec<K>);
+    /// The newest state of an object.
+    fn put(&self, object: K);
+    /// An object that is gone, in its last state.
+    fn remove(&self, object: K);
+}
+
 /// Where and what to list and watch.
 pub(super) struct Source {
     client: kube::Client,
+    /// For the log.
+    kind: String,
     path: String,
+    /// In which form lists and watches are asked for.
+    list_as: &'static str,
+    watch_as: &'static str,
+    /// The server is of this process ([`Informers::in_process`](super::Informers::in_process)).
+    in_process: bool,
     /// Selectors as a query, each with a leading `&`.
     selectors: String,
 }
@@ -49,6 +74,13 @@ enum Failure {
     Request(#[from] http::Error),
 }
 
+impl Failure {
+    /// The kind is not served: its definition was deleted, or is not there yet.
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code == 404)
+    }
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         // Servers say 410 with either reason, and before 1.19 "ResourceExpired" with another code.
@@ -64,6 +96,7 @@ impl From<Status> for Failure {
 impl Source {
     pub(super) fn new<K: Watchable>(
         client: kube::Client,
+        in_process: bool,
         label: Option<&str>,
         field: Option<&str>,
     ) -> Self {
@@ -73,12 +106,34 @@ impl Source {
                 selectors.push_str(&format!("&{name}={}", escape(value)));
             }
         }
-        Self { client, path: K::url_path(&(), None), selectors }
+        Self {
+            client,
+            kind: K::kind(&()).into_owned(),
+            path: K::url_path(&(), None),
+            list_as: "application/json",
+            watch_as: "application/json",
+            in_process,
+            selectors,
+        }
     }
 
-    async fn send(&self, query: String) -> Result<Body, Failure> {
+    /// The metadata of all objects of a kind.
+    pub(super) fn metadata(client: kube::Client, in_process: bool, of: &ApiResource) -> Self {
+        let root = if of.group.is_empty() { "api" } else { "apis" };
+        Self {
+            client,
+            kind: of.kind.clone(),
+            path: format!("/{root}/{}/{}", of.api_version, of.plural),
+            list_as: "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            watch_as: "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+            in_process,
+            selectors: String::new(),
+        }
+    }
+
+    async fn send(&self, accept: &str, query: String) -> Result<Body, Failure> {
         let request = Request::get(format!("{}?{query}{}", self.path, self.selectors))
-            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::ACCEPT, accept)
             // Some servers compress each event of a watch apart, which kube's layer cannot read.
             .header(http::header::ACCEPT_ENCODING, "identity")
             .body(Body::empty())?;
@@ -125,16 +180,15 @@ struct ListMeta {
 }
 
 /// Lists and watches for ever.
-pub(super) async fn run<K: Watchable>(source: Source, shared: Arc<Shared<K>>) {
-    let kind = K::kind(&());
+pub(super) async fn run<K: Watchable, S: Sink<K>>(source: Source, sink: Arc<S>) {
+    let kind = &source.kind;
     let mut backoff = Backoff::for_watches();
     // Any version will do at first: the server answers from its cache.
     let mut at_least = "0".to_owned();
     loop {
         let version = match list::<K>(&source, &at_least).await {
             Ok((items, version)) => {
-                shared.store.write().replace(items);
-                shared.synced.send_replace(true);
+                sink.replace(items);
                 version
             }
             Err(failure) => {
@@ -142,13 +196,16 @@ pub(super) async fn run<K: Watchable>(source: Source, shared: Arc<Shared<K>>) {
                     at_least.clear();
                 }
                 let pause = backoff.pause();
-                tracing::warn!(%kind, %failure, ?pause, "list failed");
+                match failure.is_not_found() {
+                    true => tracing::debug!(kind, %failure, ?pause, "not served now"),
+                    false => tracing::warn!(kind, %failure, ?pause, "list failed"),
+                }
                 tokio::time::sleep(pause).await;
                 continue;
             }
         };
-        at_least = watch_until_expired(&source, &shared, version, &mut backoff).await;
-        tracing::debug!(%kind, "the watch fell behind, listing again");
+        at_least = watch_until_expired(&source, &*sink, version, &mut backoff).await;
+        tracing::debug!(kind, "the watch fell behind, listing again");
     }
 }
 
@@ -157,7 +214,13 @@ async fn list<K: Watchable>(source: &Source, at_least: &str) -> Result<(Vec<K>, 
         "" => "limit=0".to_owned(),
         version => format!("resourceVersion={version}"),
     };
-    let body = source.send(query).await?.collect().await.map_err(Failure::Read)?.to_bytes();
+    let body = source
+        .send(source.list_as, query)
+        .await?
+        .collect()
+        .await
+        .map_err(Failure::Read)?
+        .to_bytes();
     match serde_json::from_slice::<List<K>>(&body) {
         Ok(list) => {
             let mut items = list.items.unwrap_or_default();
@@ -168,17 +231,17 @@ async fn list<K: Watchable>(source: &Source, at_least: &str) -> Result<(Vec<K>, 
         Err(_) => {
             let list: List<&RawValue> = serde_json::from_slice(&body)?;
             let items = list.items.unwrap_or_default();
-            let items = items.iter().filter_map(|raw| decode(raw.get().as_bytes()));
+            let items = items.iter().filter_map(|raw| decode(source, raw.get().as_bytes()));
             Ok((items.collect(), list.metadata.resource_version))
         }
     }
 }
 
-fn decode<K: Watchable>(json: &[u8]) -> Option<K> {
+fn decode<K: Watchable>(source: &Source, json: &[u8]) -> Option<K> {
     match slim::decode(json) {
         Ok(object) => Some(object),
         Err(error) => {
-            tracing::error!(kind = %K::kind(&()), %error, "skipping an object of unexpected form");
+            tracing::error!(kind = source.kind, %error, "skipping an object of unexpected form");
             None
         }
     }
@@ -188,7 +251,7 @@ fn decode<K: Watchable>(json: &[u8]) -> Option<K> {
 /// no longer has the history.
 async fn watch_until_expired<K: Watchable>(
     source: &Source,
-    shared: &Shared<K>,
+    sink: &impl Sink<K>,
     mut version: String,
     backoff: &mut Backoff,
 ) -> String {
@@ -196,7 +259,7 @@ async fn watch_until_expired<K: Watchable>(
     loop {
         let started = Instant::now();
         let before = version.clone();
-        let result = watch(source, shared, &mut version).await;
+        let result = watch(source, sink, &mut version).await;
         let failure = match result {
             // The server ends watches now and then; one that ended at once is a failure.
             Ok(()) if version != before || started.elapsed() >= Duration::from_secs(1) => {
@@ -216,10 +279,13 @@ async fn watch_until_expired<K: Watchable>(
         };
         first = false;
         let pause = backoff.pause();
-        let kind = K::kind(&());
+        let kind = &source.kind;
         match failure {
-            Some(failure) => tracing::warn!(%kind, %failure, ?pause, "watch failed"),
-            None => tracing::debug!(%kind, ?pause, "the watch ended at once"),
+            Some(failure) if failure.is_not_found() => {
+                tracing::debug!(kind, %failure, ?pause, "not served now");
+            }
+            Some(failure) => tracing::warn!(kind, %failure, ?pause, "watch failed"),
+            None => tracing::debug!(kind, ?pause, "the watch ended at once"),
         }
         tokio::time::sleep(pause).await;
     }
@@ -227,25 +293,27 @@ async fn watch_until_expired<K: Watchable>(
 
 async fn watch<K: Watchable>(
     source: &Source,
-    shared: &Shared<K>,
+    sink: &impl Sink<K>,
     version: &mut String,
 ) -> Result<(), Failure> {
     // Five to ten minutes, as client-go: many watches of one server do not end together.
-    let timeout = rng::jitter(Duration::from_secs(300), 1.0).as_secs();
-    let query = format!(
-        "watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={timeout}"
-    );
-    let mut frames = source.send(query).await?.into_data_stream();
+    let (lasts, bookmarks) = match source.in_process {
+        true => (LASTS_IN_PROCESS, ""),
+        false => (LASTS, "&allowWatchBookmarks=true"),
+    };
+    let timeout = rng::jitter(lasts, 1.0).as_secs();
+    let query = format!("watch=true{bookmarks}&resourceVersion={version}&timeoutSeconds={timeout}");
+    let mut frames = source.send(source.watch_as, query).await?.into_data_stream();
     let mut partial = BytesMut::new();
     while let Some(frame) = frames.next().await {
         let mut frame: Bytes = frame.map_err(Failure::Read)?;
         while let Some(end) = line_end(&frame) {
             let line = frame.split_to(end);
             if partial.is_empty() {
-                apply(shared, &line, version)?;
+                apply(source, sink, &line, version)?;
             } else {
                 partial.extend_from_slice(&line);
-                apply(shared, &partial.split(), version)?;
+                apply(source, sink, &partial.split(), version)?;
             }
         }
         if partial.len() + frame.len() > LINE_BYTES_MAX {
@@ -287,17 +355,17 @@ fn plain_event<K: Watchable>(line: &[u8]) -> Option<(&'static str, K)> {
     Some((kind, slim::decode(object).ok()?))
 }
 
-fn take<K: Watchable>(shared: &Shared<K>, kind: &str, object: K) {
-    let mut store = shared.store.write();
+fn take<K>(sink: &impl Sink<K>, kind: &str, object: K) {
     match kind {
-        "DELETED" => store.remove(key_of(&object), Some(object)),
-        _ => store.put(object),
+        "DELETED" => sink.remove(object),
+        _ => sink.put(object),
     }
 }
 
 /// Takes in one line of a watch.
 fn apply<K: Watchable>(
-    shared: &Shared<K>,
+    source: &Source,
+    sink: &impl Sink<K>,
     line: &[u8],
     version: &mut String,
 ) -> Result<(), Failure> {
@@ -308,21 +376,21 @@ fn apply<K: Watchable>(
         if let Some(newer) = &object.meta().resource_version {
             version.clone_from(newer);
         }
-        take(shared, kind, object);
+        take(sink, kind, object);
         return Ok(());
     }
     let event: RawEvent<'_> = serde_json::from_slice(line)?;
     let json = event.object.get().as_bytes();
     match event.kind {
         "ADDED" | "MODIFIED" | "DELETED" => {
-            let Some(object) = decode::<K>(json) else {
+            let Some(object) = decode::<K>(source, json) else {
                 *version = serde_json::from_slice::<OnlyMeta>(json)?.metadata.resource_version;
                 return Ok(());
             };
             if let Some(newer) = &object.meta().resource_version {
                 version.clone_from(newer);
             }
-            take(shared, event.kind, object);
+            take(sink, event.kind, object);
             Ok(())
         }
         "BOOKMARK" => {

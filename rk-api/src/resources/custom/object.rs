@@ -1,6 +1,6 @@
 //! A custom object in memory.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, borrow::Cow, fmt, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{
@@ -10,15 +10,18 @@ use serde::{
 };
 use serde_json::{Map, Value, value::RawValue};
 
+use super::{prune, schema::Schema};
 use crate::resources::Object;
 
 /// A custom object: its metadata as a type, everything else as a tree.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Custom {
     /// Group and version that the object is in.
     pub api_version: Arc<str>,
     /// Group and version in which it is written down.
     pub stored_as: Arc<str>,
+    /// The schema that what is written down is pruned by, where the object itself is not.
+    pub pruned_to: Option<Arc<Schema>>,
     /// The kind.
     pub kind: Arc<str>,
     /// Its metadata.
@@ -42,15 +45,16 @@ impl Custom {
 struct As<'a> {
     object: &'a Custom,
     api_version: &'a str,
+    members: &'a Map<String, Value>,
 }
 
 impl Serialize for As<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.object.members.len() + 3))?;
+        let mut map = serializer.serialize_map(Some(self.members.len() + 3))?;
         map.serialize_entry("apiVersion", self.api_version)?;
         map.serialize_entry("kind", &*self.object.kind)?;
         map.serialize_entry("metadata", &self.object.metadata)?;
-        for (name, member) in &self.object.members {
+        for (name, member) in self.members {
             map.serialize_entry(name, member)?;
         }
         map.end()
@@ -68,7 +72,15 @@ impl Object for Custom {
         Box::new(self.clone())
     }
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&As { object: self, api_version: &self.stored_as })
+        let members = match &self.pruned_to {
+            None => Cow::Borrowed(&self.members),
+            Some(schema) => {
+                let mut members = self.members.clone();
+                prune::prune(&mut members, schema);
+                Cow::Owned(members)
+            }
+        };
+        serde_json::to_vec(&As { object: self, api_version: &self.stored_as, members: &members })
     }
     fn to_value(&self) -> Result<Value, serde_json::Error> {
         self.tree()

@@ -53,6 +53,9 @@ pub struct Version {
     /// The schema, as the definition has it (JSON): what is seldom needed is made of it.
     pub(crate) source: Box<str>,
     pub(super) schema: Arc<Schema>,
+    /// The schema of what is stored, where that is another version that no webhook makes: what it does
+    /// not know is not written down.
+    pub(super) pruned_to: Option<Arc<Schema>>,
     /// The schemas of all versions: what is stored can be of any of them.
     pub(super) siblings: Arc<[(Arc<str>, Arc<Schema>)]>,
     /// Whether unknown fields are taken away, as they are unless the definition is an old one.
@@ -60,10 +63,8 @@ pub struct Version {
     pub(super) has_status: bool,
     pub(super) scale: Option<ScalePaths>,
     pub(super) columns: Vec<Column>,
-    /// The selectable fields of all versions.
-    pub(super) fields: Arc<[Field]>,
-    /// The names of this version's.
-    pub(super) own_fields: Vec<Box<str>>,
+    /// The selectable fields of this version.
+    pub(super) fields: Vec<Field>,
     pub(super) deprecation: Option<String>,
     pub(super) apply: OnceLock<(apply::Schema, TypeRef)>,
     /// The rules of the schema, compiled when an object is first judged by them.
@@ -143,7 +144,6 @@ struct Maker<'a> {
     kind: Arc<str>,
     list_kind: Arc<str>,
     siblings: Arc<[(Arc<str>, Arc<Schema>)]>,
-    fields: Arc<[Field]>,
     conversion: Option<Arc<Webhook>>,
 }
 
@@ -174,7 +174,6 @@ impl<'a> Maker<'a> {
             kind: names.kind.as_str().into(),
             list_kind: list_kind.unwrap_or_else(|| format!("{}List", names.kind)).into(),
             siblings,
-            fields: fields(spec),
             conversion: Webhook::of(spec).map(Arc::new),
         }
     }
@@ -205,11 +204,14 @@ impl<'a> Maker<'a> {
 
     fn version(&self, version: &CustomResourceDefinitionVersion) -> Version {
         let own = api_version(self.spec, &version.name);
-        let known = self.siblings.iter().find(|(api_version, _)| *api_version == own);
+        let schema = |version: &Arc<str>| {
+            let found = self.siblings.iter().find(|(api_version, _)| api_version == version);
+            found.map(|(_, schema)| schema.clone())
+        };
+        let prunes = self.spec.preserve_unknown_fields != Some(true);
         let subresources = version.subresources.as_ref();
         // Only who asks a webhook needs the version as it is: a change of name is made on the way.
         let converted = self.conversion.is_some();
-        let own_fields = version.selectable_fields.iter().flatten();
         let source = schema_of(version).and_then(|props| serde_json::to_string(props).ok());
         Version {
             definition: self.definition.clone(),
@@ -219,14 +221,17 @@ impl<'a> Maker<'a> {
             list_kind: self.list_kind.clone(),
             conversion: self.conversion.clone(),
             source: source.unwrap_or_else(|| KEEPS_EVERYTHING.to_owned()).into(),
-            schema: known.map(|(_, schema)| schema.clone()).unwrap_or_default(),
+            schema: schema(&own).unwrap_or_default(),
+            pruned_to: match prunes && !converted && own != self.stored_as {
+                true => schema(&self.stored_as),
+                false => None,
+            },
             siblings: self.siblings.clone(),
-            prunes: self.spec.preserve_unknown_fields != Some(true),
+            prunes,
             has_status: subresources.is_some_and(|it| it.status.is_some()),
             scale: subresources.and_then(|it| it.scale.as_ref()).map(ScalePaths::of),
             columns: printer_columns(version).iter().map(column).collect(),
-            fields: self.fields.clone(),
-            own_fields: own_fields.map(|field| field_name(&field.json_path).into()).collect(),
+            fields: fields(version),
             deprecation: deprecation(self.spec, self.names, version),
             apply: OnceLock::new(),
             rules: OnceLock::new(),
@@ -308,22 +313,13 @@ fn column(column: &CustomResourceColumnDefinition) -> Column {
     Column { kind: column.type_.as_str().into(), path: JsonPath::parse(&column.json_path).ok() }
 }
 
-fn field_name(path: &str) -> &str {
-    path.strip_prefix('.').unwrap_or(path)
-}
-
-fn fields(spec: &CustomResourceDefinitionSpec) -> Arc<[Field]> {
-    let mut fields: Vec<Field> = Vec::new();
-    let all = spec.versions.iter().flat_map(|version| version.selectable_fields.iter().flatten());
-    for field in all {
-        let name = field_name(&field.json_path);
-        if let Ok(path) = JsonPath::parse(&field.json_path)
-            && fields.iter().all(|known| *known.name != *name)
-        {
-            fields.push(Field { name: name.into(), path });
-        }
-    }
-    fields.into()
+fn fields(version: &CustomResourceDefinitionVersion) -> Vec<Field> {
+    let paths = version.selectable_fields.iter().flatten().map(|field| &field.json_path);
+    let fields = paths.filter_map(|path| {
+        let name = path.strip_prefix('.').unwrap_or(path);
+        Some(Field { name: name.into(), path: JsonPath::parse(path).ok()? })
+    });
+    fields.collect()
 }
 
 /// What clients of a deprecated version are told: the definition's words, or that there is a newer

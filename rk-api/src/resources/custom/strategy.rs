@@ -75,6 +75,7 @@ impl Version {
         let mut object = Custom {
             api_version: self.api_version.clone(),
             stored_as: self.encoded_as.clone(),
+            pruned_to: self.pruned_to.clone(),
             kind,
             metadata,
             members,
@@ -87,6 +88,7 @@ impl Version {
                 // It stays what it is until the webhook was asked.
                 object.api_version = found.as_str().into();
                 object.stored_as = object.api_version.clone();
+                object.pruned_to = None;
             } else if self.prunes {
                 prune::prune(&mut object.members, &self.schema);
             }
@@ -176,6 +178,7 @@ impl Strategy for Version {
             return Err(Error::custom("only a webhook can convert this object"));
         }
         object.stored_as = self.api_version.clone();
+        object.pruned_to = None;
         object.encode().map(Cow::Owned)
     }
 
@@ -297,7 +300,7 @@ impl Strategy for Version {
     }
 
     fn selects_by(&self, field: &str) -> bool {
-        self.own_fields.iter().any(|own| **own == *field)
+        self.fields.iter().any(|own| *own.name == *field)
     }
 
     fn cells(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {

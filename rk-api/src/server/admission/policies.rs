@@ -88,13 +88,18 @@ impl<P: Policy> Dispatcher<P> {
         for bound in self.policies.all().iter() {
             let found = bound.policy.matcher().matches(&self.lookup, request, facts).await?;
             let Some(resource) = found else { continue };
+            let kind = bound.policy.param_kind();
+            if let Some(Err(why)) = kind.map(|kind| params::resource(&self.lookup, kind)) {
+                let bound = bound.clone();
+                asked.misconfigured.push(Misconfigured { bound, binding: None, why });
+                continue;
+            }
             for (index, binding) in bound.bindings.iter().enumerate() {
                 if let Some(matcher) = &binding.matcher
                     && matcher.matches(&self.lookup, request, facts).await?.is_none()
                 {
                     continue;
                 }
-                let kind = bound.policy.param_kind();
                 let reference = binding.params.as_ref();
                 match params::collect(&self.lookup, kind, reference, request).await {
                     Ok(params) => {

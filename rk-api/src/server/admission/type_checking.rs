@@ -3,7 +3,7 @@
 //! counts all the same.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Weak},
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cel::Schema,
+    cel::{Program, Schema, Type},
     openapi,
     resources::{
         Part, Resource, Resources,
@@ -34,7 +34,8 @@ use crate::{
     },
 };
 
-/// The most kinds that the expressions of a policy are checked for.
+/// The most kinds that the expressions of a policy are checked for because of one rule; no further
+/// rules are looked at then.
 const KINDS_MAX: usize = 10;
 
 /// How deep the schema of a kind is followed; what is deeper is not checked.
@@ -138,11 +139,15 @@ fn warnings(resources: &Resources, spec: &ValidatingAdmissionPolicySpec) -> Vec<
                 Given { params: spec.param_kind.is_some(), authorizer: true, patches: false };
             let mut scope = Scope::about(schema).with_params(params.clone());
             for variable in spec.variables.iter().flatten() {
-                if let Ok(found) = scope.compile(given, &variable.expression, Outcome::Any) {
-                    scope.declare(&variable.name, found.output_type());
-                }
+                // Nothing is known of a variable that does not fit itself, and nothing is told.
+                let found = scope.compile(given, &variable.expression, Outcome::Any);
+                scope.declare(
+                    &variable.name,
+                    found.as_ref().map_or(&Type::Dyn, Program::output_type),
+                );
             }
-            Some((format!("{}, Kind={}", resource.api_version(), resource.kind), scope, given))
+            let Resource { group, version, kind, .. } = &*resource;
+            Some((format!("{group}/{version}, Kind={kind}"), scope, given))
         })
         .collect();
     let mut warnings = Vec::new();
@@ -173,19 +178,33 @@ fn warnings(resources: &Resources, spec: &ValidatingAdmissionPolicySpec) -> Vec<
 fn kinds(resources: &Resources, spec: &ValidatingAdmissionPolicySpec) -> Vec<Arc<Resource>> {
     let constraints = spec.match_constraints.as_ref();
     let rules = constraints.and_then(|it| it.resource_rules.as_deref()).unwrap_or_default();
-    let mut named = BTreeSet::new();
+    let mut kinds = BTreeMap::new();
     for rule in rules {
-        named.extend(named_by(rule));
+        let named = named_by(rule).into_iter();
+        let found = named.filter_map(|(group, version, plural)| {
+            resources.get(&group, &version, &plural).cloned()
+        });
+        let found: Vec<_> = found.take(KINDS_MAX).collect();
+        let enough = found.len() == KINDS_MAX;
+        kinds.extend(
+            found
+                .into_iter()
+                .map(|it| ((it.group.clone(), it.version.clone(), it.kind.clone()), it)),
+        );
+        if enough {
+            break;
+        }
     }
-    let found = named
-        .iter()
-        .filter_map(|(group, version, plural)| resources.get(group, version, plural).cloned());
-    found.take(KINDS_MAX).collect()
+    kinds.into_values().collect()
 }
 
-/// What one rule names: nothing where it has a wildcard for groups or versions.
+/// What one rule names, sorted: nothing where it has a wildcard for groups or versions.
 fn named_by(rule: &NamedRuleWithOperations) -> Vec<(String, String, String)> {
-    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let list = |list: &Option<Vec<String>>| {
+        let mut list = list.clone().unwrap_or_default();
+        list.sort();
+        list
+    };
     let (groups, versions) = (list(&rule.api_groups), list(&rule.api_versions));
     if groups.iter().chain(&versions).any(|name| name.contains('*')) {
         return Vec::new();
@@ -280,6 +299,70 @@ mod tests {
         let spec = serde_json::from_value(spec).unwrap();
         let warnings = warnings(&Resources::builtin(), &spec);
         warnings.into_iter().map(|warning| (warning.field_ref, warning.warning)).collect()
+    }
+
+    #[test]
+    fn of_a_variable_that_does_not_fit_nothing_is_known() {
+        let rules = json!([{
+            "apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["pods"],
+        }]);
+        let spec = json!({
+            "matchConstraints": { "resourceRules": rules },
+            "variables": [
+                { "name": "wrong", "expression": "object.nothing" },
+                { "name": "name", "expression": "object.metadata.name" },
+            ],
+            "validations": [
+                { "expression": "variables.wrong > 1" }, { "expression": "variables.name > 1" },
+            ],
+        });
+        let told = warnings(&Resources::builtin(), &serde_json::from_value(spec).unwrap());
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].field_ref, "spec.validations[1].expression");
+        assert!(told[0].warning.starts_with("/v1, Kind=Pod: ERROR: "), "{}", told[0].warning);
+    }
+
+    #[test]
+    fn a_rule_with_many_kinds_is_the_last_one() {
+        let rule = |group: &str, resources: &[&str]| {
+            json!({
+                "apiGroups": [group], "apiVersions": ["v1"], "operations": ["*"],
+                "resources": resources,
+            })
+        };
+        let many = [
+            "services",
+            "secrets",
+            "pods",
+            "nodes",
+            "namespaces",
+            "events",
+            "endpoints",
+            "configmaps",
+            "limitranges",
+            "podtemplates",
+            "serviceaccounts",
+        ];
+        let rules = [rule("apps", &["deployments"]), rule("", &many), rule("batch", &["jobs"])];
+        let spec = json!({ "matchConstraints": { "resourceRules": rules } });
+        let found = kinds(&Resources::builtin(), &serde_json::from_value(spec).unwrap());
+        let names: Vec<_> = found.iter().map(|kind| kind.kind.as_ref()).collect();
+        assert_eq!(
+            names,
+            [
+                "ConfigMap",
+                "Endpoints",
+                "Event",
+                "LimitRange",
+                "Namespace",
+                "Node",
+                "Pod",
+                "PodTemplate",
+                "Secret",
+                "ServiceAccount",
+                "Deployment",
+            ]
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec},
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,12 +23,15 @@ use super::{
 };
 use crate::{
     resources::Part,
-    server::{Inner, cache::Observer, object::CachedObject, status::Result, writer::Writer},
+    server::{Inner, cache::Bell, kinds::Snapshot, status::Result, writer::Writer},
 };
 
 /// How often everything is looked at again, whether anything has changed or not.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 const DOCUMENTS_EVERY: Duration = Duration::from_secs(60);
+
+/// The same for a backend of this process, which no network comes between.
+const CHECK_IN_PROCESS_EVERY: Duration = Duration::from_secs(600);
 
 /// The pauses before a backend that failed is asked again: whether it is there, and what it says
 /// of itself.
@@ -53,42 +56,62 @@ struct Next {
     pause: Duration,
 }
 
+/// What there was when all of it was last looked at.
+#[derive(Default)]
+struct Seen {
+    services: Vec<APIService>,
+    /// How often anything had changed by then, and the kinds that were served; `None` when all is to
+    /// be looked at anew.
+    at: Option<(u64, Arc<Snapshot>)>,
+    next: HashMap<String, Next>,
+}
+
+impl Seen {
+    fn is_current(&self, changes: u64, kinds: &Arc<Snapshot>) -> bool {
+        self.at.as_ref().is_some_and(|(at, of)| *at == changes && Arc::ptr_eq(of, kinds))
+    }
+}
+
 /// Runs until the server ends.
 pub(in crate::server) async fn run(server: Weak<Inner>, shutdown: CancellationToken) {
-    let changed = Arc::new(Notify::new());
-    if let Some(server) = server.upgrade() {
-        let tables = [
+    let Some(changed) = server.upgrade().map(|server| {
+        Bell::of([
             server.reader.table::<APIService>(),
             server.reader.table::<Service>(),
             server.reader.table::<EndpointSlice>(),
             server.reader.table::<CustomResourceDefinition>(),
-        ];
-        for table in tables.into_iter().flatten() {
-            table.observe(Arc::new(Changed(changed.clone())));
-        }
-    }
-    let mut next: HashMap<String, Next> = HashMap::new();
+        ])
+    }) else {
+        return;
+    };
+    let mut seen = Seen::default();
     let mut look_again = false;
     loop {
         let Some(server) = server.upgrade() else { return };
-        if let Err(error) = look(&server, &mut next).await {
+        let changes = changed.count();
+        if let Err(error) = look(&server, &mut seen, changes).await {
             tracing::warn!(%error, "APIServices cannot be brought up to date");
+            seen.at = None;
             look_again = true;
         }
-        let due = next.values().map(|next| next.check_at.min(next.documents_at)).min();
+        let due = seen.next.values().map(|next| next.check_at.min(next.documents_at)).min();
         let in_any_case = if look_again { LOOK_AGAIN_AFTER } else { CHECK_EVERY };
         let wake_at = Instant::now() + in_any_case;
         let wake_at = due.map_or(wake_at, |due| due.min(wake_at));
         drop(server);
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep_until(wake_at) => look_again = false,
-            () = changed.notified() => {
+            () = tokio::time::sleep_until(wake_at) => {
+                if std::mem::take(&mut look_again) {
+                    seen.at = None;
+                }
+            }
+            () = changed.rung() => {
                 if shutdown.run_until_cancelled(tokio::time::sleep(GATHER)).await.is_none() {
                     return;
                 }
                 look_again = true;
-                for next in next.values_mut() {
+                for next in seen.next.values_mut() {
                     next.check_at = Instant::now();
                 }
             }
@@ -96,40 +119,38 @@ pub(in crate::server) async fn run(server: Weak<Inner>, shutdown: CancellationTo
     }
 }
 
-/// Wakes the controller when an object changes.
-#[derive(Debug)]
-struct Changed(Arc<Notify>);
-
-impl Observer for Changed {
-    fn changed(&self, _: Option<&Arc<CachedObject>>, _: Option<&Arc<CachedObject>>) {
-        self.0.notify_one();
+async fn look(server: &Inner, seen: &mut Seen, changes: u64) -> Result<()> {
+    authentication::publish(server).await?;
+    let kinds = server.kinds.now();
+    if !seen.is_current(changes, &kinds) {
+        seen.services = server.reader.list::<APIService>(None)?;
+        keep_custom(server, &kinds, &seen.services).await?;
+        let any_remote = seen.services.iter().any(is_remote);
+        if any_remote || !seen.next.is_empty() {
+            server.aggregator.follow(&seen.services);
+        }
+        let local = Finding::local();
+        for service in seen.services.iter().filter(|service| !is_remote(service)) {
+            if !local.is_said_by(service) {
+                say(server, service, &local).await?;
+            }
+        }
+        seen.at = Some((changes, kinds));
     }
-
-    fn replaced(&self, _: &mut dyn Iterator<Item = &Arc<CachedObject>>) {
-        self.0.notify_one();
-    }
+    look_at_backends(server, &seen.services, &mut seen.next).await
 }
 
-async fn look(server: &Inner, next: &mut HashMap<String, Next>) -> Result<()> {
-    authentication::publish(server).await?;
-    let services = server.reader.list::<APIService>(None)?;
-    keep_custom(server, &services).await?;
-    let aggregator = &server.aggregator;
-    let remote: Vec<&APIService> = services.iter().filter(|service| is_remote(service)).collect();
-    if !remote.is_empty() || !next.is_empty() {
-        aggregator.follow(&services);
-    }
-    let local = Finding::local();
-    for service in services.iter().filter(|service| !is_remote(service)) {
-        if !local.is_said_by(service) {
-            say(server, service, &local).await?;
-        }
-    }
-    let backends = aggregator.known.load().backends.clone();
+async fn look_at_backends(
+    server: &Inner,
+    services: &[APIService],
+    next: &mut HashMap<String, Next>,
+) -> Result<()> {
+    let backends = server.aggregator.known.load().backends.clone();
     next.retain(|name, _| backends.iter().any(|backend| backend.name == *name));
     let now = Instant::now();
     let looked = backends.iter().filter_map(|backend| {
-        let service = remote.iter().find(|service| backend.is_of(service))?;
+        let service =
+            services.iter().find(|service| is_remote(service) && backend.is_of(service))?;
         let due = next.get(&backend.name).copied().unwrap_or(Next {
             check_at: now,
             documents_at: now,
@@ -154,6 +175,11 @@ async fn look_at(
     mut next: Next,
 ) -> Result<Next> {
     let now = Instant::now();
+    let (namespace, name, _) = &backend.service;
+    let (check_every, documents_every) = match server.outbound.is_in_process(namespace, name) {
+        true => (CHECK_IN_PROCESS_EVERY, CHECK_IN_PROCESS_EVERY),
+        false => (CHECK_EVERY, DOCUMENTS_EVERY),
+    };
     if next.check_at <= now {
         let finding = find_out(server, backend).await?;
         let asked_in_vain = finding.reason == "FailedDiscoveryCheck";
@@ -161,7 +187,7 @@ async fn look_at(
             true => (next.pause * 2).min(CHECK_EVERY),
             false => RETRY_FIRST,
         };
-        next.check_at = now + if asked_in_vain { next.pause / 2 } else { CHECK_EVERY };
+        next.check_at = now + if asked_in_vain { next.pause / 2 } else { check_every };
         if !finding.is_said_by(service) {
             say(server, service, &finding).await?;
         }
@@ -175,7 +201,7 @@ async fn look_at(
         }
     }
     if next.documents_at <= now {
-        next.documents_at = now + DOCUMENTS_EVERY;
+        next.documents_at = now + documents_every;
         if backend.is_available() {
             if !backend.refresh(&server.outbound).await {
                 next.documents_at = now + RETRY_DOCUMENTS;
@@ -216,8 +242,7 @@ async fn say(server: &Inner, service: &APIService, finding: &Finding) -> Result<
 }
 
 /// Makes APIServices for custom groups that have none, and deletes those of groups that are gone.
-async fn keep_custom(server: &Inner, services: &[APIService]) -> Result<()> {
-    let kinds = server.kinds.now();
+async fn keep_custom(server: &Inner, kinds: &Snapshot, services: &[APIService]) -> Result<()> {
     let builtin = server.kinds.builtin();
     let is_builtin = |group: &str, version: &str| {
         builtin.iter().any(|row| row.group == group && row.version == version)

@@ -57,8 +57,13 @@ impl Past {
     /// How the change looks to somebody who only sees what `filter` matches; `None` when it does
     /// not concern them.
     pub(crate) fn change_for(&self, filter: &Filter) -> Option<Change> {
+        self.change_to(|object| filter.matches(object))
+    }
+
+    /// The same for somebody who sees the objects for which this holds.
+    pub(crate) fn change_to(&self, matches: impl Fn(&CachedObject) -> bool) -> Option<Change> {
         let sees = |object: &Option<Arc<CachedObject>>| {
-            object.as_ref().is_some_and(|object| filter.matches(object))
+            object.as_ref().is_some_and(|object| matches(object))
         };
         match (sees(&self.previous), sees(&self.object)) {
             (false, true) => Some(Change::Added),

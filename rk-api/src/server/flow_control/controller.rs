@@ -1,16 +1,13 @@
 //! Follows FlowSchemas and PriorityLevelConfigurations, says which schemas dangle, lets levels lend and
 //! borrow, and keeps the objects that every cluster has.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Weak, time::Duration};
 
 use k8s_openapi::{
     api::flowcontrol::v1::{FlowSchema, FlowSchemaCondition, PriorityLevelConfiguration},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,7 +17,7 @@ use super::{
 use crate::{
     clock,
     resources::{BuiltIn, Part},
-    server::{Inner, cache::Observer, object::CachedObject, status::Result, writer::Writer},
+    server::{Inner, cache::Bell, status::Result, writer::Writer},
 };
 
 /// How often seats are lent and borrowed anew, and how often the default objects are looked at.
@@ -42,16 +39,16 @@ pub(in crate::server) async fn run(
     flow_control: Weak<FlowControl>,
     shutdown: CancellationToken,
 ) {
-    let changed = Arc::new(Notify::new());
-    if let Some(server) = server.upgrade() {
-        let tables = [
+    let Some(changed) = server.upgrade().map(|server| {
+        Bell::of([
             server.reader.table::<FlowSchema>(),
             server.reader.table::<PriorityLevelConfiguration>(),
-        ];
-        for table in tables.into_iter().flatten() {
-            table.observe(Arc::new(Changed(changed.clone())));
-        }
-    }
+        ])
+    }) else {
+        return;
+    };
+    // How often the objects had changed when they were last kept and followed with success.
+    let (mut kept_at, mut followed_at) = (None, None);
     let mut keep_at = Instant::now();
     let mut share_at = Instant::now() + SHARE_EVERY;
     loop {
@@ -59,11 +56,21 @@ pub(in crate::server) async fn run(
             return;
         };
         if Instant::now() >= keep_at {
-            let kept = keep(&server).await;
+            let changes = changed.count();
+            let kept = match kept_at == Some(changes) {
+                true => Ok(()),
+                false => keep(&server).await,
+            };
+            kept_at = kept.is_ok().then_some(changes);
             keep_at = Instant::now() + if kept.is_ok() { KEEP_EVERY } else { RETRY_AFTER };
             report(kept);
         }
-        report(follow(&server, &flow_control).await);
+        let changes = changed.count();
+        if followed_at != Some(changes) {
+            let followed = follow(&server, &flow_control).await;
+            followed_at = followed.is_ok().then_some(changes);
+            report(followed);
+        }
         if Instant::now() >= share_at {
             flow_control.share_seats();
             share_at = Instant::now() + SHARE_EVERY;
@@ -71,7 +78,7 @@ pub(in crate::server) async fn run(
         drop((server, flow_control));
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = changed.notified() => {}
+            () = changed.rung() => {}
             () = tokio::time::sleep_until(share_at.min(keep_at)) => {}
         }
     }
@@ -80,20 +87,6 @@ pub(in crate::server) async fn run(
 fn report(result: Result<()>) {
     if let Err(error) = result {
         tracing::warn!(%error, "priority and fairness cannot be brought up to date");
-    }
-}
-
-/// Wakes the controller when an object changes.
-#[derive(Debug)]
-struct Changed(Arc<Notify>);
-
-impl Observer for Changed {
-    fn changed(&self, _: Option<&Arc<CachedObject>>, _: Option<&Arc<CachedObject>>) {
-        self.0.notify_one();
-    }
-
-    fn replaced(&self, _: &mut dyn Iterator<Item = &Arc<CachedObject>>) {
-        self.0.notify_one();
     }
 }
 

@@ -49,10 +49,32 @@ impl<'a> Call<'a> {
         filter: &Filter,
         options: &ListOptions,
     ) -> Result<Page> {
+        let limit = options.page_limit();
+        if !filter.looks_at_shown() {
+            return self.stored_page(resource, filter, options, limit).await;
+        }
+        // Which are selected is known when they are in the version that is asked for.
+        let mut page = self.stored_page(resource, filter, options, 0).await?;
+        self.server.registry.converter.show(resource, &page.items).await?;
+        page.items.retain(|item| filter.matches_shown(resource, item));
+        if limit > 0 && page.items.len() > limit {
+            page.items.truncate(limit);
+            page.next_after = page.items.last().map(|last| last.key.clone());
+        }
+        Ok(page)
+    }
+
+    /// The objects of which a list is about those that [`Filter::matches_shown`].
+    async fn stored_page(
+        self,
+        resource: &'a Arc<Resource>,
+        filter: &Filter,
+        options: &ListOptions,
+        limit: usize,
+    ) -> Result<Page> {
         let cache = &self.server.registry.cache;
         let table = &*self.table(resource)?;
         let prefix = filter.key_prefix(resource);
-        let limit = options.page_limit();
         if !options.continue_token.is_empty() {
             let from = Continuation::decode(&options.continue_token, &prefix)?;
             if !matches!(options.resource_version.as_str(), "" | "0") {

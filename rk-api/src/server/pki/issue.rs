@@ -299,6 +299,14 @@ fn time(at: Timestamp) -> Vec<u8> {
     der(tag, &[format!("{year}{rest}").as_bytes()])
 }
 
+/// An RSA key in PKCS #1 as PKCS #8 has it (RFC 5208, section 5).
+pub(super) fn pkcs8_of_rsa(key: &[u8]) -> Vec<u8> {
+    // rsaEncryption, without parameters (RFC 8017, appendix A.1).
+    const RSA: &[u8] =
+        &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+    der(0x30, &[&der(0x02, &[&[0]]), RSA, &der(0x04, &[key])])
+}
+
 /// One value of the distinguished encoding rules (X.690).
 fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();

@@ -154,23 +154,33 @@ impl Rules {
         Judgement { violations, ..Judgement::default() }
     }
 
+    /// Evaluates everything. Validations have one budget, of which messages have what is left;
+    /// annotations have one of their own.
     fn pass<'a>(pass: &mut Pass<'a>, rules: &'a Self) -> Result<Judgement, Failed> {
         let mut judgement = Judgement::default();
+        let mut broken = Vec::new();
         for (index, rule) in rules.validations.iter().enumerate() {
-            let failed = match pass.evaluate(&rule.expression) {
-                Ok(value) if value.as_bool() == Some(true) => continue,
-                Ok(_) => {
-                    let (message, reason) = (rule.message(pass)?, rule.reason.clone());
-                    Violation { index, message, reason, error: "no_error" }
-                }
-                Err(Failed::Expression(_)) if rules.ignores_failures => continue,
-                Err(Failed::Expression(message)) => {
-                    Violation { index, message, reason: String::new(), error: FAILED }
-                }
+            match pass.evaluate(&rule.expression) {
+                Ok(value) if value.as_bool() == Some(true) => {}
+                Ok(_) => broken.push((index, Ok(rule))),
+                Err(Failed::Expression(_)) if rules.ignores_failures => {}
+                Err(Failed::Expression(message)) => broken.push((index, Err(message))),
                 Err(other) => return Err(other),
-            };
-            judgement.violations.push(failed);
+            }
         }
+        judgement.violations = match violations(pass, &broken) {
+            // One message that costs too much leaves none of them.
+            Err(Failed::OutOfBudget(why)) => {
+                let why = format!("failed messageExpression: {why}");
+                let told = broken.iter().filter_map(|(index, rule)| match rule {
+                    Err(message) => Some(failure(*index, message)),
+                    Ok(_) => (!rules.ignores_failures).then(|| failure(*index, &why)),
+                });
+                told.collect()
+            }
+            violations => violations?,
+        };
+        pass.budget = Budget::default();
         for (key, expression) in &rules.annotations {
             match pass.evaluate(expression) {
                 Ok(Value::String(text)) if !text.as_str().trim().is_empty() => {
@@ -179,9 +189,7 @@ impl Rules {
                 Ok(_) => {}
                 Err(Failed::Expression(_)) if rules.ignores_failures => {}
                 Err(Failed::Expression(message)) => {
-                    let reason = String::new();
-                    let violation = Violation { index: 0, message, reason, error: FAILED };
-                    judgement.failed_annotations.push(violation);
+                    judgement.failed_annotations.push(failure(0, &message));
                 }
                 Err(other) => return Err(other),
             }
@@ -190,8 +198,34 @@ impl Rules {
     }
 }
 
+/// What of the rules does not hold, with what there is to say of it. In the place of a rule that
+/// could not be evaluated is what is wrong with it.
+fn violations<'a>(
+    pass: &mut Pass<'a>,
+    broken: &[(usize, Result<&'a Rule, String>)],
+) -> Result<Vec<Violation>, Failed> {
+    let told = broken.iter().map(|(index, rule)| match rule {
+        Ok(rule) => Ok(Violation {
+            index: *index,
+            message: rule.message(pass)?,
+            reason: rule.reason.clone(),
+            error: "no_error",
+        }),
+        Err(message) => Ok(failure(*index, message)),
+    });
+    told.collect()
+}
+
+/// What could not be evaluated.
+fn failure(index: usize, message: &str) -> Violation {
+    Violation { index, message: message.to_owned(), reason: String::new(), error: FAILED }
+}
+
 impl Rule {
     /// What to say when it does not hold.
+    ///
+    /// # Errors
+    /// When it costs too much to say it, or the authorizer must be asked first.
     fn message<'a>(&'a self, pass: &mut Pass<'a>) -> Result<String, Failed> {
         let made = match &self.wording {
             None => None,
@@ -201,10 +235,7 @@ impl Rule {
                     tracing::debug!(error, "a message could not be made");
                     None
                 }
-                Err(Failed::OutOfBudget(why)) => {
-                    return Ok(format!("failed messageExpression: {why}"));
-                }
-                Err(question) => return Err(question),
+                Err(other) => return Err(other),
             },
         };
         let fits = |text: &String| {

@@ -41,7 +41,7 @@ impl Admission for MutatingPolicies {
             invoked.resume(|| Some(views.of(request, request.resource).ok()?.object.clone()));
             request.rounds.policies = invoked;
         }
-        let mut errors: Vec<String> =
+        let mut errors: Vec<Refusal> =
             asked.misconfigured.iter().filter_map(misconfiguration).collect();
         for invocation in &asked.invocations {
             errors.extend(self.invoke(invocation, request, &mut facts, &mut views).await?);
@@ -62,12 +62,12 @@ impl MutatingPolicies {
         request: &mut AdmissionRequest<'_>,
         facts: &mut Facts,
         views: &mut Views,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Vec<Refusal>> {
         let mutations = invocation.bound.policy.compiled();
         let failed = |why: String| {
             let (policy, binding) = (&invocation.bound.name, invocation.binding_name());
             let text = format!("policy '{policy}' with binding '{binding}' denied request: {why}");
-            (!mutations.ignores_failures).then_some(text)
+            (!mutations.ignores_failures).then_some(Refusal { text, reason: "Invalid" })
         };
         // The authorizer is asked for a user who is not the object's: it stays the same.
         let user = request.user;
@@ -134,13 +134,20 @@ fn key_of(invocation: &Invocation<Mutating>) -> String {
     format!("{policy}/{binding}/{}/{}", meta("namespace"), meta("name"))
 }
 
+/// What speaks against a request.
+struct Refusal {
+    text: String,
+    /// The reason of the answer, if this is what it tells.
+    reason: &'static str,
+}
+
 /// What is told of a policy that cannot be asked; `None` when it ignores failures.
-fn misconfiguration(found: &Misconfigured<Mutating>) -> Option<String> {
+fn misconfiguration(found: &Misconfigured<Mutating>) -> Option<Refusal> {
     if found.bound.policy.compiled().ignores_failures {
         return None;
     }
     let (policy, why) = (&found.bound.name, &found.why);
-    Some(match found.binding {
+    let text = match found.binding {
         Some(index) => {
             let binding = &found.bound.bindings[index].name;
             format!(
@@ -149,14 +156,15 @@ fn misconfiguration(found: &Misconfigured<Mutating>) -> Option<String> {
             )
         }
         None => format!("policy {policy:?} denied request: failed to configure policy: {why}"),
-    })
+    };
+    Some(Refusal { text, reason: "Forbidden" })
 }
 
-/// The failure that tells of all that is wrong; its message is the first.
-fn refusal(request: &AdmissionRequest<'_>, errors: &[String]) -> Option<ApiError> {
+/// The failure that tells of all that is wrong; its message and reason are those of the first.
+fn refusal(request: &AdmissionRequest<'_>, errors: &[Refusal]) -> Option<ApiError> {
     let first = errors.first()?;
     let mut error = request.forbidden("admission request denied by policy");
-    error.message.clone_from(first);
-    error.reason = "Invalid".into();
-    Some(errors.iter().fold(error, |error, text| error.cause("", text, "")))
+    error.message.clone_from(&first.text);
+    error.reason = first.reason.into();
+    Some(errors.iter().fold(error, |error, refusal| error.cause("", &refusal.text, "")))
 }

@@ -244,6 +244,6 @@ fn patched(seen: &Seen, operations: &Json) -> Result<Json, String> {
     match patch::apply(PatchKind::Json, &seen.resource.schema, &mut tree, &patch) {
         Ok(()) => Ok(tree),
         Err(error) if error.is_failed_test() => Ok(seen.object.clone()),
-        Err(error) => Err(format!("JSONPath: {}", error.detail())),
+        Err(error) => Err(format!("JSON Patch: {}", error.detail())),
     }
 }

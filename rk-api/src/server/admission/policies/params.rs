@@ -30,6 +30,10 @@ pub(super) async fn collect(
     let Some(kind) = kind else { return Ok(vec![None]) };
     let Some(reference) = reference else { return Ok(vec![Some(Value::Null)]) };
     let resource = resource(lookup, kind)?;
+    if reference.selector.is_some() && reference.name.as_ref().is_some_and(|it| !it.is_empty()) {
+        let why = "paramRef.name and paramRef.selector are mutually exclusive";
+        return Err(why.to_owned());
+    }
     let namespace = namespace(&resource, reference, request)?;
     let table = lookup.reader.cache.table(&resource).map_err(|error| error.message)?;
     let found = match (&reference.name, &reference.selector) {
@@ -57,12 +61,18 @@ pub(super) async fn collect(
     Ok(found.into_iter().map(Some).collect())
 }
 
-fn resource(lookup: &Lookup, kind: &ParamKind) -> Result<Arc<Resource>, String> {
+/// The kind of a policy's parameters.
+///
+/// # Errors
+/// When there is no such kind: the policy cannot be asked at all then.
+pub(super) fn resource(lookup: &Lookup, kind: &ParamKind) -> Result<Arc<Resource>, String> {
     let api_version = kind.api_version.as_deref().unwrap_or_default();
     let name = kind.kind.as_deref().unwrap_or_default();
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let found = lookup.kinds.now().resources.by_kind(group, version, name).cloned();
-    found.ok_or_else(|| format!("paramKind kind `{api_version}, Kind={name}` not known"))
+    found.ok_or_else(|| {
+        format!("failed to find resource referenced by paramKind: '{group}/{version}, Kind={name}'")
+    })
 }
 
 /// The namespace of the parameters; by default that of the request.

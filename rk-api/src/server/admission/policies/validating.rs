@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
@@ -26,6 +26,9 @@ const ANNOTATION_BYTES_MAX: usize = 10 * 1024;
 /// The annotation that tells of a violation.
 const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
 
+/// How many violations it tells of.
+const FAILURES_MAX: usize = 50;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(in super::super) struct ValidatingPolicies(Dispatcher<Validating>);
@@ -34,6 +37,24 @@ impl ValidatingPolicies {
     pub(in super::super) fn new(parts: &Parts) -> Self {
         Self(Dispatcher::new(parts))
     }
+}
+
+/// A violation, as the audit event tells of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Failure {
+    message: String,
+    policy: String,
+    binding: String,
+    expression_index: usize,
+    validation_actions: Vec<String>,
+}
+
+/// What follows from what policies say.
+#[derive(Default)]
+struct Consequences {
+    denials: Vec<Denial>,
+    failures: Vec<Failure>,
 }
 
 /// A refusal: by which policy and binding, and why.
@@ -53,8 +74,10 @@ impl Admission for ValidatingPolicies {
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<()> {
         let (mut facts, mut views) = (Facts::default(), Views::default());
         let asked = self.0.asked(request, &mut facts).await?;
-        let mut denials: Vec<Denial> =
-            asked.misconfigured.iter().filter_map(misconfiguration).collect();
+        let mut consequences = Consequences {
+            denials: asked.misconfigured.iter().filter_map(misconfiguration).collect(),
+            failures: Vec::new(),
+        };
         let mut evaluator = Evaluator::new(&self.0.authorizer, request.user);
         let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for invocation in asked.invocations {
@@ -73,10 +96,15 @@ impl Admission for ValidatingPolicies {
                     values.push(value.to_owned());
                 }
             }
-            self.act(request, &invocation, judgement, began, &mut denials);
+            self.act(request, &invocation, judgement, began, &mut consequences);
         }
         for (key, values) in annotations {
             request.annotate(&key, values.join(", "));
+        }
+        let Consequences { denials, mut failures } = consequences;
+        failures.truncate(FAILURES_MAX);
+        if let (false, Ok(told)) = (failures.is_empty(), serde_json::to_string(&failures)) {
+            request.annotate(FAILURE, told);
         }
         denials.first().map_or(Ok(()), |denial| Err(denial.error(request)))
     }
@@ -90,7 +118,7 @@ impl ValidatingPolicies {
         invocation: &Invocation<Validating>,
         judgement: Judgement,
         began: Instant,
-        denials: &mut Vec<Denial>,
+        consequences: &mut Consequences,
     ) {
         let (policy, binding) = (&invocation.bound.name, invocation.binding_name());
         let count = |violation: Option<&Violation>, action| {
@@ -113,7 +141,7 @@ impl ValidatingPolicies {
             for action in actions {
                 match action.as_str() {
                     "Deny" => {
-                        denials.push(deny(violation));
+                        consequences.denials.push(deny(violation));
                         count(Some(violation), "deny");
                     }
                     "Warn" => {
@@ -125,7 +153,13 @@ impl ValidatingPolicies {
                         count(Some(violation), "warn");
                     }
                     "Audit" => {
-                        request.annotate(FAILURE, failure(invocation, violation, actions));
+                        consequences.failures.push(Failure {
+                            message: violation.message.clone(),
+                            policy: policy.clone(),
+                            binding: binding.to_owned(),
+                            expression_index: violation.index,
+                            validation_actions: actions.clone(),
+                        });
                         count(Some(violation), "audit");
                     }
                     _ => {}
@@ -133,26 +167,10 @@ impl ValidatingPolicies {
             }
         }
         for violation in &judgement.failed_annotations {
-            denials.push(deny(violation));
+            consequences.denials.push(deny(violation));
             count(Some(violation), "deny");
         }
     }
-}
-
-/// The audit annotation that tells of a violation.
-fn failure(
-    invocation: &Invocation<Validating>,
-    violation: &Violation,
-    actions: &[String],
-) -> String {
-    let failure = json!([{
-        "message": violation.message,
-        "policy": invocation.bound.name,
-        "binding": invocation.binding_name(),
-        "expressionIndex": violation.index,
-        "validationActions": actions,
-    }]);
-    failure.to_string()
 }
 
 /// The refusal by a policy that cannot be asked; `None` when it ignores failures.
