@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    ApiServer,
+    ApiServer, BoxError,
     audit::{AUDIT_ID, AuditId, RemoteAddress},
     authn::{PeerCertificate, ProxyCertificate, UntrustedCertificate},
     pki::ServerTls,
@@ -70,7 +70,7 @@ pub async fn serve_https<F, B>(
     shutdown: CancellationToken,
 ) where
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     drain(accept(listener, tls, answer, shutdown).await).await;
 }
@@ -84,7 +84,7 @@ async fn accept<F, B>(
 ) -> GracefulShutdown
 where
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let acceptor = TlsAcceptor::from(tls.config.clone());
     let graceful = GracefulShutdown::new();
@@ -127,7 +127,7 @@ async fn serve_connection<F, B>(
     graceful: Watcher,
 ) where
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     // Small answers must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
