@@ -56,7 +56,8 @@ impl Reconciler for Signer {
                 result => drop(result?),
             }
         }
-        let until = |end: Timestamp| Duration::try_from(end.duration_since(now)).unwrap_or_default();
+        let until =
+            |end: Timestamp| Duration::try_from(end.duration_since(now)).unwrap_or_default();
         Ok(Action::after(tokens.next_expiry.map(until)))
     }
 }

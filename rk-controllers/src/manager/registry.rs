@@ -5,12 +5,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, ManagerError, Task};
 use crate::{
-    attach_detach, bootstrap_signer, certificates, cloud, clusterrole_aggregation, controller::Controller, cronjob,
-    daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
-    ephemeral_volume, garbage_collector, job, namespace, node_ipam, node_lifecycle,
-    persistent_volume, pod_gc, podautoscaler, protection, replicaset, resource_quota, root_ca,
-    service_account, service_account_tokens, service_cidrs, statefulset, taint_eviction,
-    token_cleaner, ttl_after_finished, volume_expand,
+    attach_detach, bootstrap_signer, certificates, cloud, clusterrole_aggregation,
+    controller::Controller, cronjob, daemonset, deployment, disruption, endpoints, endpointslice,
+    endpointslice_mirroring, ephemeral_volume, garbage_collector, job, namespace, node_ipam,
+    node_lifecycle, persistent_volume, pod_gc, podautoscaler, protection, replicaset,
+    resource_quota, root_ca, service_account, service_account_tokens, service_cidrs, statefulset,
+    taint_eviction, token_cleaner, ttl_after_finished, volume_expand,
 };
 
 /// A controller that a manager can start.

@@ -18,7 +18,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use rk_api::{
-    client::{Informer, WorkQueue},
+    client::{Backoff, Informer, WorkQueue},
     quota::Tracked,
 };
 use tokio::task::AbortHandle;
@@ -140,7 +140,7 @@ async fn watch(
     quotas: Informer<ResourceQuota>,
     queue: WorkQueue<ObjectKey>,
 ) {
-    let events = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    let events = watcher::watcher(api, watcher::Config::default()).backoff(Backoff::for_watches());
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
         match event {

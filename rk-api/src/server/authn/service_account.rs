@@ -93,7 +93,7 @@ impl ServiceAccountTokens {
             let deleted = meta.deletion_timestamp.as_ref();
             // A token in a Secret names the Secret only.
             (bound.uid.is_empty() || meta.uid.as_ref() == Some(&bound.uid))
-                && !deleted.is_some_and(|deleted| deleted.0.as_second() < oldest)
+                && deleted.is_none_or(|deleted| deleted.0.as_second() >= oldest)
         });
         if is_it { Ok(()) } else { Err("service account token has been invalidated".to_owned()) }
     }
