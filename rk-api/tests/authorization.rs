@@ -377,7 +377,9 @@ async fn a_node_reads_the_accounts_of_its_pods() {
     place_pod(&server, "pa", "a", "s").await;
     let (_, pod) = get(&server, "admin", "/api/v1/namespaces/default/pods/pa").await;
     let used = pod["spec"]["serviceAccountName"].as_str().unwrap();
-    admin_creates(&server, accounts, json!({ "metadata": { "name": "other" } })).await;
+    for name in [used, "other"] {
+        admin_creates(&server, accounts, json!({ "metadata": { "name": name } })).await;
+    }
     assert_eq!(get(&server, "node-a", &format!("{accounts}/{used}")).await.0, 200);
     assert_eq!(get(&server, "node-a", &format!("{accounts}/other")).await.0, 403);
     assert_eq!(get(&server, "node-a", accounts).await.0, 403);
