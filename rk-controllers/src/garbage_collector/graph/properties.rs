@@ -48,6 +48,7 @@ fn node(n: u8, owners: &BTreeMap<u8, bool>, finalizer: Option<&str>) -> Node {
         owners: owners.iter().map(|(owner, block)| reference(*owner, *block)).collect(),
         deleting: finalizer.is_some(),
         finalizers: finalizer.into_iter().map(str::to_owned).collect(),
+        ..Node::default()
     }
 }
 
