@@ -188,6 +188,7 @@ pub struct ClusterBuilder {
     legacy_token_secrets: bool,
     pod_presets: bool,
     missing_images: Vec<String>,
+    shared_node_lease: bool,
     virtual_time: Option<u64>,
     store: Option<Arc<dyn Store>>,
     faults: Option<Faults>,
@@ -212,6 +213,7 @@ impl Default for ClusterBuilder {
             legacy_token_secrets: false,
             pod_presets: false,
             missing_images: Vec::new(),
+            shared_node_lease: false,
             virtual_time: None,
             store: None,
             faults: None,
@@ -292,6 +294,15 @@ impl ClusterBuilder {
     #[must_use]
     pub fn missing_images<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.missing_images.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether the simulated nodes give their signs of life together, by one Lease that is renewed
+    /// every 20 s ([`Fleet::shared_lease`](rk_cri::agent::Fleet::shared_lease)), instead of one each.
+    /// It is for long histories of many nodes in virtual time; not so by default.
+    #[must_use]
+    pub fn shared_node_lease(mut self, shared: bool) -> Self {
+        self.shared_node_lease = shared;
         self
     }
 

@@ -21,22 +21,10 @@ use rk::{
     store::EmbeddedStore,
 };
 
-use crate::options::{Accounts, Audit, File, Mode, Options, Pair, Store};
-
-/// The text of a file; the error names the flag and the file.
-fn read(file: &File) -> Result<String, String> {
-    fs::read_to_string(&file.path)
-        .map_err(|error| format!("--{}={}: {error}", file.flag, file.path.display()))
-}
-
-fn read_pair(pair: &Pair) -> Result<Identity, String> {
-    Ok(Identity { certificate_pem: read(&pair.certificate)?, key_pem: read(&pair.key)? })
-}
-
-/// What is wrong with a file, in the words of whoever reads it.
-fn wrong(file: &File, error: &dyn std::fmt::Display) -> String {
-    format!("--{}={}: {error}", file.flag, file.path.display())
-}
+use crate::{
+    files::{File, read, read_pair, wrong},
+    options::{Accounts, Audit, Mode, Options, Store},
+};
 
 /// The address that others are told.
 pub(crate) fn advertised(options: &Options) -> IpAddr {

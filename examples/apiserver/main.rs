@@ -7,14 +7,19 @@
 //! cargo run --release --features etcd --example apiserver -- --etcd-servers=http://127.0.0.1:2379 …
 //! ```
 //!
-//! `flags.rs` reads the arguments, `options.rs` says what they mean, `assemble.rs` makes a server of
+//! `table.rs` lists the flags, `options.rs` says what they mean, `assemble.rs` makes a server of
 //! them. Any number of servers can run on one etcd.
 
 mod assemble;
+#[path = "../common/files.rs"]
+mod files;
+#[path = "../common/flags.rs"]
 mod flags;
+#[path = "../common/logs.rs"]
 mod logs;
 mod options;
 mod plugins;
+mod table;
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -40,7 +45,7 @@ fn main() -> ExitCode {
         Err(reason) => return fail(&format!("{reason} (see --help)")),
     };
     let options = match Options::read(&given).and_then(|options| {
-        logs::start(&given)?;
+        logs::start(&given, "kube-apiserver")?;
         Ok(options)
     }) {
         Ok(options) => options,

@@ -14,7 +14,10 @@ use rk::api::server::{
     authn::{OidcConfig, RequestHeaders},
 };
 
-use crate::flags::Given;
+use crate::{
+    files::{File, Pair, address, file, pair},
+    flags::Given,
+};
 
 /// What the server is to be.
 #[derive(Debug)]
@@ -70,20 +73,6 @@ pub(crate) struct Etcd {
     pub(crate) identity: Option<Pair>,
     pub(crate) prefix: String,
     pub(crate) compact_every: Option<Duration>,
-}
-
-/// A file, and the flag that names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct File {
-    pub(crate) flag: &'static str,
-    pub(crate) path: PathBuf,
-}
-
-/// A certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pair {
-    pub(crate) certificate: File,
-    pub(crate) key: File,
 }
 
 /// Tokens of service accounts.
@@ -210,29 +199,6 @@ fn check_fixed(given: &Given) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn file(given: &Given, flag: &'static str) -> Option<File> {
-    given.text(flag).map(|path| File { flag, path: path.into() })
-}
-
-/// Two files of which neither is of use without the other.
-fn pair(
-    given: &Given,
-    certificate: &'static str,
-    key: &'static str,
-) -> Result<Option<Pair>, String> {
-    match (file(given, certificate), file(given, key)) {
-        (Some(certificate), Some(key)) => Ok(Some(Pair { certificate, key })),
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(format!("--{certificate} needs --{key}")),
-        (None, Some(_)) => Err(format!("--{key} needs --{certificate}")),
-    }
-}
-
-fn address(given: &Given, flag: &str) -> Result<Option<IpAddr>, String> {
-    let Some(text) = given.text(flag) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| format!("--{flag}={text} is no IP address"))
 }
 
 fn store(given: &Given) -> Result<Store, String> {

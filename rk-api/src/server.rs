@@ -118,6 +118,7 @@ pub use self::{
     nodes::{NodeConnector, TlsNodes},
     outbound::{Dialer, TcpDialer},
     pki::{Identity, Pki, ServerTls, TlsVersion},
+    serve::serve_https,
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},
     user::UserInfo,

@@ -465,6 +465,64 @@ async fn a_token_review_tells_whose_token_it_is() {
 }
 
 #[tokio::test]
+async fn acting_as_others_can_be_limited_to_what_is_done_then() {
+    let server = server().await;
+    let authentication = "authentication.k8s.io";
+    let rules = json!([
+        { "apiGroups": [authentication], "resources": ["users"], "verbs": ["impersonate:user-info"], "resourceNames": ["bob"] },
+        { "apiGroups": [authentication], "resources": ["nodes"], "verbs": ["impersonate:arbitrary-node"] },
+        { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["impersonate-on:user-info:list"] },
+        { "apiGroups": [""], "resources": ["nodes"], "verbs": ["impersonate-on:arbitrary-node:get"] },
+    ]);
+    admin_creates(&server, &format!("{RBAC}/clusterroles"), role("as-bob", rules)).await;
+    let bindings = format!("{RBAC}/clusterrolebindings");
+    admin_creates(&server, &bindings, binding("as-bob", "ClusterRole", "as-bob", ann())).await;
+    let rules =
+        json!([{ "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"] }]);
+    admin_creates(&server, &format!("{RBAC}/clusterroles"), role("reads", rules)).await;
+    let bob = json!({ "kind": "User", "name": "bob" });
+    admin_creates(&server, &bindings, binding("reads", "ClusterRole", "reads", bob)).await;
+    let node = json!({ "metadata": { "name": "n1" } });
+    admin_creates(&server, "/api/v1/nodes", node).await;
+
+    let act = async |user: &str, path: &str| {
+        let request = Request::get(path)
+            .header("authorization", "Bearer ann")
+            .header("impersonate-user", user);
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        let Ok(response) = server.clone().oneshot(request).await;
+        let code = response.status().as_u16();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        (code, body["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let maps = "/api/v1/namespaces/default/configmaps";
+    assert_eq!(act("bob", maps).await.0, 200);
+    // Bob may, but not ann as bob.
+    assert_eq!(
+        act("bob", &format!("{maps}/m")).await,
+        (
+            403,
+            "configmaps \"m\" is forbidden: User \"ann\" cannot impersonate-on:user-info:get \
+             resource \"configmaps\" in API group \"\" in the namespace \"default\""
+                .to_owned()
+        )
+    );
+    assert_eq!(
+        act("eve", maps).await,
+        (
+            403,
+            "users.authentication.k8s.io \"eve\" is forbidden: User \"ann\" cannot \
+             impersonate:user-info resource \"users\" in API group \"authentication.k8s.io\" at the \
+             cluster scope"
+                .to_owned()
+        )
+    );
+    assert_eq!(act("system:node:n1", "/api/v1/nodes/n1").await.0, 200);
+    assert_eq!(act("system:node:n1", "/api/v1/nodes").await.0, 403);
+}
+
+#[tokio::test]
 async fn acting_as_others_takes_the_right_to() {
     let server = server().await;
     let rules = json!([

@@ -124,16 +124,18 @@ impl Tokens {
             expiration_seconds: Some(LIFETIME_SECONDS),
             ..TokenRequestSpec::default()
         };
-        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
         let answer =
             self.api.create_token_request(&self.account, &PostParams::default(), &request).await?;
         let status =
             answer.status.ok_or(kube::Error::Auth(AuthError::UnrefreshableTokenResponse))?;
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", status.token))
+        let token = status.token.unwrap_or_default();
+        let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
             .map_err(|error| kube::Error::Auth(AuthError::InvalidBearerToken(error)))?;
         bearer.set_sensitive(true);
-        let left = status.expiration_timestamp.0.duration_since(clock::now());
-        let lifetime = Duration::try_from(left).unwrap_or_default().max(LIFETIME_MIN);
+        let left = status.expiration_timestamp.map(|end| end.0.duration_since(clock::now()));
+        let left = left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default();
+        let lifetime = left.max(LIFETIME_MIN);
         Ok(Token { bearer, renew_at: Instant::now() + lifetime.mul_f64(0.8) })
     }
 

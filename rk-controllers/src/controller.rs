@@ -161,6 +161,23 @@ impl Controller {
         self
     }
 
+    /// As [`watches`](Self::watches), with another priority than 0: keys of a higher one are
+    /// reconciled first, however long others wait. For changes that can wait, such as those that
+    /// only keep a status fresh, or that must not.
+    pub fn watches_at<K: Watchable>(
+        self,
+        priority: i32,
+        informer: &Informer<K>,
+        map: impl Fn(&Change<K>) -> Vec<ObjectKey> + Send + 'static,
+    ) -> Self {
+        let queue = self.queue.clone();
+        self.watches(informer, move |change| {
+            let keys = map(change).into_iter();
+            keys.for_each(|key| queue.add_with_priority(key, priority));
+            Vec::new()
+        })
+    }
+
     /// Waits for this cache too before the first reconcile, without waking for its changes.
     pub fn reads<K: Watchable>(mut self, informer: &Informer<K>) -> Self {
         let informer = informer.clone();

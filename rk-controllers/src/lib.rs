@@ -8,8 +8,11 @@
 //! - [`Manager`]: runs the built-in controllers, with or without leader election.
 //! - `replicaset.rs`: a controller from top to bottom: what it promises, the reconcile, the wiring.
 //!   What it decides is in `replicaset/plan.rs`, a pure function. The others look alike.
-//! - [`Reconciler`] and [`Controller`]: how to write one of your own; [`owners`], [`Expectations`],
-//!   [`PodControl`] and [`batch`] are what the built-in ones are made of.
+//! - [`Reconciler`] and [`Controller`]: how to write one of your own, with [`predicates`] for what
+//!   wakes it, [`finalizers`] for what it makes elsewhere and [`update`] for what it writes;
+//!   [`owners`], [`Expectations`], [`PodControl`] and [`batch`] are what the built-in ones are made
+//!   of. Conditions are in `rk_api::meta::conditions`, caches, events and leader election in
+//!   `rk_api::client`. The example `operator` uses all of it.
 //!
 //! # Example
 //! ```
@@ -59,6 +62,7 @@ mod endpointslice_mirroring;
 mod ephemeral_volume;
 mod error;
 mod expectations;
+pub mod finalizers;
 mod garbage_collector;
 mod history;
 mod host_path;
@@ -78,6 +82,7 @@ mod pod_control;
 mod pod_gc;
 mod podautoscaler;
 pub mod pods;
+pub mod predicates;
 mod protection;
 mod replicaset;
 mod resource_quota;
@@ -90,6 +95,7 @@ mod taint_eviction;
 mod time;
 mod token_cleaner;
 mod ttl_after_finished;
+pub mod update;
 mod volume_expand;
 mod write;
 

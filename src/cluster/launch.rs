@@ -114,6 +114,9 @@ impl Launcher {
     /// The agents of all simulated nodes as one.
     pub(super) fn fleet(&self) -> Result<Fleet, ClusterError> {
         let mut fleet = Fleet::new(&self.informers);
+        if self.builder.shared_node_lease {
+            fleet = fleet.shared_lease();
+        }
         for index in 0..self.builder.nodes {
             let runtime = node::sim_runtime(&self.builder, index, fleet.timers())?;
             fleet.add(self.agent_of(index, runtime)).map_err(part("a simulated node"))?;

@@ -255,7 +255,8 @@ impl History {
     fn end(&mut self, what: &What) -> Result<(), RunError> {
         match what {
             What::NodeFails { node, wiped, .. } => {
-                if !self.cluster.start_node(node, *wiped)? {
+                let was_down = self.cluster.start_node(node, *wiped)?;
+                if !was_down {
                     self.faults.cut(node, false);
                 }
             }

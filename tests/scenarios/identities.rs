@@ -145,7 +145,7 @@ fn s35_tokens_are_taken_if_their_key_is_listed(t: &Shell) {
 }
 
 /// A kubelet that has no certificate yet asks for one, by the name of its request.
-fn ask_for_certificate(t: &Shell, node: &str) -> String {
+pub(crate) fn ask_for_certificate(t: &Shell, node: &str) -> String {
     t.ok(&format!(
         "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
          -subj /O=system:nodes/CN=system:node:{node} -keyout {node}-key.pem -out {node}.csr 2>&1"

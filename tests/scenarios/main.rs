@@ -14,6 +14,7 @@ mod aggregation;
 mod api;
 mod apply;
 mod autoscaling;
+mod cascades;
 mod cluster;
 mod conformance;
 mod controllers;
@@ -25,6 +26,7 @@ mod identities;
 mod jobs;
 mod kubectl;
 mod lifecycle;
+mod managers;
 mod masters;
 mod network;
 mod openapi;
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         api::all(),
         apply::all(),
         autoscaling::all(),
+        cascades::all(),
         cluster::all(),
         conformance::all(),
         controllers::all(),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         jobs::all(),
         kubectl::all(),
         lifecycle::all(),
+        managers::all(),
         masters::all(),
         network::all(),
         openapi::all(),

@@ -1,6 +1,8 @@
+mod lanes;
+
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BinaryHeap, HashMap, HashSet},
     fmt,
     hash::Hash,
     sync::Arc,
@@ -9,6 +11,8 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
+
+use self::lanes::Lanes;
 
 /// How long an item waits after each failure.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +32,8 @@ impl Default for RateLimit {
 
 /// A queue of items to work on, with client-go's guarantees:
 ///
-/// - An item is handed out in the order added. Adding one that waits already changes nothing.
+/// - Items are handed out in the order added, those of a higher priority first. Adding one that
+///   waits already can only raise its priority.
 /// - An item is worked on by one worker at a time: added again meanwhile, it is handed out once
 ///   more after [`done`](Self::done).
 /// - After [`shut_down`](Self::shut_down) what was added before is still handed out, then `get`
@@ -45,7 +50,13 @@ struct Shared<T> {
 }
 
 struct State<T> {
-    queue: VecDeque<T>,
+    /// What waits. An entry counts only if its item waits, and with the entry's priority: an item
+    /// that was raised leaves one behind.
+    lanes: Lanes<T>,
+    /// How many items wait.
+    waiting: usize,
+    /// Of the items that wait, or will after `done`, those that have one other than 0.
+    priorities: HashMap<T, i32>,
     /// To be handed out, now or after `done`.
     dirty: HashSet<T>,
     processing: HashSet<T>,
@@ -69,7 +80,7 @@ impl<T> fmt::Debug for WorkQueue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.0.state.lock();
         f.debug_struct("WorkQueue")
-            .field("len", &state.queue.len())
+            .field("len", &state.waiting)
             .field("processing", &state.processing.len())
             .field("delayed", &state.delayed.len())
             .finish()
@@ -92,7 +103,9 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
     pub fn with_rate_limit(limit: RateLimit) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
-                queue: VecDeque::new(),
+                lanes: Lanes::new(),
+                waiting: 0,
+                priorities: HashMap::new(),
                 dirty: HashSet::new(),
                 processing: HashSet::new(),
                 timers: BinaryHeap::new(),
@@ -107,9 +120,28 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
         }))
     }
 
-    /// Adds an item, unless it waits already.
+    /// Adds an item, unless it waits already. Its priority is 0.
     pub fn add(&self, item: T) {
-        let added = self.0.state.lock().add(item);
+        self.add_with_priority(item, 0);
+    }
+
+    /// Adds an item that is handed out before those of lower priority, however long these wait.
+    /// When it waits already, the higher of both priorities counts. A priority is for once: a
+    /// retry has the usual one, 0, again.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use rk_api::client::WorkQueue;
+    ///
+    /// let queue = WorkQueue::new();
+    /// queue.add_with_priority("found at the start", -100);
+    /// queue.add("just changed");
+    /// assert_eq!(queue.get().await, Some("just changed"));
+    /// # }
+    /// ```
+    pub fn add_with_priority(&self, item: T, priority: i32) {
+        let added = self.0.state.lock().add(item, priority);
         if added {
             self.0.wake.notify_one();
         }
@@ -172,11 +204,9 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
             let next_timer = {
                 let mut state = self.0.state.lock();
                 state.release_due(Instant::now());
-                if let Some(item) = state.queue.pop_front() {
-                    state.processing.insert(item.clone());
-                    state.dirty.remove(&item);
+                if let Some(item) = state.pop() {
                     // Another worker may sleep past the next timer, which this one watched.
-                    if !state.queue.is_empty() || !state.timers.is_empty() || state.shut_down {
+                    if state.waiting > 0 || !state.timers.is_empty() || state.shut_down {
                         self.0.wake.notify_one();
                     }
                     return Some(item);
@@ -201,7 +231,7 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
     pub fn done(&self, item: &T) {
         let mut state = self.0.state.lock();
         if state.processing.remove(item) && state.dirty.contains(item) {
-            state.queue.push_back(item.clone());
+            state.enqueue(item.clone());
             drop(state);
             self.0.wake.notify_one();
         }
@@ -225,7 +255,7 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
 
     /// How many items wait for a worker, delayed ones not counted.
     pub fn len(&self) -> usize {
-        self.0.state.lock().queue.len()
+        self.0.state.lock().waiting
     }
 
     /// Whether no item waits for a worker.
@@ -238,22 +268,63 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
     pub fn is_idle(&self, horizon: Duration) -> bool {
         let state = self.0.state.lock();
         let now = Instant::now();
-        state.queue.is_empty()
+        state.waiting == 0
             && state.processing.is_empty()
             && state.delayed.values().all(|(when, _)| *when >= now + horizon)
     }
 }
 
 impl<T: Clone + Eq + Hash> State<T> {
-    fn add(&mut self, item: T) -> bool {
-        if self.shut_down || !self.dirty.insert(item.clone()) {
+    /// Whether there is one more item to hand out.
+    fn add(&mut self, item: T, priority: i32) -> bool {
+        if self.shut_down {
             return false;
+        }
+        let waits = !self.dirty.insert(item.clone());
+        let current = self.priority(&item);
+        if waits && priority <= current {
+            return false;
+        }
+        if priority != 0 {
+            self.priorities.insert(item.clone(), priority);
+        } else if current != 0 {
+            self.priorities.remove(&item);
         }
         if self.processing.contains(&item) {
             return false;
         }
-        self.queue.push_back(item);
+        if waits {
+            self.lanes.push(priority, item);
+            return false;
+        }
+        self.enqueue(item);
         true
+    }
+
+    fn enqueue(&mut self, item: T) {
+        self.waiting += 1;
+        self.lanes.push(self.priority(&item), item);
+    }
+
+    fn priority(&self, item: &T) -> i32 {
+        if self.priorities.is_empty() {
+            return 0;
+        }
+        self.priorities.get(item).copied().unwrap_or(0)
+    }
+
+    /// Takes the next item that waits.
+    fn pop(&mut self) -> Option<T> {
+        while let Some((priority, item)) = self.lanes.pop() {
+            let counts = self.priority(&item) == priority && !self.processing.contains(&item);
+            if counts && self.dirty.remove(&item) {
+                self.priorities.remove(&item);
+                self.waiting -= 1;
+                self.processing.insert(item.clone());
+                return Some(item);
+            }
+        }
+        None
     }
 
     fn release_due(&mut self, now: Instant) {
@@ -269,7 +340,7 @@ impl<T: Clone + Eq + Hash> State<T> {
             self.timers.pop();
             if let Some(item) = self.due.remove(&sequence) {
                 self.delayed.remove(&item);
-                self.add(item);
+                self.add(item, 0);
             }
         }
     }
@@ -292,6 +363,69 @@ mod tests {
         assert_eq!(queue.get().await, Some("a"));
         assert_eq!(queue.get().await, Some("b"));
         assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_a_higher_priority_comes_first_and_can_be_raised() {
+        let queue = WorkQueue::new();
+        queue.add_with_priority("initial", -100);
+        queue.add_with_priority("changed", -100);
+        queue.add("usual");
+        queue.add_with_priority("urgent", 10);
+        queue.add("changed");
+        queue.add_with_priority("urgent", 5);
+
+        assert_eq!(queue.len(), 4);
+        for expected in ["urgent", "usual", "changed", "initial"] {
+            assert_eq!(queue.get().await, Some(expected));
+        }
+        assert!(queue.is_empty());
+        // What is worked on keeps the priority that it will come with.
+        queue.add_with_priority("initial", 1);
+        queue.add("new");
+        queue.done(&"initial");
+        assert_eq!(queue.get().await, Some("initial"));
+        assert_eq!(queue.get().await, Some("new"));
+        assert!(queue.is_empty());
+    }
+
+    proptest::proptest! {
+        /// Against a list that is searched: whatever is added, raised and done, the next item is one
+        /// of the highest priority among those that wait, and none comes twice or never.
+        #[test]
+        fn the_order_is_that_of_a_simple_model(
+            steps in proptest::collection::vec((0..6_u8, -2..3_i32, 0..3_u8), 1..60)
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let queue = WorkQueue::new();
+                let mut wanted: HashMap<u8, i32> = HashMap::new();
+                let mut held: Vec<u8> = Vec::new();
+                for (item, priority, action) in steps {
+                    match action {
+                        0 | 1 => {
+                            queue.add_with_priority(item, priority);
+                            let kept = wanted.entry(item).or_insert(priority);
+                            *kept = priority.max(*kept);
+                        }
+                        _ => {
+                            let mut ready = wanted.iter().filter(|(item, _)| !held.contains(item));
+                            let highest = ready.clone().map(|(_, priority)| *priority).max();
+                            assert_eq!(queue.len(), ready.by_ref().count());
+                            match highest {
+                                Some(highest) => {
+                                    let item = queue.get().await.unwrap();
+                                    assert_eq!(wanted.remove(&item), Some(highest));
+                                    assert!(!held.contains(&item));
+                                    held.push(item);
+                                }
+                                None => held.drain(..).for_each(|item| queue.done(&item)),
+                            }
+                        }
+                    }
+                }
+            });
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,12 +9,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use rk_controllers::{Action, Controller, Error, Manager, ObjectKey, Reconciler};
+use rk_controllers::{Action, Controller, Error, Manager, ObjectKey, Reconciler, finalizers};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -121,4 +121,90 @@ async fn a_manager_stops_when_told() {
     cluster.wait(60).await;
     token.cancel();
     tokio::time::timeout(Duration::from_secs(10), running).await.expect("stops in time").unwrap();
+}
+
+/// Keeps a list of what exists elsewhere.
+struct Outside {
+    api: Api<ConfigMap>,
+    maps: rk_api::client::Informer<ConfigMap>,
+    made: Arc<parking_lot::Mutex<std::collections::BTreeSet<String>>>,
+}
+
+const FINALIZER: &str = "example.com/outside";
+
+#[async_trait]
+impl Reconciler for Outside {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
+        let Some(map) = self.maps.get(&key.namespace, &key.name) else { return Ok(Action::Wait) };
+        if finalizers::is_deleting(&*map) {
+            if finalizers::has(&*map, FINALIZER) {
+                self.made.lock().remove(&key.name);
+                finalizers::remove(&self.api, &map, FINALIZER).await?;
+            }
+            return Ok(Action::Wait);
+        }
+        finalizers::add(&self.api, &map, FINALIZER).await?;
+        self.made.lock().insert(key.name.clone());
+        Ok(Action::Wait)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_stays_until_what_was_made_for_it_elsewhere_is_gone() {
+    let made = Arc::new(parking_lot::Mutex::new(std::collections::BTreeSet::new()));
+    let outside = made.clone();
+    let cluster = TestCluster::start_with("", |builder| {
+        builder.with(|context| {
+            // Others are made by the API server itself.
+            let maps = context.informers.selected(Some("outside=yes"), None);
+            let api = Api::namespaced(context.client.clone(), "default");
+            let reconciler = Outside { api, maps: maps.clone(), made: outside };
+            Controller::new("outside", reconciler).reconciles(&maps)
+        })
+    })
+    .await;
+    let map = json!({"metadata": {"name": "a", "labels": {"outside": "yes"}}});
+    cluster.create::<ConfigMap>(map).await;
+    cluster.settle().await;
+    assert!(made.lock().contains("a"));
+    let map = cluster.get::<ConfigMap>("a").await.unwrap();
+    assert_eq!(map.metadata.finalizers.unwrap(), [FINALIZER]);
+
+    cluster.api::<ConfigMap>().delete("a", &DeleteParams::default()).await.unwrap();
+    cluster.settle().await;
+    assert!(made.lock().is_empty());
+    assert!(cluster.get::<ConfigMap>("a").await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn cluster_info_is_signed_with_the_tokens_that_there_are() {
+    let cluster = TestCluster::start_with("bootstrapsigner,tokencleaner", |builder| builder).await;
+    let secrets = Api::<Secret>::namespaced(cluster.client.clone(), "kube-system");
+    let infos = Api::<ConfigMap>::namespaced(cluster.client.clone(), "kube-public");
+    let info =
+        json!({"metadata": {"name": "cluster-info"}, "data": {"kubeconfig": "kind: Config"}});
+    let info: ConfigMap = serde_json::from_value(info).unwrap();
+    infos.create(&PostParams::default(), &info).await.unwrap();
+    let expires = rk_api::clock::now() + Duration::from_secs(600);
+    for (id, expiration) in [("lasts0", None), ("soon00", Some(expires.to_string()))] {
+        let secret: Secret = serde_json::from_value(json!({
+            "metadata": {"name": format!("bootstrap-token-{id}")},
+            "type": "bootstrap.kubernetes.io/token",
+            "stringData": {
+                "token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-signing": "true",
+                "expiration": expiration.unwrap_or_default(),
+            },
+        }))
+        .unwrap();
+        secrets.create(&PostParams::default(), &secret).await.unwrap();
+    }
+    let keys = async || -> Vec<String> {
+        cluster.settle().await;
+        infos.get("cluster-info").await.unwrap().data.unwrap().into_keys().collect()
+    };
+    assert_eq!(keys().await, ["jws-kubeconfig-lasts0", "jws-kubeconfig-soon00", "kubeconfig"]);
+    cluster.wait(600).await;
+    assert_eq!(keys().await, ["jws-kubeconfig-lasts0", "kubeconfig"]);
+    secrets.delete("bootstrap-token-lasts0", &DeleteParams::default()).await.unwrap();
+    assert_eq!(keys().await, ["kubeconfig"]);
 }

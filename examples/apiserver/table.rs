@@ -1,17 +1,17 @@
 //! The flags of kube-apiserver 1.20 to 1.37 that a cluster's documents and tools set.
 
-use super::{
-    Does::{Nothing, Refused, Something},
-    Flag,
+use crate::flags::{
+    Does::{self, Nothing, Refused, Something},
+    Flag, TUNED,
     Takes::{Bool, Duration, Each, List, Number, Text},
+    flag,
 };
 
-const fn flag(name: &'static str, takes: super::Takes, does: super::Does) -> Flag {
-    Flag { name, takes, does }
-}
+const GONE: Does = Nothing("kube-apiserver has it no more");
 
-const TUNED: super::Does = Nothing("what it tunes is not there or tunes itself");
-const GONE: super::Does = Nothing("kube-apiserver has it no more");
+/// What the help begins with.
+pub(crate) const USAGE: &str = "The Kubernetes API server: kube-apiserver's flags over etcd, or over a directory.\n\n\
+     Usage:\n  apiserver --etcd-servers=URL[,URL…] | --data-dir=DIRECTORY  [flags]\n";
 
 /// All flags, by what they are about.
 pub(crate) const FLAGS: &[(&str, &[Flag])] = &[
@@ -27,7 +27,7 @@ pub(crate) const FLAGS: &[(&str, &[Flag])] = &[
     ("Auditing", AUDITING),
     ("Load", LOAD),
     ("API enablement", API),
-    ("Logs", LOGS),
+    ("Logs", crate::logs::FLAGS),
 ];
 
 const STORAGE: &[Flag] = &[
@@ -423,32 +423,36 @@ const API: &[Flag] = &[
     flag("enable-logs-handler", Bool, TUNED),
 ];
 
-const LOGS: &[Flag] = &[
-    flag(
-        "v",
-        Number,
-        Something("How much is logged: 0 to 3 little, 4 and 5 more, from 6 on all. Default: 0."),
-    ),
-    flag("vmodule", List, Something("module=level for single modules.")),
-    flag(
-        "logtostderr",
-        Bool,
-        Something("Whether the log goes to standard error and not to files. Default: true."),
-    ),
-    flag("alsologtostderr", Bool, Something("Whether it goes there too. Default: false.")),
-    flag("log-dir", Text, Something("The folder of log files.")),
-    flag("log-file", Text, Something("One file for the log, instead of a folder.")),
-    flag("logging-format", Text, Something("text, the only one.")),
-    flag("log-file-max-size", Number, TUNED),
-    flag("log-flush-frequency", Duration, Nothing("every line is written at once")),
-    flag("log-backtrace-at", Text, TUNED),
-    flag("log-json-info-buffer-size", Text, TUNED),
-    flag("log-json-split-stream", Bool, TUNED),
-    flag("log-text-info-buffer-size", Text, TUNED),
-    flag("log-text-split-stream", Bool, TUNED),
-    flag("one-output", Bool, TUNED),
-    flag("stderrthreshold", Text, TUNED),
-    flag("skip-headers", Bool, TUNED),
-    flag("skip-log-headers", Bool, TUNED),
-    flag("add-dir-header", Bool, TUNED),
-];
+#[cfg(test)]
+mod tests {
+    use crate::flags::{Command, parse};
+
+    #[test]
+    fn the_flags_of_a_stock_cluster_are_known() {
+        let stock = "--logtostderr=false --v=2 --log-dir=/logs \
+            --etcd-servers=https://20.0.0.70:2379,https://20.0.0.72:2379 \
+            --bind-address=20.0.0.71 --secure-port=6443 --advertise-address=20.0.0.71 \
+            --allow-privileged=true --service-cluster-ip-range=10.0.0.0/24 \
+            --enable-admission-plugins=NamespaceLifecycle,LimitRanger,ServiceAccount,ResourceQuota,NodeRestriction \
+            --authorization-mode=RBAC,Node --enable-bootstrap-token-auth=true \
+            --token-auth-file=/token.csv --service-node-port-range=30000-50000 \
+            --kubelet-client-certificate=/a.pem --kubelet-client-key=/a-key.pem \
+            --tls-cert-file=/a.pem --tls-private-key-file=/a-key.pem --client-ca-file=/ca.pem \
+            --service-account-key-file=/ca-key.pem --service-account-issuer=api \
+            --service-account-signing-key-file=/a-key.pem --etcd-cafile=/e/ca.pem \
+            --etcd-certfile=/e/server.pem --etcd-keyfile=/e/server-key.pem \
+            --requestheader-client-ca-file=/ca.pem --proxy-client-cert-file=/a.pem \
+            --proxy-client-key-file=/a-key.pem --requestheader-allowed-names=kubernetes \
+            --requestheader-extra-headers-prefix=X-Remote-Extra- \
+            --requestheader-group-headers=X-Remote-Group \
+            --requestheader-username-headers=X-Remote-User --enable-aggregator-routing=true \
+            --audit-log-maxage=30 --audit-log-maxbackup=3 --audit-log-maxsize=100 \
+            --audit-log-path=/logs/k8s-audit.log";
+        let given = match parse(stock.split_whitespace().map(ToOwned::to_owned)) {
+            Ok(Command::Start(given)) => given,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(given.idle().count(), 0, "each has an effect");
+        assert_eq!(given.list("authorization-mode"), ["RBAC", "Node"]);
+    }
+}

@@ -1,10 +1,9 @@
-//! Flags as kube-apiserver's parser (pflag) reads them: `--a=b`, `--a b`, `--a` for true, `-v=2`.
-
-mod table;
+//! Flags as the parser of Kubernetes' programs (pflag) reads them: `--a=b`, `--a b`, `--a` for true,
+//! `-v=2`. Which ones there are is in the table of each program, beside its `main.rs`.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-pub(crate) use self::table::FLAGS;
+use crate::table::{FLAGS, USAGE};
 
 /// A flag.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +44,14 @@ pub(crate) enum Does {
     Refused(&'static str),
 }
 
+/// A row of a table.
+pub(crate) const fn flag(name: &'static str, takes: Takes, does: Does) -> Flag {
+    Flag { name, takes, does }
+}
+
+/// What flags do that make stock programs faster, or set limits that are not here.
+pub(crate) const TUNED: Does = Does::Nothing("what it tunes is not there or tunes itself");
+
 /// What was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Given(BTreeMap<&'static str, Vec<String>>);
@@ -60,7 +67,7 @@ pub(crate) enum Command {
     Version,
 }
 
-/// The flag of this name, in any spelling that kube-apiserver takes.
+/// The flag of this name, in any spelling that Kubernetes' programs take.
 fn find(name: &str) -> Option<&'static Flag> {
     let name = name.replace('_', "-");
     FLAGS.iter().flat_map(|(_, flags)| *flags).find(|flag| flag.name == name)
@@ -210,10 +217,7 @@ fn duration(text: &str) -> Option<Duration> {
 
 /// All flags, by what they are about.
 pub(crate) fn help() -> String {
-    let mut text = String::from(
-        "The Kubernetes API server: kube-apiserver's flags over etcd, or over a directory.\n\n\
-         Usage:\n  apiserver --etcd-servers=URL[,URL…] | --data-dir=DIRECTORY  [flags]\n",
-    );
+    let mut text = USAGE.to_owned();
     for (group, flags) in FLAGS {
         let _ = writeln!(text, "\n{group} flags:\n");
         for flag in *flags {
@@ -267,18 +271,19 @@ mod tests {
 
     #[test]
     fn switches_need_no_value_and_take_none_from_the_next_argument() {
-        let given = given("--allow-privileged --anonymous-auth=false --secure-port 1");
-        assert!(given.is("allow-privileged", false));
-        assert!(!given.is("anonymous-auth", true));
+        let given = given("--logtostderr --contention-profiling=false --secure-port 1");
+        assert!(given.is("logtostderr", false));
+        assert!(!given.is("contention-profiling", true));
         assert!(given.is("profiling", true) && given.text("profiling").is_none());
     }
 
     #[test]
     fn lists_are_joined_and_keep_their_order() {
-        let given = given("--etcd-servers=a,b --etcd-servers c --service-account-issuer=x");
-        assert_eq!(given.list("etcd-servers"), ["a", "b", "c"]);
-        assert_eq!(given.list("service-account-issuer"), ["x"]);
-        assert!(given.list("oidc-required-claim").is_empty());
+        let names = "requestheader-allowed-names";
+        let given = given(&format!("--{names}=a,b --{names} c --tls-sni-cert-key=x,y"));
+        assert_eq!(given.list(names), ["a", "b", "c"]);
+        assert_eq!(given.list("tls-sni-cert-key"), ["x,y"]);
+        assert!(given.list("vmodule").is_empty());
     }
 
     #[test]
@@ -286,7 +291,7 @@ mod tests {
         refused("--no-such-flag=1", "unknown flag: --no-such-flag");
         refused("-x", "unknown flag: -x");
         refused("serve", "unknown argument: \"serve\"");
-        refused("--etcd-servers", "flag needs an argument: --etcd-servers");
+        refused("--bind-address", "flag needs an argument: --bind-address");
         let error = "invalid argument \"x\" for \"--secure-port\" flag: it is not a number";
         refused("--secure-port=x", error);
         let error = "invalid argument \"maybe\" for \"--profiling\" flag: it is true or false";
@@ -315,34 +320,5 @@ mod tests {
             assert!(!all[..index].contains(name), "{name} is there twice");
             assert!(help.contains(name), "{name}");
         }
-    }
-
-    #[test]
-    fn the_flags_of_a_stock_cluster_are_known() {
-        let stock = "--logtostderr=false --v=2 --log-dir=/logs \
-            --etcd-servers=https://20.0.0.70:2379,https://20.0.0.72:2379 \
-            --bind-address=20.0.0.71 --secure-port=6443 --advertise-address=20.0.0.71 \
-            --allow-privileged=true --service-cluster-ip-range=10.0.0.0/24 \
-            --enable-admission-plugins=NamespaceLifecycle,LimitRanger,ServiceAccount,ResourceQuota,NodeRestriction \
-            --authorization-mode=RBAC,Node --enable-bootstrap-token-auth=true \
-            --token-auth-file=/token.csv --service-node-port-range=30000-50000 \
-            --kubelet-client-certificate=/a.pem --kubelet-client-key=/a-key.pem \
-            --tls-cert-file=/a.pem --tls-private-key-file=/a-key.pem --client-ca-file=/ca.pem \
-            --service-account-key-file=/ca-key.pem --service-account-issuer=api \
-            --service-account-signing-key-file=/a-key.pem --etcd-cafile=/e/ca.pem \
-            --etcd-certfile=/e/server.pem --etcd-keyfile=/e/server-key.pem \
-            --requestheader-client-ca-file=/ca.pem --proxy-client-cert-file=/a.pem \
-            --proxy-client-key-file=/a-key.pem --requestheader-allowed-names=kubernetes \
-            --requestheader-extra-headers-prefix=X-Remote-Extra- \
-            --requestheader-group-headers=X-Remote-Group \
-            --requestheader-username-headers=X-Remote-User --enable-aggregator-routing=true \
-            --audit-log-maxage=30 --audit-log-maxbackup=3 --audit-log-maxsize=100 \
-            --audit-log-path=/logs/k8s-audit.log";
-        let given = match parse(stock.split_whitespace().map(ToOwned::to_owned)) {
-            Ok(Command::Start(given)) => given,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(given.idle().count(), 0, "each has an effect");
-        assert_eq!(given.list("authorization-mode"), ["RBAC", "Node"]);
     }
 }
