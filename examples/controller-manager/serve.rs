@@ -1,7 +1,7 @@
 //! Health and metrics over HTTPS. The cluster says who asks, by TokenReviews and its authority of
 //! clients, and what they may read, by SubjectAccessReviews.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
@@ -85,16 +85,25 @@ pub(crate) async fn listen(serving: &Serving, metrics: Metrics) -> Result<Listen
     Ok(Listening { listener, tls, endpoint: Arc::new(endpoint) })
 }
 
+/// How often a cluster that has just begun is asked, once a second.
+const LOOKUPS: usize = 10;
+
 /// The authority of the cluster's clients, if it says which.
 async fn clients_authority(client: &Client) -> Option<String> {
     let api = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
-    match api.get("extension-apiserver-authentication").await {
-        Ok(found) => found.data?.remove("client-ca-file"),
-        Err(error) => {
-            tracing::warn!(%error, "the authority of clients is not known: none is believed");
-            None
+    for left in (0..LOOKUPS).rev() {
+        match api.get("extension-apiserver-authentication").await {
+            Ok(found) => return found.data?.remove("client-ca-file"),
+            Err(error) if left == 0 => {
+                tracing::warn!(%error, "the authority of clients is not known: none is believed");
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the authority of clients is not known yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
     }
+    None
 }
 
 impl Listening {

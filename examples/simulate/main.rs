@@ -48,7 +48,7 @@ fn one(options: &Options) -> Result<bool, RunError> {
     let scenario = options.scenario(options.seed);
     print::heading(&scenario);
     let began = Instant::now();
-    let outcome = simulation::run(&scenario, |told| print::told(told))?;
+    let outcome = simulation::run(&scenario, print::told)?;
     print::outcome(&outcome, began.elapsed());
     if !outcome.holds() && options.keep.is_none() {
         shrink(options, &scenario, &outcome)?;

@@ -18,7 +18,8 @@ async fn server() -> ApiServer {
     let admins = TokenList::default()
         .with("admin", UserInfo::admin())
         .with("ann", UserInfo::new("ann", ["devs"]))
-        .with("node-a", UserInfo::node("a"));
+        .with("node-a", UserInfo::node("a"))
+        .with("node-b", UserInfo::node("b"));
     let server = ApiServer::builder(Arc::new(EmbeddedStore::in_memory()))
         .authenticator(Arc::new(admins))
         .bootstrap_tokens(true)
@@ -351,6 +352,35 @@ async fn a_node_asks_for_certificates_of_its_own_pods() {
     assert_eq!(code, 403);
     let message = answer["message"].as_str().unwrap();
     assert!(message.ends_with("pod \"pb\" is not bound to node \"a\""), "{message}");
+
+    // It reads its own requests, and no others.
+    let requests = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+    let name = request["metadata"]["name"].as_str().unwrap();
+    assert_eq!(get(&server, "node-a", &format!("{requests}/{name}")).await.0, 200);
+    assert_eq!(get(&server, "node-b", &format!("{requests}/{name}")).await.0, 403);
+    let own = format!("{requests}?fieldSelector=spec.nodeName%3Da");
+    let (code, list) = get(&server, "node-a", &own).await;
+    assert_eq!((code, list["items"].as_array().unwrap().len()), (200, 1));
+    for path in [requests.to_owned(), format!("{requests}?fieldSelector=spec.nodeName%3Db")] {
+        let (code, answer) = get(&server, "node-a", &path).await;
+        assert_eq!(code, 403);
+        let message = answer["message"].as_str().unwrap();
+        let why = "can only list/watch podcertificaterequests with nodeName field selector";
+        assert!(message.contains(why), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_reads_the_accounts_of_its_pods() {
+    let server = server().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    place_pod(&server, "pa", "a", "s").await;
+    let (_, pod) = get(&server, "admin", "/api/v1/namespaces/default/pods/pa").await;
+    let used = pod["spec"]["serviceAccountName"].as_str().unwrap();
+    admin_creates(&server, accounts, json!({ "metadata": { "name": "other" } })).await;
+    assert_eq!(get(&server, "node-a", &format!("{accounts}/{used}")).await.0, 200);
+    assert_eq!(get(&server, "node-a", &format!("{accounts}/other")).await.0, 403);
+    assert_eq!(get(&server, "node-a", accounts).await.0, 403);
 }
 
 #[tokio::test]

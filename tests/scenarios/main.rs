@@ -14,7 +14,6 @@ mod aggregation;
 mod api;
 mod apply;
 mod autoscaling;
-mod cascades;
 mod cluster;
 mod conformance;
 mod controllers;
@@ -63,7 +62,6 @@ fn main() -> ExitCode {
         api::all(),
         apply::all(),
         autoscaling::all(),
-        cascades::all(),
         cluster::all(),
         conformance::all(),
         controllers::all(),

@@ -31,7 +31,6 @@ scenarios! {
     Program:
         s42_each_node_gets_a_range_of_the_clusters,
         s44_schedulers_and_managers_elect_one_leader,
-        s153_a_lost_node_is_tainted_and_its_pods_move,
         a_manager_writes_as_the_service_accounts_of_its_controllers,
         a_manager_signs_with_the_keys_that_it_is_given,
         a_manager_leaves_out_what_an_old_api_server_lacks,
@@ -214,87 +213,6 @@ fn s44_schedulers_and_managers_elect_one_leader(t: &Shell) {
     let _third = manage(t, &folder, &server, "third", &[]);
     t.until(&manager_lease, "a third leader", |holder| !holder.is_empty());
     second_scheduler.cancel();
-}
-
-fn s153_a_lost_node_is_tainted_and_its_pods_move(t: &Shell) {
-    let folder = Folder::new(t);
-    let server = serve(t, &folder, "127.0.0.2", &embedded(t, &folder, &[]));
-    // The usual grace is 40 s; a node renews its Lease every 10 s.
-    let grace = ["--node-monitor-grace-period=25s", "--node-monitor-period=1s"];
-    let _manager = manage(t, &folder, &server, "manager", &grace);
-    let components = Components::new();
-    let client = administrator(&components, &folder, &server);
-    schedule(&components, client.clone());
-    components.agent(components.node(client.clone(), "stays"));
-    let lost = Components::new();
-    lost.agent(lost.node(administrator(&lost, &folder, &server), "lost"));
-    t.until("kubectl get nodes --no-headers | grep -c ' Ready '", "2 nodes", is(2));
-
-    // Deployments whose Pods are all where they will be missed: one goes after 5 s, one after the
-    // usual 300 s, which a Pod that says nothing is given.
-    let workload = |kind: &str, name: &str, more: &str| {
-        format!(
-            "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
-             selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    \
-             metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
-             containers: [{{name: c, image: nginx}}]\n{more}---\n"
-        )
-    };
-    let prefers = "      affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: \
-                   [{weight: 100, preference: {matchExpressions: [{key: kubernetes.io/hostname, \
-                   operator: In, values: [lost]}]}}]}}\n";
-    let soon = "      tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, \
-                effect: NoExecute, tolerationSeconds: 5}]\n";
-    t.write(
-        "workloads.yaml",
-        &(workload("Deployment", "moves", &format!("{prefers}{soon}"))
-            + &workload("Deployment", "waits", prefers)
-            + &workload("DaemonSet", "daemon", "")),
-    );
-    t.ok("kubectl apply -f workloads.yaml");
-    let on = |node: &str, app: &str| {
-        format!(
-            "kubectl get pods -n default -l app={app} --field-selector spec.nodeName={node},status.phase=Running -o name"
-        )
-    };
-    let old = t.until(&on("lost", "moves"), "a Pod", |names| names.lines().count() == 1);
-    let patient = t.until(&on("lost", "waits"), "a Pod", |names| names.lines().count() == 1);
-    let daemon = t.until(&on("lost", "daemon"), "a Pod", |names| names.lines().count() == 1);
-
-    drop(lost);
-    t.until("kubectl get nodes --no-headers", "one is NotReady", |nodes| {
-        nodes.lines().any(|node| node.starts_with("lost ") && node.contains(" NotReady "))
-    });
-    let taints = t.eventually(
-        "kubectl get node lost -o jsonpath='{.spec.taints}'",
-        "\"effect\":\"NoExecute\",\"key\":\"node.kubernetes.io/unreachable\"",
-    );
-    assert!(taints.contains("NoSchedule"), "{taints}");
-    // One is replaced elsewhere. Nobody can say that it has ended, so it stays, marked.
-    t.until(&on("stays", "moves"), "another Pod", |names| names.lines().count() == 1);
-    let deleted = |name: &str| {
-        t.ok(&format!(
-            "kubectl get {} -n default -o jsonpath='{{.metadata.deletionTimestamp}}'",
-            name.trim()
-        ))
-    };
-    assert_ne!(deleted(&old), "");
-    assert_eq!((deleted(&patient), deleted(&daemon)), (String::new(), String::new()));
-    let tolerations = t.ok(&format!(
-        "kubectl get {} -n default -o jsonpath='{{.spec.tolerations[*].tolerationSeconds}}'",
-        patient.trim()
-    ));
-    assert_eq!(tolerations, "300 300");
-
-    // It comes back: what was to go goes, and what was not stays.
-    components.agent(components.node(client, "lost"));
-    t.until("kubectl get nodes --no-headers | grep -c ' Ready '", "2 nodes", is(2));
-    t.until("kubectl get pods -n default -o name", "the old Pod is gone", |names| {
-        !names.contains(old.trim())
-    });
-    let all = t.ok("kubectl get pods -n default -o name");
-    assert!(all.contains(patient.trim()) && all.contains(daemon.trim()), "{all}");
-    t.until("kubectl get node lost -o jsonpath='{.spec.taints}'", "no taint", str::is_empty);
 }
 
 fn a_manager_writes_as_the_service_accounts_of_its_controllers(t: &Shell) {

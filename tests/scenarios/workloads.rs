@@ -21,7 +21,8 @@ use crate::harness::{Shell, rows, scenarios};
 
 scenarios! {
     Sim:
-        a_lost_node_keeps_its_daemons_and_the_others_for_five_minutes;
+        s153_a_lost_node_is_tainted_and_its_pods_move,
+        s154_deletion_cascades_to_dependents_or_orphans_them;
     Real:
         s143_stateful_claims_stay_and_are_found_again,
         each_replica_serves_its_name,
@@ -84,6 +85,60 @@ fn s143_stateful_claims_stay_and_are_found_again(t: &Shell) {
     t.ok("kubectl delete -f 48-persistentvolumes-web.yaml");
 }
 
+fn s154_deletion_cascades_to_dependents_or_orphans_them(t: &Shell) {
+    let owner = |kind: &str, name: &str, more: &str| {
+        let version = if kind == "Job" { "batch/v1" } else { "apps/v1" };
+        format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{more}  template:\n    \
+             metadata: {{labels: {{app: {name}}}}}\n    spec: {{terminationGracePeriodSeconds: 1, \
+             containers: [{{name: c, image: nginx}}]{}}}\n---\n",
+            if kind == "Job" { ", restartPolicy: Never" } else { "" }
+        )
+    };
+    let selected = |name: &str| format!("  selector: {{matchLabels: {{app: {name}}}}}\n");
+    let replicated = |name: &str| format!("  replicas: 2\n{}", selected(name));
+    t.write(
+        "owners.yaml",
+        &(owner("Deployment", "d", &replicated("d"))
+            + &owner("ReplicaSet", "r", &replicated("r"))
+            + &owner("DaemonSet", "s", &selected("s"))
+            + &owner("Job", "j", "")),
+    );
+    let make = || {
+        t.ok("kubectl apply -f owners.yaml");
+        for (name, least) in [("d", 2), ("r", 2), ("s", 1), ("j", 1)] {
+            t.until(&format!("kubectl get pods -l app={name} -o name"), "its Pods", |pods| {
+                pods.lines().count() >= least
+            });
+        }
+    };
+    const OWNERS: &str = "deployment/d replicaset/r daemonset/s job/j";
+    let nothing_left =
+        |what: &str| t.until(&format!("kubectl get {what} -o name"), "none", str::is_empty);
+
+    make();
+    t.ok(&format!("kubectl delete {OWNERS}"));
+    nothing_left("replicasets,pods");
+
+    // With this cascade an owner goes when all are gone that block it, which kubectl waits for.
+    make();
+    t.ok(&format!("kubectl delete --cascade=foreground {OWNERS}"));
+    assert_eq!(t.ok("kubectl get replicasets,pods -o name"), "");
+
+    make();
+    t.ok(&format!("kubectl delete --cascade=orphan {OWNERS}"));
+    let owners_of = |what: &str| {
+        format!("kubectl get {what} -o 'jsonpath={{.items[*].metadata.ownerReferences[*].kind}}'")
+    };
+    for orphans in ["replicasets -l app=d", "pods -l app=r", "pods -l app=s", "pods -l app=j"] {
+        t.until(&owners_of(orphans), "no owner", str::is_empty);
+        assert_ne!(t.ok(&format!("kubectl get {orphans} -o name")), "", "{orphans} are left");
+    }
+    assert_eq!(t.ok(&owners_of("pods -l app=d")), "ReplicaSet ReplicaSet");
+    t.ok("kubectl delete replicasets,pods --all --wait=false");
+    nothing_left("replicasets,pods");
+}
+
 /// Waits in virtual time.
 async fn until<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut ask: F) -> T {
     for _ in 0..1800 {
@@ -127,7 +182,7 @@ fn staying(pods: &[Pod]) -> usize {
 }
 
 /// In a cluster of its own whose clock is wound forward: it takes more than five minutes.
-fn a_lost_node_keeps_its_daemons_and_the_others_for_five_minutes(_: &Shell) {
+fn s153_a_lost_node_is_tainted_and_its_pods_move(_: &Shell) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
