@@ -27,6 +27,8 @@ struct Watch {
     faults: Faults,
     stall: (f64, Duration),
     cut: BoxFuture<'static, ()>,
+    /// It was cut or has ended: nothing more comes.
+    over: bool,
     ends: Option<Pin<Box<Sleep>>>,
     /// A piece that is held back, and until when.
     held: Option<(Frame<Bytes>, Pin<Box<Sleep>>)>,
@@ -55,6 +57,7 @@ impl FaultBody {
             faults,
             stall: fate.stall,
             cut: async move { link.down().await }.boxed(),
+            over: false,
             ends: fate.ends_after.map(|time| Box::pin(sleep(time))),
             held: None,
         };
@@ -72,12 +75,17 @@ impl Body for FaultBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Self { inner, watch } = &mut *self;
         let Some(watch) = watch else { return Pin::new(inner).poll_frame(cx) };
+        if watch.over {
+            return Poll::Ready(None);
+        }
         if watch.cut.poll_unpin(cx).is_ready() {
+            watch.over = true;
             return Poll::Ready(Some(Err(broken("the connection was reset"))));
         }
         if let Some(ends) = &mut watch.ends
             && ends.as_mut().poll(cx).is_ready()
         {
+            watch.over = true;
             return Poll::Ready(None);
         }
         if let Some((_, until)) = &mut watch.held {

@@ -5,10 +5,10 @@
 //!
 //! A controller acts on what it has seen, and what it has seen may be old. The rules here ask no
 //! more of it than Kubernetes does: where a decision may rest on an older spec, any spec since the
-//! one that its status has observed counts; where one may have crossed with a loss that nobody
-//! asked for, [`GRACE`] after such a loss is left out.
+//! one that its status has observed counts; where one may have crossed with the end of a
+//! Pod, [`GRACE`] after that is left out.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rk_store::Revision;
@@ -17,13 +17,14 @@ use serde_json::Value;
 use super::{
     flips::FLIPS_MAX,
     view::{
-        Step, View, condition, controller, controller_of_kind, full_name, is_going, is_over,
-        is_ready, list, number, share, text,
+        Step, View, condition, controller, controller_of_kind, full_name, is_evicted, is_going,
+        is_over, is_ready, list, number, share, text,
     },
 };
 
-/// How long after a Pod was lost by accident nobody is blamed for evicting another.
-pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
+/// How long after another Pod went, by accident or because its controller wanted it, nobody is
+/// blamed for an eviction: a budget's status may not have told of that yet.
+pub const GRACE: SignedDuration = SignedDuration::from_secs(30);
 
 /// A rule about one change: `Err` says what is wrong.
 pub type StepRule = fn(&View, &Step) -> Result<(), String>;
@@ -135,10 +136,7 @@ pub fn eviction(view: &View, step: &Step) -> Result<(), String> {
         && is_going(pod)
         && !is_going(before)
         && is_ready(before)
-        && list(pod, "/status/conditions").iter().any(|condition| {
-            condition["type"] == "DisruptionTarget"
-                && condition["reason"] == "EvictionByEvictionAPI"
-        });
+        && is_evicted(pod);
     let namespace = text(pod, "/metadata/namespace");
     let accident =
         view.disturbed(namespace).is_some_and(|then| step.at.duration_since(then) <= GRACE);
@@ -278,9 +276,10 @@ pub fn orphans(view: &View) -> Vec<String> {
             found.push(format!("{key} is left of owners that are gone"));
         }
     }
+    let nodes: BTreeSet<_> = view.all("minions").map(|node| text(node, "/metadata/name")).collect();
     for pod in view.all("pods") {
         let node = text(pod, "/spec/nodeName");
-        if !node.is_empty() && !view.all("minions").any(|it| text(it, "/metadata/name") == node) {
+        if !node.is_empty() && !nodes.contains(node) {
             found.push(format!("Pod {} is on {node}, which is gone", full_name(pod)));
         }
     }

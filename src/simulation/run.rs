@@ -114,6 +114,7 @@ async fn live(scenario: &Scenario, tell: &mut impl FnMut(&Told)) -> Result<Outco
     let cluster = builder.start().await?;
     let mut history = History {
         client: cluster.client(),
+        nodes: scenario.nodes,
         cluster,
         faults,
         begun: Instant::now(),
@@ -143,6 +144,7 @@ async fn live(scenario: &Scenario, tell: &mut impl FnMut(&Told)) -> Result<Outco
 struct History {
     cluster: Cluster,
     client: Client,
+    nodes: usize,
     faults: Faults,
     begun: Instant,
     agenda: BinaryHeap<Reverse<Entry>>,
@@ -278,6 +280,8 @@ impl History {
     /// Ends all faults and waits until the cluster is at rest, or has had time enough.
     async fn rest(&mut self, tell: &mut impl FnMut(&Told)) -> Result<(), RunError> {
         self.faults.end();
+        let (client, nodes) = (self.client.clone(), self.nodes);
+        self.user.spawn(async move { user::clear_up(&client, nodes).await });
         let begun = Instant::now();
         tell(&Told::Rest(self.begun.elapsed()));
         let mut quiet_since = None;

@@ -81,7 +81,7 @@ impl Scenario {
             16 => What::Drain { node: self.a_node(rng), time: seconds(rng, 10, 40) },
             17 | 18 => What::NodeFails {
                 node: self.a_node(rng),
-                time: seconds(rng, 5, 400),
+                time: seconds(rng, 5, self.duration.as_secs().clamp(60, 400)),
                 wiped: rng.below(2) == 0,
             },
             _ => What::Delete { name: names.one_of_deployments(rng) },
@@ -286,7 +286,7 @@ impl Names {
     }
 
     fn quota(&mut self, rng: &mut Rng) -> What {
-        What::CreateQuota { pods: 30 + rng.below(20) as u32 }
+        What::CreateQuota { pods: 12 + rng.below(20) as u32 }
     }
 }
 

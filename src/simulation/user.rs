@@ -160,6 +160,15 @@ pub(super) async fn uncordon(client: &Client, node: &str) {
     cordon(client, node, false).await;
 }
 
+/// Takes away what would keep a cluster from coming to rest: limits, and nodes that were drained.
+pub(super) async fn clear_up(client: &Client, nodes: usize) {
+    let quotas = Api::<ResourceQuota>::namespaced(client.clone(), NAMESPACE);
+    refused(quotas.delete("pods", &DeleteParams::default()).await);
+    for number in 1..=nodes {
+        cordon(client, &format!("node-{number}"), false).await;
+    }
+}
+
 async fn cordon(client: &Client, node: &str, off: bool) {
     let nodes = Api::<Node>::all(client.clone());
     let change = Patch::Merge(json!({"spec": {"unschedulable": off}}));

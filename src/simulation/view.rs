@@ -131,7 +131,8 @@ impl View {
         self.ended.get(job)
     }
 
-    /// When a Pod of this namespace was last lost or became unready without having been asked to go.
+    /// When a ready Pod of this namespace last became unready, was lost or began to go, other than by
+    /// an eviction.
     pub fn disturbed(&self, namespace: &str) -> Option<Timestamp> {
         self.disturbed.get(namespace).copied()
     }
@@ -204,13 +205,16 @@ impl View {
         }
     }
 
-    /// A Pod that was ready and is not any more, or is gone without having been asked to go.
+    /// A Pod that was ready and is not any more, or begins to go, but for one that is evicted.
     fn remember_loss(&mut self, step: &Step) {
         let Some(before) = step.before.as_ref().filter(|pod| is_ready(pod) && !is_going(pod))
         else {
             return;
         };
-        let lost = step.after.as_ref().is_none_or(|after| !is_ready(after));
+        let lost = step
+            .after
+            .as_ref()
+            .is_none_or(|after| !is_ready(after) || (is_going(after) && !is_evicted(after)));
         if lost {
             let namespace = text(before, "/metadata/namespace").to_owned();
             self.disturbed.insert(namespace, step.at);
@@ -296,6 +300,13 @@ pub(super) fn condition(object: &Value, kind: &str) -> bool {
 /// Whether a Pod is ready.
 pub(super) fn is_ready(pod: &Value) -> bool {
     condition(pod, "Ready")
+}
+
+/// Whether a Pod was evicted through the API.
+pub(super) fn is_evicted(pod: &Value) -> bool {
+    list(pod, "/status/conditions").iter().any(|condition| {
+        condition["type"] == "DisruptionTarget" && condition["reason"] == "EvictionByEvictionAPI"
+    })
 }
 
 /// Whether a Pod has ended.
