@@ -1,18 +1,23 @@
 //! [`Cluster`]: the crates put together in one process.
 
 mod dial;
+mod launch;
 mod metrics;
 mod node;
 mod parts;
+mod sim_nodes;
 mod start;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use rk_api::server::ApiServer;
+use rk_store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use node::NativeNode;
+
+use crate::faults::Faults;
 
 /// A part of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,9 +42,10 @@ pub struct Cluster {
     server: ApiServer,
     address: Option<SocketAddr>,
     kubeconfig: Option<String>,
-    ca_pem: Option<String>,
     controllers: Vec<&'static str>,
     native: Option<node::RunningNative>,
+    nodes: sim_nodes::SimNodes,
+    launcher: Arc<launch::Launcher>,
     parts: parts::Parts,
     tasks: parking_lot::Mutex<JoinSet<()>>,
     stop: CancellationToken,
@@ -73,7 +79,7 @@ impl Cluster {
 
     /// The certificate of the authority that clients have to trust (PEM), if the API server listens.
     pub fn ca_pem(&self) -> Option<&str> {
-        self.ca_pem.as_deref()
+        self.launcher.pki.as_ref().map(rk_api::server::Pki::ca_pem)
     }
 
     /// The names of the controllers that run.
@@ -85,6 +91,63 @@ impl Cluster {
     /// there was something to end.
     pub fn stop(&self, component: Component) -> bool {
         self.parts.stop(component)
+    }
+
+    /// Ends the scheduler or the controllers where they stand, as a crash does: what they were
+    /// about to do does not happen. Whether there was something to end.
+    pub fn kill(&self, component: Component) -> bool {
+        let killed = self.parts.get(component).is_some_and(parts::Part::kill);
+        if let (Some(faults), Some(link)) = (&self.launcher.builder.faults, launch::link(component))
+        {
+            faults.disconnect(link);
+        }
+        killed
+    }
+
+    /// Starts the scheduler or the controllers anew, after they were stopped or killed or instead of
+    /// those that run: they begin with what the API says. Whether the cluster has them at all.
+    ///
+    /// # Errors
+    /// They do not start.
+    pub fn restart(&self, component: Component) -> Result<bool, ClusterError> {
+        let Some(part) = self.parts.get(component) else { return Ok(false) };
+        self.kill(component);
+        let mut tasks = self.tasks.lock();
+        match component {
+            Component::Scheduler => part.begin(|stop| tasks.spawn(self.launcher.scheduler(stop))),
+            Component::Controllers => {
+                let manager = self.launcher.controllers()?;
+                part.begin(|stop| tasks.spawn(manager.run(stop)));
+            }
+            Component::Nodes | Component::Metrics => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Ends the agent of a simulated node where it stands. Its containers go on if it comes back
+    /// with them ([`Cluster::start_node`]). Only nodes of a cluster with faults
+    /// ([`ClusterBuilder::faults`]) can be ended one by one. Whether it ran.
+    pub fn kill_node(&self, name: &str) -> bool {
+        self.nodes.kill(&self.launcher, name)
+    }
+
+    /// Starts the agent of a simulated node anew, with the containers it had, or, if `wiped`, as a
+    /// machine that was switched off and on: with none. Whether there is such a node.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_node(&self, name: &str, wiped: bool) -> Result<bool, ClusterError> {
+        self.nodes.restart(&self.launcher, &mut self.tasks.lock(), &self.stop, name, wiped)
+    }
+
+    /// A client like [`ApiServer::client_as`]'s, through the cluster's faults if it has any: for a
+    /// controller of one's own, which they know by the name `component`.
+    pub fn client_through_faults(
+        &self,
+        component: &str,
+        user: rk_api::server::UserInfo,
+    ) -> kube::Client {
+        self.launcher.client(component, user)
     }
 
     /// Stops everything in order: nodes with their containers, controllers, scheduler, API server,
@@ -125,6 +188,10 @@ pub struct ClusterBuilder {
     legacy_token_secrets: bool,
     pod_presets: bool,
     missing_images: Vec<String>,
+    shared_node_lease: bool,
+    virtual_time: Option<u64>,
+    store: Option<Arc<dyn Store>>,
+    faults: Option<Faults>,
 }
 
 impl Default for ClusterBuilder {
@@ -146,6 +213,10 @@ impl Default for ClusterBuilder {
             legacy_token_secrets: false,
             pod_presets: false,
             missing_images: Vec::new(),
+            shared_node_lease: false,
+            virtual_time: None,
+            store: None,
+            faults: None,
         }
     }
 }
@@ -223,6 +294,47 @@ impl ClusterBuilder {
     #[must_use]
     pub fn missing_images<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.missing_images.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether the simulated nodes give their signs of life together, by one Lease that is renewed
+    /// every 20 s ([`Fleet::shared_lease`](rk_cri::agent::Fleet::shared_lease)), instead of one each.
+    /// It is for long histories of many nodes in virtual time; not so by default.
+    #[must_use]
+    pub fn shared_node_lease(mut self, shared: bool) -> Self {
+        self.shared_node_lease = shared;
+        self
+    }
+
+    /// Keeps all state in this store instead of one of the cluster's own.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Puts these faults between the API server and each component, which then has informers of its
+    /// own, as if it were a process, and before the store. They know the components as `scheduler`,
+    /// `controllers`, `metrics`, and each simulated node by its name.
+    #[must_use]
+    pub fn faults(mut self, faults: &Faults) -> Self {
+        self.faults = Some(faults.clone());
+        self
+    }
+
+    /// Makes the cluster's history a function of `seed` and of what is done with it: time begins at
+    /// [`simulation::EPOCH`](crate::simulation::EPOCH) and passes only while everything waits, and
+    /// all chance (UIDs, names, addresses, jitter, ties) comes from the seed. The same program with
+    /// the same seed writes the same bytes in the same order.
+    ///
+    /// It needs a current-thread runtime whose clock was paused when it was made, as
+    /// [`simulation::block_on`](crate::simulation::block_on) and
+    /// `#[tokio::test(start_paused = true)]` make it, and a cluster without files, sockets and real
+    /// containers; otherwise [`ClusterBuilder::start`] fails. Keys and the signatures of tokens are
+    /// never predictable; nothing of them is stored.
+    #[must_use]
+    pub fn virtual_time(mut self, seed: u64) -> Self {
+        self.virtual_time = Some(seed);
         self
     }
 

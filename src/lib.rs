@@ -33,6 +33,8 @@
 //! - A cluster's addresses exist only inside network namespaces that it made.
 
 mod cluster;
+pub mod faults;
+pub mod simulation;
 
 pub use cluster::{Cluster, ClusterBuilder, ClusterError, Component, NativeNode};
 

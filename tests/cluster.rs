@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use rk::{
     Cluster,
+    api::meta::RENEWED_WITH,
     k8s_openapi::api::{
         apps::v1::Deployment,
         autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod},
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod},
         storage::v1::StorageClass,
     },
     kube::{
@@ -99,10 +101,45 @@ async fn a_day_passes_in_no_time() {
     let day = rk::api::clock::now().duration_since(before);
     assert!(day.as_secs() >= 24 * 3600);
     // The node's heartbeats went on: it is still trusted.
-    let nodes: Api<rk::k8s_openapi::api::core::v1::Node> = Api::all(cluster.client());
+    let nodes: Api<Node> = Api::all(cluster.client());
     let node = nodes.get("node-1").await.expect("it is there");
     let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
     assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "{conditions:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_share_a_lease_are_trusted_and_tell_of_new_images() {
+    let cluster = Cluster::builder().nodes(3).shared_node_lease(true).start().await;
+    let cluster = cluster.expect("it starts");
+    let client = cluster.client();
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let lease = leases.get("node-1").await.expect("it is there");
+    let age = |lease: Lease| {
+        let renewed = lease.spec.and_then(|spec| spec.renew_time).expect("it was renewed");
+        rk::api::clock::since_timestamp(renewed.0).as_secs()
+    };
+    let with = lease.metadata.annotations.as_ref().and_then(|all| all.get(RENEWED_WITH));
+    let with = leases.get(with.expect("it names the other")).await.expect("it is there");
+    assert!(age(with) <= 20, "that is renewed");
+    assert!(age(lease) > 7000, "and this one is not");
+    let nodes: Api<Node> = Api::all(client.clone());
+    for node in nodes.list(&ListParams::default()).await.expect("a list") {
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+        assert_eq!(ready.map(|ready| ready.status.as_str()), Some("True"));
+    }
+
+    let deployments: Api<Deployment> = Api::default_namespaced(client);
+    deployments.create(&PostParams::default(), &deployment("web", 6)).await.expect("created");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let all = nodes.list(&ListParams::default()).await.expect("a list");
+    let tells = all.iter().filter(|node| {
+        let images = node.status.as_ref().and_then(|status| status.images.as_ref());
+        images.is_some_and(|images| !images.is_empty())
+    });
+    assert!(tells.count() > 0, "no node tells which images it has");
 }
 
 #[tokio::test(start_paused = true)]

@@ -279,6 +279,10 @@ fn token_key(accounts: &Accounts) -> Result<Option<TokenKey>, String> {
     if let Some(uri) = &accounts.jwks_uri {
         key = key.with_jwks_uri(uri);
     }
+    if let Some(longest) = accounts.longest {
+        key = key.with_max_expiration(longest);
+    }
+    key = key.extending_expiration(accounts.extends);
     Ok(Some(key.with_audiences(accounts.audiences.clone())))
 }
 

@@ -84,6 +84,10 @@ pub(crate) struct Accounts {
     pub(crate) keys: Vec<File>,
     pub(crate) jwks_uri: Option<String>,
     pub(crate) audiences: Vec<String>,
+    /// How long a token lasts at most.
+    pub(crate) longest: Option<Duration>,
+    /// Whether the tokens in Pods outlast what was asked for.
+    pub(crate) extends: bool,
 }
 
 /// Who decides what users may do.
@@ -282,7 +286,15 @@ fn accounts(given: &Given) -> Result<Accounts, String> {
         keys,
         jwks_uri: given.text("service-account-jwks-uri").map(ToOwned::to_owned),
         audiences: given.list("api-audiences").to_vec(),
+        longest: given.time("service-account-max-token-expiration").filter(|it| !it.is_zero()),
+        extends: given.is("service-account-extend-token-expiration", true),
     };
+    let possible = Duration::from_secs(3600)..=Duration::from_secs(1 << 32);
+    if accounts.longest.is_some_and(|longest| !possible.contains(&longest)) {
+        return Err("the service-account-max-token-expiration must be between 1 hour and 2^32 \
+                    seconds"
+            .to_owned());
+    }
     if accounts.signing_key.is_none() && !accounts.keys.is_empty() {
         return Err("--service-account-signing-key-file is a required flag".to_owned());
     }

@@ -226,8 +226,16 @@ const SERVICE_ACCOUNTS: &[Flag] = &[
     ),
     flag("api-audiences", List, Something("Whom tokens are for. Default: the issuer.")),
     flag("service-account-lookup", Bool, Nothing("accounts are always looked up")),
-    flag("service-account-max-token-expiration", Duration, TUNED),
-    flag("service-account-extend-token-expiration", Bool, TUNED),
+    flag(
+        "service-account-max-token-expiration",
+        Duration,
+        Something("How long tokens last at most, whatever is asked for: from 1h on."),
+    ),
+    flag(
+        "service-account-extend-token-expiration",
+        Bool,
+        Something("Whether the tokens in Pods are taken for a year. Default: true."),
+    ),
     flag(
         "service-account-signing-endpoint",
         Text,

@@ -23,6 +23,7 @@ use rk::{
 use tokio::time::Instant;
 
 use crate::{
+    controllers,
     load::{self, Caller, Connection, Error, Latencies, TOKEN},
     objects,
 };
@@ -67,6 +68,12 @@ pub(crate) fn all() -> Vec<Row> {
         row!("memory, 100,000 ConfigMaps of 1 kB", "-", "-", objects::many_config_maps),
         row!("Pods/s scheduled on 1,000 nodes", "442", "5,000", scheduled),
         row!("memory, 5,000 nodes with 50,000 Pods", "-", "2 GiB", fleet_memory),
+        row!("Pods/s, Deployment of 5,000 on 100 nodes", "328", "5,000", controllers::deployment),
+        row!("StatefulSet of 500, all ready", "-", "-", controllers::stateful_sets),
+        row!("namespace with 10,000 objects deleted", "-", "-", controllers::namespace_deletion),
+        row!("50,000 dependents collected", "-", "-", controllers::garbage_collection),
+        row!("memory, all controllers, 50,000 Pods", "-", "-", controllers::controllers_memory),
+        row!("a week of 1,000 nodes, simulated", "-", "60 s", controllers::week),
     ]
 }
 
@@ -363,7 +370,7 @@ impl Served {
 }
 
 /// Creates this many Pods in process, 64 at a time.
-async fn create_pods(cluster: &Cluster, count: usize) -> Result<(), Error> {
+pub(crate) async fn create_pods(cluster: &Cluster, count: usize) -> Result<(), Error> {
     let client = cluster.client();
     load::run(64, count, move |_| {
         let pods = Api::default_namespaced(client.clone());

@@ -50,7 +50,10 @@ pub fn total<'a>(
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
+    use k8s_openapi::api::{
+        core::v1::{PersistentVolumeClaim, Pod, Service},
+        resource::v1::ResourceClaim,
+    };
     use serde_json::{Value, json};
 
     use super::*;
@@ -105,6 +108,77 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_of_devices_uses_the_most_that_it_can_be_given() {
+        let requests = json!([
+            { "name": "a", "exactly": { "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2 } },
+            { "name": "b", "exactly": { "deviceClassName": "nic", "allocationMode": "All" } },
+            { "name": "c", "firstAvailable": [
+                { "name": "x", "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 3 },
+                { "name": "y", "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 5 },
+                { "name": "z", "deviceClassName": "nic", "allocationMode": "ExactCount", "count": 1 },
+            ] },
+            { "name": "d", "exactly": { "deviceClassName": "gpu", "allocationMode": "Later" } },
+        ]);
+        let claim = json!({ "spec": { "devices": { "requests": requests } } });
+        let claim: ResourceClaim = serde_json::from_value(claim).unwrap();
+        let class = |name: &str| format!("{name}.deviceclass.resource.k8s.io/devices");
+        assert_eq!(
+            shown(&Item::resource_claim(&claim).usage(Timestamp::UNIX_EPOCH)),
+            format!(
+                "count/resourceclaims.resource.k8s.io=1 {}=7 {}=33",
+                class("gpu"),
+                class("nic")
+            )
+        );
+    }
+
+    #[test]
+    fn a_claim_is_in_the_scope_of_each_class_that_it_has_or_had() {
+        let claim = |spec: &str, current: &str, target: &str| -> PersistentVolumeClaim {
+            let modify = json!({ "status": "Pending", "targetVolumeAttributesClassName": target });
+            serde_json::from_value(json!({
+                "spec": { "volumeAttributesClassName": spec },
+                "status": {
+                    "currentVolumeAttributesClassName": current, "modifyVolumeStatus": modify,
+                },
+            }))
+            .unwrap()
+        };
+        let scope = |operator: &str, values: &[&str]| -> ScopedResourceSelectorRequirement {
+            let name = "VolumeAttributesClass";
+            let scope = json!({ "scopeName": name, "operator": operator, "values": values });
+            serde_json::from_value(scope).unwrap()
+        };
+        let (gold, none) = (scope("In", &["gold"]), scope("DoesNotExist", &[]));
+        for classes in [["gold", "", ""], ["", "gold", ""], ["slow", "slow", "gold"]] {
+            let [spec, current, target] = classes;
+            let claim = claim(spec, current, target);
+            assert!(Item::claim(&claim).is_in(&gold), "{classes:?}");
+            assert!(Item::claim(&claim).is_in(&scope("Exists", &[])), "{classes:?}");
+            assert!(!Item::claim(&claim).is_in(&none), "{classes:?}");
+        }
+        let other = claim("slow", "slow", "");
+        assert!(!Item::claim(&other).is_in(&gold));
+        assert!(Item::claim(&claim("", "", "")).is_in(&none));
+        assert!(!Item::claim(&other).same_scopes(&Item::claim(&claim("slow", "slow", "gold"))));
+    }
+
+    #[test]
+    fn a_volume_is_counted_in_whole_bytes_by_the_class_that_counts() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "metadata": { "annotations": { "volume.beta.kubernetes.io/storage-class": "old" } },
+            "spec": { "resources": { "requests": { "storage": "1500m" } }, "storageClassName": "new" },
+        }))
+        .unwrap();
+        assert_eq!(
+            shown(&Item::claim(&claim).usage(Timestamp::UNIX_EPOCH)),
+            "count/persistentvolumeclaims=1 old.storageclass.storage.k8s.io/persistentvolumeclaims=1 \
+             old.storageclass.storage.k8s.io/requests.storage=2 persistentvolumeclaims=1 \
+             requests.storage=2"
+        );
+    }
+
+    #[test]
     fn each_resource_has_its_users() {
         let others = |group: &str, plural: &str| {
             Some(Tracked::Others { group: group.to_owned(), plural: plural.to_owned() })
@@ -121,6 +195,11 @@ mod tests {
         assert_eq!(Tracked::by(gold), Some(Tracked::Claims));
         assert_eq!(Tracked::by("count/pods"), Some(Tracked::Pods));
         assert_eq!(Tracked::by("requests.example.com/gpu"), Some(Tracked::Pods));
+        assert_eq!(Tracked::by("gold.storageclass.storage.k8s.io/other"), None);
+        let devices = "gpu.example.com.deviceclass.resource.k8s.io/devices";
+        assert_eq!(Tracked::by(devices), Some(Tracked::ResourceClaims));
+        let claims = Tracked::by("count/resourceclaims.resource.k8s.io");
+        assert_eq!(claims, Some(Tracked::ResourceClaims));
         assert_eq!(Tracked::by("example.com/gpu"), None);
         assert_eq!(Tracked::by("deployments"), None);
     }
@@ -136,8 +215,17 @@ mod tests {
         }))
         .unwrap();
         let pod = pod(json!({ "spec": { "containers": [{ "name": "c" }] } }));
+        let devices: ResourceClaim = serde_json::from_value(json!({ "spec": { "devices": {
+            "requests": [{ "name": "r", "exactly": { "deviceClassName": "gpu", "count": 2 } }],
+        } } }))
+        .unwrap();
         let now = Timestamp::UNIX_EPOCH;
-        for item in [Item::service(&service), Item::claim(&claim), Item::pod(&pod)] {
+        for item in [
+            Item::service(&service),
+            Item::claim(&claim),
+            Item::pod(&pod),
+            Item::resource_claim(&devices),
+        ] {
             let usage = item.usage(now);
             let users: Vec<_> = usage.keys().map(|name| Tracked::by(name)).collect();
             assert!(users.iter().all(|user| *user == users[0] && user.is_some()), "{usage:?}");

@@ -113,6 +113,7 @@ pub use self::{
     body::{BoxError, ResponseBody},
     builder::{Builder, StartError},
     components::ComponentHealth,
+    in_process::InProcess,
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
     outbound::{Dialer, TcpDialer},

@@ -241,6 +241,16 @@ async fn an_event_names_the_user_and_whom_they_impersonate() {
         event["impersonatedUser"]["groups"],
         json!(["system:masters", "system:authenticated"])
     );
+    assert_eq!(event.get("authenticationMetadata"), None);
+
+    let request = Request::get("/api/v1/namespaces/default/configmaps")
+        .header("impersonate-user", "jane")
+        .header("impersonate-group", "devs");
+    let refused = common::send(&server, request, Vec::new()).await;
+    assert_eq!(refused.code, 403);
+    let event = kept.take().remove(0);
+    let metadata = json!({ "impersonationConstraint": "impersonate:user-info" });
+    assert_eq!(event["authenticationMetadata"], metadata);
 }
 
 #[tokio::test]

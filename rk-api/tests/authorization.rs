@@ -18,7 +18,8 @@ async fn server() -> ApiServer {
     let admins = TokenList::default()
         .with("admin", UserInfo::admin())
         .with("ann", UserInfo::new("ann", ["devs"]))
-        .with("node-a", UserInfo::node("a"));
+        .with("node-a", UserInfo::node("a"))
+        .with("node-b", UserInfo::node("b"));
     let server = ApiServer::builder(Arc::new(EmbeddedStore::in_memory()))
         .authenticator(Arc::new(admins))
         .bootstrap_tokens(true)
@@ -351,6 +352,35 @@ async fn a_node_asks_for_certificates_of_its_own_pods() {
     assert_eq!(code, 403);
     let message = answer["message"].as_str().unwrap();
     assert!(message.ends_with("pod \"pb\" is not bound to node \"a\""), "{message}");
+
+    // It reads its own requests, and no others.
+    let requests = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+    let name = request["metadata"]["name"].as_str().unwrap();
+    assert_eq!(get(&server, "node-a", &format!("{requests}/{name}")).await.0, 200);
+    assert_eq!(get(&server, "node-b", &format!("{requests}/{name}")).await.0, 403);
+    let own = format!("{requests}?fieldSelector=spec.nodeName%3Da");
+    let (code, list) = get(&server, "node-a", &own).await;
+    assert_eq!((code, list["items"].as_array().unwrap().len()), (200, 1));
+    for path in [requests.to_owned(), format!("{requests}?fieldSelector=spec.nodeName%3Db")] {
+        let (code, answer) = get(&server, "node-a", &path).await;
+        assert_eq!(code, 403);
+        let message = answer["message"].as_str().unwrap();
+        let why = "can only list/watch podcertificaterequests with nodeName field selector";
+        assert!(message.contains(why), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_reads_the_accounts_of_its_pods() {
+    let server = server().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    place_pod(&server, "pa", "a", "s").await;
+    let (_, pod) = get(&server, "admin", "/api/v1/namespaces/default/pods/pa").await;
+    let used = pod["spec"]["serviceAccountName"].as_str().unwrap();
+    admin_creates(&server, accounts, json!({ "metadata": { "name": "other" } })).await;
+    assert_eq!(get(&server, "node-a", &format!("{accounts}/{used}")).await.0, 200);
+    assert_eq!(get(&server, "node-a", &format!("{accounts}/other")).await.0, 403);
+    assert_eq!(get(&server, "node-a", accounts).await.0, 403);
 }
 
 #[tokio::test]
@@ -462,6 +492,64 @@ async fn a_token_review_tells_whose_token_it_is() {
     assert_eq!(review["status"]["user"]["username"], "ann");
     let review = ask(json!({ "token": "nope" })).await;
     assert_eq!(review["status"]["user"], json!({}));
+}
+
+#[tokio::test]
+async fn acting_as_others_can_be_limited_to_what_is_done_then() {
+    let server = server().await;
+    let authentication = "authentication.k8s.io";
+    let rules = json!([
+        { "apiGroups": [authentication], "resources": ["users"], "verbs": ["impersonate:user-info"], "resourceNames": ["bob"] },
+        { "apiGroups": [authentication], "resources": ["nodes"], "verbs": ["impersonate:arbitrary-node"] },
+        { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["impersonate-on:user-info:list"] },
+        { "apiGroups": [""], "resources": ["nodes"], "verbs": ["impersonate-on:arbitrary-node:get"] },
+    ]);
+    admin_creates(&server, &format!("{RBAC}/clusterroles"), role("as-bob", rules)).await;
+    let bindings = format!("{RBAC}/clusterrolebindings");
+    admin_creates(&server, &bindings, binding("as-bob", "ClusterRole", "as-bob", ann())).await;
+    let rules =
+        json!([{ "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"] }]);
+    admin_creates(&server, &format!("{RBAC}/clusterroles"), role("reads", rules)).await;
+    let bob = json!({ "kind": "User", "name": "bob" });
+    admin_creates(&server, &bindings, binding("reads", "ClusterRole", "reads", bob)).await;
+    let node = json!({ "metadata": { "name": "n1" } });
+    admin_creates(&server, "/api/v1/nodes", node).await;
+
+    let act = async |user: &str, path: &str| {
+        let request = Request::get(path)
+            .header("authorization", "Bearer ann")
+            .header("impersonate-user", user);
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        let Ok(response) = server.clone().oneshot(request).await;
+        let code = response.status().as_u16();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        (code, body["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let maps = "/api/v1/namespaces/default/configmaps";
+    assert_eq!(act("bob", maps).await.0, 200);
+    // Bob may, but not ann as bob.
+    assert_eq!(
+        act("bob", &format!("{maps}/m")).await,
+        (
+            403,
+            "configmaps \"m\" is forbidden: User \"ann\" cannot impersonate-on:user-info:get \
+             resource \"configmaps\" in API group \"\" in the namespace \"default\""
+                .to_owned()
+        )
+    );
+    assert_eq!(
+        act("eve", maps).await,
+        (
+            403,
+            "users.authentication.k8s.io \"eve\" is forbidden: User \"ann\" cannot \
+             impersonate:user-info resource \"users\" in API group \"authentication.k8s.io\" at the \
+             cluster scope"
+                .to_owned()
+        )
+    );
+    assert_eq!(act("system:node:n1", "/api/v1/nodes/n1").await.0, 200);
+    assert_eq!(act("system:node:n1", "/api/v1/nodes").await.0, 403);
 }
 
 #[tokio::test]

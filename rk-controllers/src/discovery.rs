@@ -296,3 +296,61 @@ pub(crate) fn served_kind(resource: APIResource, group: &str, version: &str) -> 
         verbs: resource.verbs.into_iter().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rk_api::server::ApiServer;
+    use rk_store::EmbeddedStore;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_version_of_a_group_is_preferred_and_what_is_stale_is_unreadable() {
+        let resource = |plural: &str, kind: &str| {
+            json!({"resource": plural, "scope": "Namespaced", "verbs": ["list"],
+                   "responseKind": {"group": "", "version": "", "kind": kind}})
+        };
+        let document = serde_json::from_value(json!({"items": [
+            {"metadata": {"name": "example.com"}, "versions": [
+                {"version": "v2", "resources": [resource("as", "A")]},
+                {"version": "v1", "resources": [resource("as", "A"), resource("bs", "B")]},
+                {"version": "v0", "freshness": "Stale", "resources": [resource("cs", "C")]},
+            ]},
+        ]}));
+        let mut served = Served::default();
+        served.add_aggregated(&document.unwrap());
+
+        let names = |kinds: &[ServedKind]| {
+            let name = |kind: &ServedKind| format!("{}/{}", kind.version, kind.plural);
+            kinds.iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(served.preferred()), ["v2/as", "v1/bs"]);
+        assert_eq!(names(&served.all), ["v2/as", "v1/as", "v1/bs"]);
+        assert_eq!(served.unreadable, ["example.com/v0"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_forms_of_discovery_say_the_same_and_what_has_not_changed_is_not_read_again() {
+        let server = ApiServer::builder(Arc::new(EmbeddedStore::in_memory()));
+        let server = server.start().await.unwrap();
+        let client = server.client();
+        let mut discovery = Discovery::default();
+        let first = discovery.read(&client).await.unwrap();
+        let again = discovery.read(&client).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+
+        let sorted = |mut kinds: Vec<ServedKind>| {
+            kinds.sort();
+            kinds
+        };
+        let each = Served::read_each(&client).await.unwrap();
+        let differ = |a: &[ServedKind], b: &[ServedKind]| {
+            let (a, b) = (sorted(a.to_vec()), sorted(b.to_vec()));
+            a.into_iter().filter(|kind| !b.contains(kind)).collect::<Vec<_>>()
+        };
+        assert_eq!(differ(&first.all, &each.all), []);
+        assert_eq!(differ(&each.preferred, &first.preferred), []);
+        assert_eq!(differ(&first.preferred, &each.preferred), []);
+    }
+}

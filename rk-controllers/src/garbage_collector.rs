@@ -22,12 +22,15 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy},
+    api::{
+        DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy, Request,
+    },
     core::PartialObjectMeta,
 };
 use parking_lot::{Mutex, RwLock};
 use rk_api::client::{EventRecorder, EventType};
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -42,7 +45,7 @@ mod graph;
 mod monitors;
 
 use graph::{FOREGROUND, Graph, Node, ORPHAN, OwnerState, Uid, Verdict, judge};
-use monitors::{Monitors, REDISCOVERY};
+use monitors::{Monitors, REDISCOVERY, REDISCOVERY_IN_ANY_CASE};
 
 /// How many objects are looked at at the same time.
 const WORKERS: usize = 20;
@@ -81,9 +84,21 @@ pub(crate) async fn run(name: &'static str, context: Context, shutdown: Cancella
     let rediscover = async {
         let mut discovery = Discovery::default();
         let mut known = None;
+        // What brings a kind changes a moment before the kind comes, so it is looked for twice.
+        let mut looks = 0_u32;
+        let mut in_any_case = Instant::now() + REDISCOVERY_IN_ANY_CASE;
         loop {
             tokio::time::sleep(REDISCOVERY).await;
+            if monitors.kinds_changed() {
+                looks = 2;
+            }
+            let now = Instant::now();
+            if looks == 0 && now < in_any_case {
+                continue;
+            }
             let Ok(found) = discovery.read(&client).await else { continue };
+            looks = looks.saturating_sub(1);
+            in_any_case = now + REDISCOVERY_IN_ANY_CASE;
             if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &found)) {
                 continue;
             }
@@ -124,6 +139,18 @@ impl Reconciler for Collector {
 impl Collector {
     /// Deletes the object if no owner of it stays.
     async fn collect(&self, uid: &Uid, node: &Node) -> Result<Action, Error> {
+        let is_orphaned = self.graph.lock().is_orphaned(node);
+        if is_orphaned && !node.version.is_empty() {
+            // What the graph has is enough to delete by, provided that the object is still that.
+            let unchanged = Preconditions {
+                uid: Some(uid.clone()),
+                resource_version: Some(node.version.to_string()),
+            };
+            match self.delete(node, &node.finalizers, unchanged, false).await {
+                Err(changed) if changed.is_conflict() => {}
+                result => return result.map(|()| Action::Wait),
+            }
+        }
         let Some(object) = self.read(uid, node).await? else { return Ok(Action::Wait) };
         let mut owners = Vec::new();
         for owner in object.owner_references() {
@@ -144,7 +171,11 @@ impl Collector {
                 if foreground {
                     self.break_circle(uid, node, &object).await?;
                 }
-                self.delete(node, &object, foreground).await?;
+                // Exactly the object that was judged: not one that was given another owner
+                // meanwhile.
+                let version = object.resource_version().filter(|_| !foreground);
+                let unchanged = Preconditions { uid: object.uid(), resource_version: version };
+                self.delete(node, object.finalizers(), unchanged, foreground).await?;
                 Ok(Action::Wait)
             }
         }
@@ -276,22 +307,21 @@ impl Collector {
         }
     }
 
-    async fn delete(&self, node: &Node, object: &Meta, foreground: bool) -> Result<(), Error> {
+    async fn delete(
+        &self,
+        node: &Node,
+        finalizers: &[String],
+        unchanged: Preconditions,
+        foreground: bool,
+    ) -> Result<(), Error> {
         // A finalizer that says how its own dependents go is respected.
-        let has = |name: &str| object.finalizers().iter().any(|finalizer| finalizer == name);
+        let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
         let policy = if has(ORPHAN) {
             PropagationPolicy::Orphan
         } else if foreground || has(FOREGROUND) {
             PropagationPolicy::Foreground
         } else {
             PropagationPolicy::Background
-        };
-        // Exactly the object that was judged: not one that was given another owner meanwhile.
-        let unchanged = match foreground {
-            true => Preconditions { uid: object.uid(), resource_version: None },
-            false => {
-                Preconditions { uid: object.uid(), resource_version: object.resource_version() }
-            }
         };
         let params = DeleteParams {
             propagation_policy: Some(policy.clone()),
@@ -305,7 +335,10 @@ impl Collector {
             ?policy,
             "no owner left, deleting"
         );
-        match self.api_of(node).await?.delete(&node.name, &params).await {
+        let objects = Request::new(self.api_of(node).await?.resource_url());
+        let request = objects.delete(&node.name, &params).map_err(kube::Error::BuildRequest)?;
+        // The answer is the object again, which nobody looks at.
+        match self.client.request_text(request).await {
             Err(gone) if error::is_not_found(&gone) => Ok(()),
             result => result.map(drop).map_err(Into::into),
         }

@@ -16,10 +16,18 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use k8s_openapi::{
-    api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service},
+    api::{
+        core::v1::{
+            PersistentVolumeClaim, Pod, ResourceQuota, ScopedResourceSelectorRequirement, Service,
+        },
+        resource::v1::ResourceClaim,
+    },
     jiff::Timestamp,
 };
-use kube::{Api, Client, ResourceExt, api::PostParams};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, PostParams},
+};
 use rk_api::{
     client::{Change, Informer, Watchable, WorkQueue},
     clock,
@@ -100,6 +108,7 @@ impl Quotas {
                     let items = claims.iter().map(|claim| Item::claim(claim));
                     total(&hard, &scopes, &kind, items, now)
                 }
+                Tracked::ResourceClaims => self.of_devices(&hard, &scopes, &namespace, now).await?,
                 Tracked::Others { group, plural } => {
                     let number = self.counts.number(&namespace, group, plural).await?;
                     plan::of_others(&hard, &scopes, &kind, number)
@@ -108,6 +117,23 @@ impl Quotas {
             used.extend(some);
         }
         Ok(used)
+    }
+
+    /// What claims of devices use. They are listed when a quota is about them, which few are.
+    async fn of_devices(
+        &self,
+        hard: &Amounts,
+        scopes: &[ScopedResourceSelectorRequirement],
+        namespace: &str,
+        now: Timestamp,
+    ) -> Result<Amounts, Error> {
+        if !self.counts.watches("resource.k8s.io", "resourceclaims").await? {
+            return Ok(Amounts::new());
+        }
+        let claims = Api::<ResourceClaim>::namespaced(self.client.clone(), namespace);
+        let claims = claims.list(&ListParams::default()).await?.items;
+        let items = claims.iter().map(Item::resource_claim);
+        Ok(total(hard, scopes, &Tracked::ResourceClaims, items, now))
     }
 }
 

@@ -14,7 +14,7 @@ use kube::{
     api::{DeleteParams, Preconditions},
     runtime::{WatchStreamExt, watcher, watcher::Event},
 };
-use rk_api::clock;
+use rk_api::{client::Backoff, clock};
 use tokio_util::sync::CancellationToken;
 
 use crate::{error, manager::Context};
@@ -42,11 +42,12 @@ struct Token {
 
 async fn clean(api: Api<Secret>) {
     let config = watcher::Config::default().fields(&format!("type={TYPE}"));
-    let mut events = pin!(watcher(api.clone(), config).default_backoff());
+    let mut events = pin!(watcher(api.clone(), config).backoff(Backoff::for_watches()));
     let mut tokens: BTreeMap<String, Token> = BTreeMap::new();
     loop {
         let next = tokens.values().map(|token| token.expires).min();
         tokio::select! {
+            biased;
             event = events.next() => match event {
                 Some(Ok(event)) => note(&mut tokens, event),
                 Some(Err(error)) => tracing::debug!(%error, "bootstrap tokens are not watched"),

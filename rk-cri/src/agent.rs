@@ -68,6 +68,8 @@ pub(crate) struct Config {
     node_dns: DnsConfig,
     heartbeat_period: Duration,
     status_period: Duration,
+    /// The Lease that the node's own is renewed with, if it is not renewed itself.
+    renewed_with: Option<String>,
     identity: node::Identity,
     /// The node's CPU in millicores and memory in bytes.
     allocatable: (i64, i64),
@@ -95,6 +97,7 @@ pub struct AgentBuilder {
     cluster_dns: ClusterDns,
     heartbeat_period: Duration,
     status_period: Duration,
+    renewed_with: Option<String>,
     kubelet_port: u16,
 }
 
@@ -190,6 +193,12 @@ impl AgentBuilder {
         self
     }
 
+    /// The node's Lease is renewed whenever another one is, see [`rk_api::meta::RENEWED_WITH`].
+    fn renewed_with(mut self, lease: &str) -> Self {
+        self.renewed_with = Some(lease.to_owned());
+        self
+    }
+
     /// The port that the node's status names for the kubelet's API; by default 10250.
     pub fn kubelet_port(mut self, port: u16) -> Self {
         self.kubelet_port = port;
@@ -280,6 +289,7 @@ impl AgentBuilder {
             node_dns,
             heartbeat_period: self.heartbeat_period,
             status_period: self.status_period,
+            renewed_with: self.renewed_with,
             identity,
             allocatable,
         };
@@ -328,6 +338,7 @@ impl Agent {
             cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
             heartbeat_period: Duration::from_secs(10),
             status_period: Duration::from_secs(300),
+            renewed_with: None,
             kubelet_port: 10250,
         }
     }

@@ -13,11 +13,7 @@ use k8s_openapi::{
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{Api, Client, api::PostParams, core::ClusterResourceScope};
-use rk_api::{
-    client::Informers,
-    io::Io,
-    server::{ApiServer, UserInfo},
-};
+use rk_api::{client::Informers, io::Io, server::UserInfo};
 use rk_controllers::MetricsServer;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -28,10 +24,14 @@ pub(super) const SERVICE: (&str, &str) = ("kube-system", "metrics-server");
 
 const BUFFER: usize = 64 * 1024;
 
-/// A metrics server with the rights of its own service account.
-pub(super) fn server(server: &ApiServer, informers: &Informers) -> MetricsServer {
+/// Its service account, whose rights it has.
+pub(super) fn user() -> UserInfo {
     let (namespace, name) = SERVICE;
-    let client = server.client_as(UserInfo::service_account(namespace, name));
+    UserInfo::service_account(namespace, name)
+}
+
+/// A metrics server that asks through `client`.
+pub(super) fn server(client: Client, informers: &Informers) -> MetricsServer {
     MetricsServer::new(client, informers)
 }
 

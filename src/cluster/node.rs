@@ -14,10 +14,7 @@ use rk_api::{
 };
 use rk_controllers::{CertificateRequest, CertificateSigner, TokenRequest, TokenSigner};
 use rk_cri::{
-    agent::{Agent, Fleet, Kubelets},
-    images::ImportOptions,
-    native::NativeRuntime,
-    sim::SimRuntime,
+    agent::Agent, images::ImportOptions, native::NativeRuntime, sim::SimRuntime, timers::Timers,
 };
 use rk_net::{NodeNetwork, ipam::Cidr};
 use rk_proxy::{
@@ -27,7 +24,7 @@ use rk_proxy::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{ClusterBuilder, ClusterError, start::part};
+use super::{ClusterBuilder, ClusterError, launch::Launcher, start::part};
 
 /// Pods of a small cluster; as many /24 ranges as nodes have room.
 const SMALL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
@@ -57,7 +54,7 @@ fn pod_cidr(nodes: usize, index: usize) -> Ipv4Addr {
 }
 
 /// The address of node `index`.
-fn node_ip(index: usize) -> IpAddr {
+pub(super) fn node_ip(index: usize) -> IpAddr {
     let offset = u32::try_from(index).unwrap_or(u32::MAX);
     IpAddr::V4(Ipv4Addr::from(u32::from(NODES).saturating_add(offset)))
 }
@@ -71,40 +68,29 @@ pub(super) fn is_ready(node: &Node) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Starts the simulated nodes `node-1`, `node-2`, …, and returns how many they are.
-pub(super) fn start_simulated(
+/// The name of simulated node `index`: `node-1`, `node-2`, …
+pub(super) fn node_name(index: usize) -> String {
+    format!("node-{}", index + 1)
+}
+
+/// The range of the pods of node `index` of so many, as it is written.
+pub(super) fn pod_range(nodes: usize, index: usize) -> String {
+    format!("{}/{NODE_PREFIX}", pod_cidr(nodes, index))
+}
+
+/// What runs the pods of simulated node `index`.
+pub(super) fn sim_runtime(
     builder: &ClusterBuilder,
-    server: &ApiServer,
-    informers: &Informers,
-    kubelets: &Kubelets,
-    tasks: &mut JoinSet<()>,
-    stop: &CancellationToken,
-) -> Result<usize, ClusterError> {
-    if builder.nodes == 0 {
-        return Ok(0);
-    }
-    let mut fleet = Fleet::new(informers);
-    for index in 0..builder.nodes {
-        let cidr = format!("{}/{NODE_PREFIX}", pod_cidr(builder.nodes, index));
-        let ip = node_ip(index);
-        let runtime = SimRuntime::builder()
-            .pod_cidr(&cidr)
-            .node_ip(ip)
-            .timers(fleet.timers())
-            .missing_images(builder.missing_images.iter().cloned())
-            .build()
-            .map_err(part("a simulated node"))?;
-        let name = format!("node-{}", index + 1);
-        let client = server.client_as(UserInfo::node(&name));
-        let agent =
-            Agent::builder(client, Arc::new(runtime)).node_name(name).node_ips([ip]).pod_cidr(cidr);
-        fleet.add(agent).map_err(part("a simulated node"))?;
-    }
-    for (name, api) in fleet.kubelet_apis() {
-        kubelets.add(name, api);
-    }
-    tasks.spawn(fleet.run(stop.clone()));
-    Ok(builder.nodes)
+    index: usize,
+    timers: &Timers,
+) -> Result<SimRuntime, ClusterError> {
+    SimRuntime::builder()
+        .pod_cidr(pod_range(builder.nodes, index))
+        .node_ip(node_ip(index))
+        .timers(timers)
+        .missing_images(builder.missing_images.iter().cloned())
+        .build()
+        .map_err(part("a simulated node"))
 }
 
 /// A node that runs real containers on this machine.
@@ -200,13 +186,11 @@ impl RunningNative {
 /// Starts the node with real containers.
 pub(super) async fn start_native(
     node: &NativeNode,
-    builder: &ClusterBuilder,
-    server: &ApiServer,
-    informers: &Informers,
-    kubelets: &Kubelets,
+    launcher: &Launcher,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> Result<RunningNative, ClusterError> {
+    let Launcher { builder, server, informers, kubelets, .. } = launcher;
     NativeRuntime::preflight().map_err(ClusterError::Native)?;
     std::fs::create_dir_all(&node.root).map_err(part("the node's directory"))?;
     let root = node.root.canonicalize().map_err(part("the node's directory"))?;

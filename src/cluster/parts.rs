@@ -1,8 +1,9 @@
 //! The parts of a cluster that can be ended alone, and how they are.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rk_api::server::ComponentHealth;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,17 +17,25 @@ pub(super) struct Parts(Vec<Part>);
 /// The scheduler or the controllers.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
-    component: Component,
-    /// Ends it; it ends with the cluster too.
-    pub(super) stop: CancellationToken,
-    task: Arc<OnceLock<AbortHandle>>,
+    pub(super) component: Component,
+    /// Of the cluster.
+    stop: CancellationToken,
+    life: Arc<Mutex<Option<Life>>>,
+}
+
+/// From a start of a part to its end.
+#[derive(Debug)]
+struct Life {
+    /// Ends it in order; it ends with the cluster too.
+    stop: CancellationToken,
+    task: AbortHandle,
 }
 
 impl Parts {
     pub(super) fn of(builder: &ClusterBuilder, stop: &CancellationToken) -> Self {
         let with_health = [Component::Scheduler, Component::Controllers];
         let chosen = with_health.into_iter().filter(|it| builder.components.contains(it));
-        let part = |component| Part { component, stop: stop.child_token(), task: Arc::default() };
+        let part = |component| Part { component, stop: stop.clone(), life: Arc::default() };
         Self(chosen.map(part).collect())
     }
 
@@ -41,16 +50,36 @@ impl Parts {
 
     /// Ends a component. Whether it ran.
     pub(super) fn stop(&self, component: Component) -> bool {
-        let running = self.get(component).filter(|part| part.is_well());
-        running.inspect(|part| part.stop.cancel()).is_some()
+        let part = self.get(component);
+        let life = part.map(|part| part.life.lock());
+        let running = life.as_ref().and_then(|life| life.as_ref()).filter(|life| life.is_well());
+        running.inspect(|life| life.stop.cancel()).is_some()
+    }
+}
+
+impl Life {
+    fn is_well(&self) -> bool {
+        !self.stop.is_cancelled() && !self.task.is_finished()
     }
 }
 
 impl Part {
-    /// Its task is this one.
-    pub(super) fn runs(&self, task: AbortHandle) {
-        // It is started once.
-        let _ = self.task.set(task);
+    /// It begins a life: `start` gives it a task that ends when the token says so.
+    pub(super) fn begin(&self, start: impl FnOnce(CancellationToken) -> AbortHandle) {
+        let stop = self.stop.child_token();
+        let task = start(stop.clone());
+        *self.life.lock() = Some(Life { stop, task });
+    }
+
+    /// Ends its life where it stands, as a crash does. Whether it lived.
+    pub(super) fn kill(&self) -> bool {
+        let life = self.life.lock().take();
+        life.is_some_and(|life| {
+            let well = life.is_well();
+            life.task.abort();
+            life.stop.cancel();
+            well
+        })
     }
 
     /// As `kubectl get componentstatuses` has it.
@@ -62,7 +91,7 @@ impl Part {
     }
 
     fn is_well(&self) -> bool {
-        !self.stop.is_cancelled() && self.task.get().is_some_and(|task| !task.is_finished())
+        self.life.lock().as_ref().is_some_and(Life::is_well)
     }
 }
 

@@ -1,37 +1,44 @@
 //! From a [`ClusterBuilder`] to a running [`Cluster`], part by part.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use rk_api::{
     client::{Change, Informers},
+    clock,
     server::{
         ApiServer, TokenKey, UserInfo,
         authn::TokenList,
         pki::{self, Credentials, Pki},
     },
 };
-use rk_controllers::{HostPathProvisioner, Manager};
 use rk_cri::agent::Kubelets;
-use rk_sched::Scheduler;
 use rk_store::{EmbeddedStore, Store, StoreError};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    runtime::{Handle, RuntimeFlavor},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Cluster, ClusterBuilder, ClusterError, Component, dial::ClusterDialer, metrics, node,
+    Cluster, ClusterBuilder, ClusterError, Component,
+    dial::ClusterDialer,
+    launch::{Launcher, METRICS_LINK},
+    metrics, node,
     parts::Parts,
+    sim_nodes::SimNodes,
 };
+use crate::simulation;
 
 /// The administrators' group, which may do everything.
 const MASTERS: &str = "system:masters";
 
-/// Who the parts of a cluster are.
-const SCHEDULER: &str = "system:kube-scheduler";
-const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
-
 pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterError> {
+    if let Some(seed) = builder.virtual_time {
+        begin(&builder, seed)?;
+    }
     let stop = CancellationToken::new();
     // Ends what was already started when a later part fails.
     let guard = stop.clone().drop_guard();
@@ -47,7 +54,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         Some(pki) => pki.token_key(),
         None => TokenKey::generate().map_err(part("the service-account key"))?,
     };
-    let store = store(builder.data_dir.as_deref()).await?;
+    let store = store(&builder).await?;
     let kubelets = Kubelets::default();
     let dialer = ClusterDialer::default();
     let parts = Parts::of(&builder, &stop);
@@ -63,17 +70,22 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         kubeconfig = Some(admin_kubeconfig(pki, bound, builder.token.as_deref())?);
     }
 
-    // One set of informers: an object is decoded once for all parts of this process. What they
-    // write, they write as who they are.
     let informers = Informers::in_process(server.client());
+    let launcher = Arc::new(Launcher {
+        builder,
+        server: server.clone(),
+        pki,
+        token_key,
+        kubelets,
+        informers: informers.clone(),
+    });
     server.roles_ready().await;
     if let Some(part) = parts.get(Component::Scheduler) {
-        let client = server.client_as(UserInfo::new(SCHEDULER, []));
-        let scheduler = Scheduler::builder(client).informers(informers.clone()).build();
-        part.runs(tasks.spawn(scheduler.run(part.stop.clone())));
+        part.begin(|stop| tasks.spawn(launcher.scheduler(stop)));
     }
-    if builder.components.contains(&Component::Metrics) {
-        let metrics = Arc::new(metrics::server(&server, &informers));
+    if launcher.builder.components.contains(&Component::Metrics) {
+        let client = launcher.client(METRICS_LINK, metrics::user());
+        let metrics = Arc::new(metrics::server(client, &launcher.informers(METRICS_LINK)));
         dialer.serve_metrics(metrics.clone());
         metrics::install(&server.client()).await.map_err(part("the metrics server"))?;
         let stop = stop.clone();
@@ -81,27 +93,25 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
     }
     let mut controllers = Vec::new();
     if let Some(part) = parts.get(Component::Controllers) {
-        let manager = manager(&builder, &server, &informers, pki.as_ref(), token_key)?;
+        let manager = launcher.controllers()?;
         controllers = manager.names();
-        part.runs(tasks.spawn(manager.run(part.stop.clone())));
+        part.begin(|stop| tasks.spawn(manager.run(stop)));
     }
-    let mut native = None;
-    if builder.components.contains(&Component::Nodes) {
-        let nodes = match &builder.native {
+    let (mut native, mut nodes) = (None, SimNodes::default());
+    if launcher.builder.components.contains(&Component::Nodes) {
+        let wanted = match &launcher.builder.native {
             Some(node) => {
-                let running = node::start_native(
-                    node, &builder, &server, &informers, &kubelets, &mut tasks, &stop,
-                )
-                .await?;
+                let running = node::start_native(node, &launcher, &mut tasks, &stop).await?;
                 dialer.enter(running.netns());
                 native = Some(running);
                 1
             }
             None => {
-                node::start_simulated(&builder, &server, &informers, &kubelets, &mut tasks, &stop)?
+                nodes = SimNodes::start(&launcher, &mut tasks, &stop)?;
+                launcher.builder.nodes
             }
         };
-        if let Err(error) = nodes_ready(&informers, nodes).await {
+        if let Err(error) = nodes_ready(&informers, wanted).await {
             if let Some(native) = &native {
                 native.teardown().await;
             }
@@ -114,10 +124,11 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         server,
         address,
         kubeconfig,
-        ca_pem: pki.map(|pki| pki.ca_pem().to_owned()),
         controllers,
         native,
+        nodes,
         parts,
+        launcher,
         tasks: parking_lot::Mutex::new(tasks),
         stop,
     })
@@ -146,8 +157,36 @@ fn pki(builder: &ClusterBuilder) -> Result<Option<Pki>, ClusterError> {
     }
 }
 
-async fn store(directory: Option<&Path>) -> Result<Arc<dyn Store>, ClusterError> {
-    let Some(directory) = directory else { return Ok(Arc::new(EmbeddedStore::in_memory())) };
+/// Lets virtual time begin, where it can.
+fn begin(builder: &ClusterBuilder, seed: u64) -> Result<(), ClusterError> {
+    let why_not = if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread
+        || !clock::is_paused()
+    {
+        "it needs a current-thread runtime with a paused clock: use rk::simulation::block_on"
+    } else if builder.native.is_some() || builder.listen.is_some() || builder.data_dir.is_some() {
+        "files, sockets and real containers have a time of their own: leave them out"
+    } else {
+        simulation::begin(seed);
+        return Ok(());
+    };
+    Err(part("virtual time")(why_not))
+}
+
+async fn store(builder: &ClusterBuilder) -> Result<Arc<dyn Store>, ClusterError> {
+    let store = open_store(builder).await?;
+    Ok(match &builder.faults {
+        Some(faults) => faults.store(store),
+        None => store,
+    })
+}
+
+async fn open_store(builder: &ClusterBuilder) -> Result<Arc<dyn Store>, ClusterError> {
+    if let Some(store) = &builder.store {
+        return Ok(store.clone());
+    }
+    let Some(directory) = builder.data_dir.as_deref() else {
+        return Ok(Arc::new(EmbeddedStore::in_memory()));
+    };
     let store = EmbeddedStore::open(directory.join("store"), rk_store::Options::default());
     let store = store.await.map_err(|error: StoreError| ClusterError::DataDir {
         directory: directory.to_owned(),
@@ -197,45 +236,6 @@ fn admin_kubeconfig(
         None => Credentials::Certificate { user: "kubernetes-admin", groups: &[MASTERS] },
     };
     pki.kubeconfig(&format!("https://{address}"), &credentials).map_err(part("the kubeconfig"))
-}
-
-fn manager(
-    builder: &ClusterBuilder,
-    server: &ApiServer,
-    informers: &Informers,
-    pki: Option<&Pki>,
-    token_key: TokenKey,
-) -> Result<Manager, ClusterError> {
-    let (cidr, mask) = node::cluster_cidr(builder.nodes);
-    let accounts = server.clone();
-    let (volumes, administrator) = (host_path_provisioner(builder), server.client());
-    let mut manager = Manager::builder(server.client_as(UserInfo::new(CONTROLLER_MANAGER, [])))
-        .credentials(move |name| accounts.client_as(UserInfo::service_account("kube-system", name)))
-        .informers(informers.clone())
-        // As kubeadm has it.
-        .controllers("*,bootstrapsigner,tokencleaner")
-        .cluster_cidr(cidr, mask)
-        .legacy_token_secrets(builder.legacy_token_secrets)
-        .token_signer(Arc::new(node::Signer(token_key)))
-        .with(move |context| {
-            let mut context = context.clone();
-            context.client = administrator;
-            volumes.controller(&context)
-        })
-        // Where nobody listens there is no certificate to trust, but Pods mount the ConfigMap.
-        .root_ca(pki.map_or("", Pki::ca_pem));
-    if let Some(pki) = pki {
-        manager = manager.certificate_signer(Arc::new(node::Issuer(pki.clone())));
-    }
-    manager.build().map_err(part("the controllers"))
-}
-
-/// Makes volumes beside what else is kept; nodes that run nothing need no directories.
-fn host_path_provisioner(builder: &ClusterBuilder) -> HostPathProvisioner {
-    match &builder.native {
-        Some(node) => HostPathProvisioner::new(node.directory().join("volumes")),
-        None => HostPathProvisioner::new("/var/lib/rk/volumes").objects_only(),
-    }
 }
 
 /// Waits until this many nodes are Ready.

@@ -4,6 +4,7 @@ use rk::{
     k8s_openapi::api::{
         apps::v1::ReplicaSet,
         core::v1::{Node, Pod},
+        policy::v1::PodDisruptionBudget,
         scheduling::v1::PriorityClass,
     },
     kube::{
@@ -237,4 +238,44 @@ async fn victims_are_chosen_so_that_pods_stay_spread() {
     let pods = running(&t, "spread", 3).await;
     let names: Vec<_> = pods.iter().map(|pod| pod.name_any()).collect();
     assert!(names.contains(&"high".to_owned()) && names.contains(&"medium".to_owned()));
+}
+
+/// Nor is this: it would be the less important Pod that goes, were there no budget for it.
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_kept_where_another_pod_can_go() {
+    let t = TestCluster::start().await;
+    for (name, value) in [("low", 1), ("medium", 100), ("high", 1000)] {
+        class(&t, name, value).await;
+    }
+    let node = advertise(&t, FOO, "2").await.remove(0);
+    let there = |name: &str, class: &str| {
+        let mut pod = pod(name, class, FOO, "1");
+        pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+        pod
+    };
+    for (name, class) in [("kept", "low"), ("free", "medium")] {
+        t.create::<Pod>(there(name, class)).await;
+        running(&t, &format!("name={name}"), 1).await;
+    }
+    t.create::<PodDisruptionBudget>(json!({
+        "metadata": {"name": "kept"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"name": "kept"}}},
+    }))
+    .await;
+    let budgets = t.api::<PodDisruptionBudget>();
+    until("a budget of none", async || {
+        let status = budgets.get("kept").await.expect("read").status?;
+        (status.current_healthy == Some(1) && status.disruptions_allowed == Some(0)).then_some(())
+    })
+    .await;
+    // All who watch have heard of it before any time passes.
+    wait(1).await;
+
+    t.create::<Pod>(there("preemptor", "high")).await;
+    running(&t, "name=preemptor", 1).await;
+    let pods = t.api::<Pod>();
+    let kept = pods.get("kept").await.expect("read");
+    assert_eq!(kept.metadata.deletion_timestamp, None);
+    let free = pods.get_opt("free").await.expect("asked");
+    assert!(free.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()));
 }

@@ -24,7 +24,9 @@ scenarios! {
     Real:
         a_controller_is_created_and_deleted_with_its_pods,
         a_controller_is_scaled_down_and_up,
-        logs_are_filtered;
+        logs_are_filtered,
+        a_container_has_its_accounts_token,
+        a_token_is_projected_where_a_pod_asks_for_it;
 }
 
 fn s34_a_quota_counts_and_refuses(t: &Shell) {
@@ -428,4 +430,49 @@ fn logs_are_filtered(t: &Shell) {
     let all = lines("kubectl logs logs-generator logs-generator --since=24h");
     assert!(recent < all, "{recent} of {all}");
     t.ok("kubectl delete pod logs-generator --grace-period=1");
+}
+
+/// Whose token it is, as the server judges it.
+fn owner_of(t: &Shell, token: &str) -> String {
+    let spec = serde_json::json!({ "token": token });
+    let review = serde_json::json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec,
+    });
+    t.write("review.json", &review.to_string());
+    t.ok("kubectl create -f review.json -o 'jsonpath={.status.user.username}'")
+}
+
+// Conformance: Service Account Tokens Must AutoMount
+fn a_container_has_its_accounts_token(t: &Shell) {
+    let spec = "terminationGracePeriodSeconds: 0\ncontainers:\n- {name: c, image: busybox, \
+                imagePullPolicy: IfNotPresent, command: [sleep, '3600']}";
+    apply(t, "mounts", spec);
+    t.ok("kubectl wait --for=condition=Ready pod/mounts --timeout=55s");
+    let read = |file: &str| {
+        let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
+        t.ok(&format!("kubectl exec mounts -- cat {folder}/{file}"))
+    };
+    let account = format!("system:serviceaccount:{}:default", t.namespace());
+    assert_eq!(owner_of(t, read("token").trim()), account);
+    assert_eq!(read("namespace"), t.namespace());
+    let ca = t.ok("kubectl get configmap kube-root-ca.crt -o 'jsonpath={.data.ca\\.crt}'");
+    assert!(ca.contains("BEGIN CERTIFICATE"), "{ca}");
+    assert_eq!(read("ca.crt").trim(), ca.trim());
+    t.ok("kubectl delete pod mounts --wait=false");
+}
+
+// Conformance: TokenRequestProjection should mount a projected volume with token using TokenRequest API.
+fn a_token_is_projected_where_a_pod_asks_for_it(t: &Shell) {
+    let spec = "restartPolicy: Never\nautomountServiceAccountToken: false\ncontainers:\n\
+                - name: c\n  image: busybox\n  imagePullPolicy: IfNotPresent\n  \
+                command: [cat, /var/run/secrets/tokens/token]\n  \
+                volumeMounts: [{name: tokens, mountPath: /var/run/secrets/tokens}]\nvolumes:\n\
+                - name: tokens\n  projected: {sources: [{serviceAccountToken: {path: token, \
+                expirationSeconds: 43200}}]}";
+    apply(t, "projects", spec);
+    t.eventually("kubectl get pod projects -o 'jsonpath={.status.phase}'", "Succeeded");
+    let token = t.ok("kubectl logs projects");
+    let account = format!("system:serviceaccount:{}:default", t.namespace());
+    assert_eq!(owner_of(t, token.trim()), account);
+    t.ok("kubectl delete pod projects --wait=false");
 }

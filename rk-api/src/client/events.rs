@@ -2,7 +2,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -180,11 +180,7 @@ impl EventRecorder {
 /// The object's name and a number that no other event of this process has. It is the time, so
 /// that other processes are unlikely to use it.
 fn event_name(object: &str) -> String {
-    static LAST: AtomicI64 = AtomicI64::new(0);
-    let now = i64::try_from(clock::now().as_nanosecond()).unwrap_or(i64::MAX - 1);
-    let next = |last: i64| Some(now.max(last.saturating_add(1)));
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(now);
-    format!("{object}.{:x}", now.max(last.saturating_add(1)))
+    format!("{object}.{:x}", clock::unique())
 }
 
 /// What makes two events the same but for time: everything of them but the message, and the

@@ -6,9 +6,12 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{
-        Container, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec,
-        ScopedResourceSelectorRequirement, Service,
+    api::{
+        core::v1::{
+            Container, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec,
+            ScopedResourceSelectorRequirement, Service,
+        },
+        resource::v1::ResourceClaim,
     },
     jiff::{SignedDuration, Timestamp},
 };
@@ -35,6 +38,15 @@ const SPECIFIED: &[&str] =
 /// What a quota counts of a Pod besides extended resources.
 const COMPUTE: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
+/// What a quota counts of claims of a storage class.
+const BY_CLASS: &[&str] = &["persistentvolumeclaims", "requests.storage"];
+/// The older place of a claim's storage class.
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+/// What follows the name of a device class.
+const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+/// Of how many devices a claim can be that asks for all.
+const DEVICES_MAX: i64 = 32;
+const RESOURCE_CLAIMS: &str = "resourceclaims.resource.k8s.io";
 
 /// An object that a quota may be about.
 #[derive(Clone, Debug)]
@@ -49,6 +61,7 @@ enum Typed<'a> {
     Pod(&'a Pod),
     Service(&'a Service),
     Claim(&'a PersistentVolumeClaim),
+    ResourceClaim(&'a ResourceClaim),
     Other,
 }
 
@@ -62,6 +75,8 @@ impl<'a> Item<'a> {
             Typed::Service(service)
         } else if let Some(claim) = any.downcast_ref() {
             Typed::Claim(claim)
+        } else if let Some(claim) = any.downcast_ref() {
+            Typed::ResourceClaim(claim)
         } else {
             Typed::Other
         };
@@ -81,6 +96,11 @@ impl<'a> Item<'a> {
     /// A claim.
     pub fn claim(claim: &'a PersistentVolumeClaim) -> Self {
         Self { qualified: "persistentvolumeclaims".into(), object: Typed::Claim(claim) }
+    }
+
+    /// A claim of devices.
+    pub fn resource_claim(claim: &'a ResourceClaim) -> Self {
+        Self { qualified: RESOURCE_CLAIMS.into(), object: Typed::ResourceClaim(claim) }
     }
 
     /// How a quota calls the number of such objects.
@@ -103,6 +123,7 @@ impl<'a> Item<'a> {
             Typed::Pod(_) => is_of_pods(resource),
             Typed::Service(_) => is_of_services(resource),
             Typed::Claim(_) => is_of_claims(resource),
+            Typed::ResourceClaim(_) => resource.ends_with(DEVICES),
             Typed::Other => false,
         }
     }
@@ -114,9 +135,12 @@ impl<'a> Item<'a> {
                 pod.spec.as_ref().is_some_and(|spec| pod_is_in(spec, name, scope))
             }
             (Typed::Claim(claim), "VolumeAttributesClass") => {
-                let class = claim.spec.as_ref();
-                let class = class.and_then(|spec| spec.volume_attributes_class_name.as_deref());
-                selects(scope, class.unwrap_or_default())
+                let classes = attributes_classes(claim);
+                match classes.is_empty() {
+                    true => selects(scope, ""),
+                    // One that it had, or is to have, counts as much as the one that it has.
+                    false => classes.iter().any(|class| selects(scope, class)),
+                }
             }
             _ => false,
         }
@@ -129,10 +153,7 @@ impl<'a> Item<'a> {
                 one.spec.as_ref().map(scope_facts) == other.spec.as_ref().map(scope_facts)
             }
             (Typed::Claim(one), Typed::Claim(other)) => {
-                let class = |claim: &'_ PersistentVolumeClaim| {
-                    claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.clone())
-                };
-                class(one) == class(other)
+                attributes_classes(one) == attributes_classes(other)
             }
             _ => true,
         }
@@ -183,6 +204,7 @@ impl<'a> Item<'a> {
             Typed::Pod(pod) => usage.extend(of_pod(pod)),
             Typed::Service(service) => usage.extend(of_service(service)),
             Typed::Claim(claim) => usage.extend(of_claim(claim)),
+            Typed::ResourceClaim(claim) => usage.extend(of_resource_claim(claim)),
             Typed::Other => {}
         }
         usage
@@ -210,6 +232,8 @@ pub enum Tracked {
     Services,
     /// Claims of volumes: their number, size and classes.
     Claims,
+    /// Claims of devices: their number, and how many devices of which classes.
+    ResourceClaims,
     /// Any other kind, of which only the number counts.
     Others {
         /// The group, empty for the core group.
@@ -228,12 +252,14 @@ impl Tracked {
             Some("pods") => Some(Self::Pods),
             Some("services") => Some(Self::Services),
             Some("persistentvolumeclaims") => Some(Self::Claims),
+            Some(RESOURCE_CLAIMS) => Some(Self::ResourceClaims),
             Some(other) => {
                 let (plural, group) = other.split_once('.').unwrap_or((other, ""));
                 Some(Self::Others { group: group.to_owned(), plural: plural.to_owned() })
             }
             None if is_of_services(resource) => Some(Self::Services),
             None if is_of_claims(resource) => Some(Self::Claims),
+            None if resource.ends_with(DEVICES) => Some(Self::ResourceClaims),
             None if is_of_pods(resource) => Some(Self::Pods),
             None => None,
         }
@@ -245,7 +271,8 @@ fn is_of_services(resource: &str) -> bool {
 }
 
 fn is_of_claims(resource: &str) -> bool {
-    resource == "requests.storage" || resource.contains(OF_CLASS)
+    let by_class = resource.split_once(OF_CLASS).map(|(_, what)| what);
+    resource == "requests.storage" || by_class.is_some_and(|what| BY_CLASS.contains(&what))
 }
 
 fn is_of_pods(resource: &str) -> bool {
@@ -313,9 +340,17 @@ fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
     let size = amounts(resources.requests.as_ref()).get("storage").copied();
     // While a claim shrinks back it still uses what it was given.
     let given = claim.status.as_ref().and_then(|status| status.allocated_resources.as_ref());
-    let size = size.max(amounts(given).get("storage").copied());
+    let given = amounts(given).get("storage").copied();
+    let size = size.map(|size| given.map_or(size, |given| size.max(given)));
+    // A quota has whole bytes.
+    let size = size.map(|size| match size.integer() {
+        Some(_) => size,
+        None => Quantity::new(size.value(), 0).with_format(size.format()),
+    });
     let mut usage = Amounts::new();
-    let class = spec.storage_class_name.filter(|class| !class.is_empty());
+    let annotations = claim.metadata.annotations.as_ref();
+    let older = annotations.and_then(|annotations| annotations.get(CLASS_ANNOTATION)).cloned();
+    let class = older.or(spec.storage_class_name).filter(|class| !class.is_empty());
     if let Some(class) = &class {
         let one = Quantity::new(1, 0);
         usage.insert(format!("{class}{OF_CLASS}persistentvolumeclaims"), one);
@@ -325,6 +360,53 @@ fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
         if let Some(class) = class {
             usage.insert(format!("{class}{OF_CLASS}requests.storage"), size);
         }
+    }
+    usage
+}
+
+/// The VolumeAttributesClasses of a claim: the one that it asks for, the one that it has, and the one
+/// that it is being given.
+fn attributes_classes(claim: &PersistentVolumeClaim) -> BTreeSet<&str> {
+    let asked = claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_deref());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|it| it.current_volume_attributes_class_name.as_deref());
+    let target = status.and_then(|it| it.modify_volume_status.as_ref());
+    let target = target.and_then(|it| it.target_volume_attributes_class_name.as_deref());
+    let classes = [asked, current, target].into_iter().flatten();
+    classes.filter(|class| !class.is_empty()).collect()
+}
+
+/// How many devices of which classes a claim can be given (KEP-4381, "Resource quota"): of a request
+/// with alternatives, the most of each class.
+fn of_resource_claim(claim: &ResourceClaim) -> Amounts {
+    let mut usage = Amounts::new();
+    let requests = claim
+        .spec
+        .iter()
+        .flat_map(|spec| &spec.devices)
+        .flat_map(|devices| devices.requests.iter().flatten());
+    for request in requests {
+        let exactly = request
+            .exactly
+            .iter()
+            .map(|exact| (&exact.device_class_name, exact.allocation_mode.as_deref(), exact.count));
+        let alternatives = request
+            .first_available
+            .iter()
+            .flatten()
+            .map(|sub| (&sub.device_class_name, sub.allocation_mode.as_deref(), sub.count));
+        let mut most = Amounts::new();
+        for (class, mode, count) in exactly.chain(alternatives) {
+            let number = match mode {
+                Some("ExactCount") | None => count.unwrap_or(1),
+                Some("All") => DEVICES_MAX,
+                Some(_) => continue,
+            };
+            let number = Quantity::new(number, 0);
+            let known = most.entry(format!("{class}{DEVICES}")).or_insert(number);
+            *known = (*known).max(number);
+        }
+        add(&mut usage, &most);
     }
     usage
 }

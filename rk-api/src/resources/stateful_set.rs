@@ -4,6 +4,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus},
         autoscaling::v1::Scale,
+        core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume},
     },
     jiff::Timestamp,
 };
@@ -94,7 +95,8 @@ impl Kind for StatefulSets {
         errors.opt_not_negative(&path.child("ordinals.start"), start);
         let query = workload::selector(&mut errors, &spec.selector, &path.child("selector"));
         let at = path.child("template");
-        workload::template(&mut errors, &spec.template, query.as_ref(), "StatefulSet", &at);
+        let template = with_claims(spec);
+        workload::template(&mut errors, &template, query.as_ref(), "StatefulSet", &at);
         errors.0
     }
 
@@ -156,6 +158,32 @@ impl Kind for StatefulSets {
     }
 }
 
+/// The template as its Pods will be: with a volume for each claim template, which containers may
+/// mount.
+fn with_claims(spec: &StatefulSetSpec) -> PodTemplateSpec {
+    let mut template = spec.template.clone();
+    let claims = spec.volume_claim_templates.iter().flatten();
+    let names: Vec<_> = claims.filter_map(|claim| claim.metadata.name.clone()).collect();
+    if let Some(pod) = template.spec.as_mut().filter(|_| !names.is_empty()) {
+        let volumes = pod.volumes.get_or_insert_default();
+        for name in names {
+            if volumes.iter().any(|volume| volume.name == name) {
+                continue;
+            }
+            let claim = PersistentVolumeClaimVolumeSource {
+                claim_name: name.clone(),
+                ..PersistentVolumeClaimVolumeSource::default()
+            };
+            volumes.push(Volume {
+                name,
+                persistent_volume_claim: Some(claim),
+                ..Volume::default()
+            });
+        }
+    }
+    template
+}
+
 fn policies(errors: &mut Errors, spec: &StatefulSetSpec, path: &Path) {
     let at = path.child("podManagementPolicy");
     match text(&spec.pod_management_policy) {
@@ -185,5 +213,39 @@ fn policies(errors: &mut Errors, spec: &StatefulSetSpec, path: &Path) {
         {
             errors.one_of(&at.child(field), text(policy), &["Delete", "Retain"]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_mount_what_the_claim_templates_give() {
+        let with_mount = |volume: &str| {
+            let mut set: StatefulSet = serde_json::from_value(json!({
+                "metadata": {"name": "web", "namespace": "default"},
+                "spec": {
+                    "serviceName": "web",
+                    "selector": {"matchLabels": {"app": "web"}},
+                    "template": {
+                        "metadata": {"labels": {"app": "web"}},
+                        "spec": {"containers": [{"name": "c", "image": "nginx",
+                            "volumeMounts": [{"name": volume, "mountPath": "/data"}]}]},
+                    },
+                    "volumeClaimTemplates": [{"metadata": {"name": "www"}, "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "resources": {"requests": {"storage": "1Gi"}},
+                    }}],
+                },
+            }))
+            .unwrap();
+            <StatefulSets as Kind>::default(&mut set);
+            StatefulSets::validate(&set)
+        };
+        assert!(with_mount("www").is_empty(), "{:?}", with_mount("www"));
+        let errors = with_mount("other");
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].to_string().contains("volumeMounts[0].name: Not found: \"other\""));
     }
 }

@@ -30,7 +30,9 @@ use async_trait::async_trait;
 pub use self::{
     batch::BatchConfig,
     config::{AuditConfig, AuditConfigError, AuditLog, AuditMode, AuditWebhook, LogFormat},
-    event::{AuditUser, Event, Level, ObjectReference, ResponseStatus, Stage},
+    event::{
+        AuditUser, AuthenticationMetadata, Event, Level, ObjectReference, ResponseStatus, Stage,
+    },
     policy::{Policy, PolicyError},
     truncate::TruncateConfig,
 };

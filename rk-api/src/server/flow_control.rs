@@ -33,7 +33,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use foldhash::fast::RandomState;
+use foldhash::fast::FixedState;
 use http::HeaderValue;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use tokio::time::Instant;
@@ -65,7 +65,7 @@ pub(super) struct FlowControl {
     cache: Arc<Cache>,
     kinds: Arc<Kinds>,
     metrics: Metrics,
-    hasher: RandomState,
+    hasher: FixedState,
 }
 
 /// What is in force.
@@ -86,7 +86,7 @@ impl FlowControl {
             cache,
             kinds,
             metrics,
-            hasher: RandomState::default(),
+            hasher: FixedState::with_seed(crate::rng::next_u64()),
         };
         flow_control.configure(Vec::new(), Vec::new());
         flow_control

@@ -28,15 +28,20 @@ impl ApiServer {
 
     /// A client of this server as another user, for example `system:kube-scheduler`.
     pub fn client_as(&self, user: UserInfo) -> kube::Client {
+        kube::Client::new(self.transport_as(user), DEFAULT_NAMESPACE)
+    }
+
+    /// What [`ApiServer::client_as`] makes a client of, to put layers around it before
+    /// [`kube::Client::new`] does.
+    pub fn transport_as(&self, user: UserInfo) -> InProcess {
         let agent = HeaderValue::from_str(manager(&user)).ok();
-        let service = InProcess { server: self.clone(), user: Arc::new(user), agent };
-        kube::Client::new(service, DEFAULT_NAMESPACE)
+        InProcess { server: self.clone(), user: Arc::new(user), agent }
     }
 }
 
 /// The transport of an in-process client: no socket, no TLS, no HTTP framing.
 #[derive(Clone, Debug)]
-struct InProcess {
+pub struct InProcess {
     server: ApiServer,
     user: Arc<UserInfo>,
     /// The user agent of requests that name none: it manages the fields that they set.

@@ -1,6 +1,6 @@
 //! Service-account tokens: JSON Web Tokens (RFC 7519) signed with ES256 or RS256.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -15,6 +15,12 @@ use super::jwt::{Parts, VerifyingKey};
 
 /// Who issues the tokens of a cluster, unless it says otherwise.
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// How long the tokens last that are put into each Pod. Nobody else asks for just this.
+pub(super) const SECONDS_IN_PODS: i64 = 3607;
+
+/// How long these are taken when they are extended.
+const SECONDS_EXTENDED: i64 = 365 * 24 * 3600;
 
 /// A key that signs service-account tokens, and the keys whose tokens are taken. Cloning shares it.
 ///
@@ -32,6 +38,10 @@ pub struct TokenKey {
     audiences: Vec<String>,
     /// Where others find the keys, if not at this server.
     jwks_uri: Option<String>,
+    /// How many seconds a token lasts at most.
+    seconds_max: Option<i64>,
+    /// Whether the tokens of Pods outlast what was asked for.
+    extends: bool,
     verifying: Vec<VerifyingKey>,
 }
 
@@ -83,12 +93,17 @@ pub(super) struct Kubernetes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<Bound>,
     pub(super) serviceaccount: Bound,
+    /// When it should have been replaced: it lasts longer than was asked for.
+    #[serde(default, rename = "warnafter", skip_serializing_if = "Option::is_none")]
+    pub(super) warn_after: Option<i64>,
 }
 
 /// An object without which the token is worth nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bound {
     pub(super) name: String,
+    /// Empty when only the name is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) uid: String,
 }
 
@@ -141,6 +156,8 @@ impl TokenKey {
             former_issuers: Vec::new(),
             audiences: Vec::new(),
             jwks_uri: None,
+            seconds_max: None,
+            extends: true,
             verifying: vec![public.clone()],
             public,
         }
@@ -173,6 +190,22 @@ impl TokenKey {
     #[must_use]
     pub fn with_jwks_uri(mut self, uri: &str) -> Self {
         self.jwks_uri = Some(uri.to_owned());
+        self
+    }
+
+    /// How long a token lasts at most, whatever is asked for
+    /// (`--service-account-max-token-expiration`); not limited unless set.
+    #[must_use]
+    pub fn with_max_expiration(mut self, longest: Duration) -> Self {
+        self.seconds_max = i64::try_from(longest.as_secs()).ok().filter(|seconds| *seconds > 0);
+        self
+    }
+
+    /// Whether the tokens that kubelets put into Pods are taken for a year, for programs that read
+    /// them only once (`--service-account-extend-token-expiration`); they are unless this is `false`.
+    #[must_use]
+    pub fn extending_expiration(mut self, extends: bool) -> Self {
+        self.extends = extends;
         self
     }
 
@@ -226,6 +259,18 @@ impl TokenKey {
     /// Whom tokens are for that do not say.
     pub fn audiences(&self) -> &[String] {
         if self.audiences.is_empty() { std::slice::from_ref(&self.issuer) } else { &self.audiences }
+    }
+
+    /// How many seconds a token lasts at most.
+    pub(super) fn seconds_max(&self) -> Option<i64> {
+        self.seconds_max
+    }
+
+    /// How many seconds the token of a Pod is taken that is to last so long and is for these
+    /// audiences, if that is longer.
+    pub(super) fn extended(&self, seconds: i64, audiences: &[String]) -> Option<i64> {
+        let own = audiences.iter().all(|audience| self.audiences().contains(audience));
+        (self.extends && own && seconds == SECONDS_IN_PODS).then_some(SECONDS_EXTENDED)
     }
 
     /// A token of a service account that is kept in a Secret. It is good for as long as the account

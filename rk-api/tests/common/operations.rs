@@ -81,7 +81,7 @@ pub async fn every_operation(kind: Kind<'_>, condition: Option<&str>) {
     };
     assert_eq!(annotations(&updated), ["patched", "updated"]);
     let mut seen = Vec::new();
-    while !seen.last().is_some_and(|last: &Vec<String>| last.len() == 2) {
+    while seen.last().is_none_or(|last: &Vec<String>| last.len() != 2) {
         match watch.next().await.expect("the watch goes on").unwrap() {
             WatchEvent::Modified(object) => seen.push(annotations(&object)),
             other => assert!(matches!(other, WatchEvent::Bookmark(_)), "{other:?}"),

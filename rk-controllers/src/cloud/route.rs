@@ -217,6 +217,7 @@ impl Range {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -260,6 +261,50 @@ mod tests {
         assert!(range("0.0.0.0/0").overlaps(range("255.255.255.255/32")));
         for wrong in ["10.0.0.0", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/-1"] {
             assert_eq!(Range::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        /// A plan leads to just the routes that the nodes need, besides those of others, which it
+        /// never touches; and then there is nothing left to do.
+        #[test]
+        fn a_plan_leads_to_the_routes_of_the_nodes(
+            nodes in prop::collection::btree_map("[a-d]", prop::collection::btree_set(0..6u8, 0..3), 0..4),
+            known in prop::collection::btree_set(("[a-e]", 0..8u8, any::<bool>(), any::<bool>()), 0..8),
+        ) {
+            let range = |n: u8| format!("10.244.{n}.0/24");
+            let nodes: Vec<_> = nodes
+                .iter()
+                .map(|(name, ranges)| {
+                    let ranges: Vec<_> = ranges.iter().map(|n| range(*n)).collect();
+                    let ranges: Vec<_> = ranges.iter().map(String::as_str).collect();
+                    node(name, &ranges)
+                })
+                .collect();
+            let known: Vec<_> = known
+                .into_iter()
+                .map(|(node, n, blackhole, foreign)| {
+                    let destination = if foreign { format!("192.168.{n}.0/24") } else { range(n) };
+                    Route { blackhole, ..route(&node, &destination) }
+                })
+                .collect();
+            let cluster = Range::parse("10.244.0.0/16");
+            let planned = plan(&nodes, &known, cluster);
+            let is_foreign = |route: &Route| route.destination.starts_with("192.168.");
+            prop_assert!(!planned.delete.iter().any(is_foreign));
+
+            let mut after = known;
+            after.retain(|route| !planned.delete.contains(route));
+            after.extend(planned.create);
+            prop_assert_eq!(plan(&nodes, &after, cluster), Plan::default());
+            let ends = |route: &Route| (route.node.clone(), route.destination.clone());
+            let found: BTreeSet<_> =
+                after.iter().filter(|route| !is_foreign(route)).map(ends).collect();
+            let needed = nodes.iter().flat_map(|node| {
+                ranges(node).iter().map(|range| (node.name_any(), range.clone())).collect::<Vec<_>>()
+            });
+            prop_assert_eq!(found, needed.collect::<BTreeSet<_>>());
+            prop_assert!(after.iter().all(|route| is_foreign(route) || !route.blackhole));
         }
     }
 }

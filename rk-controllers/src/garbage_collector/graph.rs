@@ -25,6 +25,8 @@ pub(super) struct Node {
     /// Has a deletion timestamp.
     pub deleting: bool,
     pub finalizers: Vec<String>,
+    /// `metadata.resourceVersion`.
+    pub version: Box<str>,
 }
 
 impl Node {
@@ -102,6 +104,13 @@ impl Graph {
         look_at
     }
 
+    /// An object has a new version that is the same as far as the graph goes.
+    pub fn touch(&mut self, uid: &str, version: &str) {
+        if let Some(node) = self.nodes.get_mut(uid) {
+            node.version = version.into();
+        }
+    }
+
     /// An object is gone. Returns the UIDs to look at: its dependents, and owners that waited.
     pub fn forget(&mut self, uid: &str) -> Vec<Uid> {
         let node = self.nodes.remove(uid);
@@ -153,6 +162,12 @@ impl Graph {
     /// Whether the owner was seen to go. No object ever gets its UID again.
     pub fn is_gone(&self, owner: &OwnerReference, namespace: &str) -> bool {
         self.gone.get(&owner.uid).is_some_and(|node| node.is_meant_by(owner, namespace))
+    }
+
+    /// Whether an object has owners and all of them were seen to go.
+    pub fn is_orphaned(&self, node: &Node) -> bool {
+        !node.owners.is_empty()
+            && node.owners.iter().all(|owner| self.is_gone(owner, &node.namespace))
     }
 
     fn is_waiting(&self, uid: &str) -> bool {

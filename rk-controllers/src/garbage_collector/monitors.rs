@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Client, ResourceExt};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rk_api::client::{Change, Informers, MetadataSink, Watchable, WorkQueue};
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -31,8 +34,15 @@ use crate::{
     key::ObjectKey,
 };
 
-/// How often new kinds (CRDs) are looked for.
+/// How often new kinds are looked for: after what brings them has changed, and in any case.
 pub(super) const REDISCOVERY: Duration = Duration::from_secs(30);
+pub(super) const REDISCOVERY_IN_ANY_CASE: Duration = Duration::from_secs(300);
+
+/// Kinds whose objects bring other kinds.
+const BRINGING_KINDS: [(&str, &str); 2] = [
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("apiregistration.k8s.io", "apiservices"),
+];
 
 /// Kinds that own nothing, that nothing is owned by and that change all the time.
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
@@ -43,6 +53,8 @@ pub(super) struct Monitors {
     graph: Arc<Mutex<Graph>>,
     queue: WorkQueue<ObjectKey>,
     informers: Informers,
+    /// Whether an object that brings kinds has changed.
+    kinds_changed: Arc<AtomicBool>,
     running: BTreeMap<ServedKind, Monitor>,
 }
 
@@ -64,7 +76,13 @@ impl Monitors {
         graph: Arc<Mutex<Graph>>,
         queue: WorkQueue<ObjectKey>,
     ) -> Self {
-        Self { client, graph, queue, informers, running: BTreeMap::new() }
+        let kinds_changed = Arc::default();
+        Self { client, graph, queue, informers, kinds_changed, running: BTreeMap::new() }
+    }
+
+    /// Whether an object that brings kinds has changed since this was last asked.
+    pub fn kinds_changed(&self) -> bool {
+        self.kinds_changed.swap(false, Relaxed)
     }
 
     /// Starts watches for kinds that came and ends those for kinds that went. A group that could
@@ -124,7 +142,9 @@ impl Monitors {
         let follow = async move {
             loop {
                 match changes.next_change().await {
-                    Change::Updated { old, new } if same_ties(old.meta(), new.meta()) => {}
+                    Change::Updated { old, new } if same_ties(old.meta(), new.meta()) => {
+                        feed.touch(new.meta())
+                    }
                     Change::Added(object) | Change::Updated { new: object, .. } => {
                         feed.observe(object.meta())
                     }
@@ -144,7 +164,12 @@ impl Monitors {
     fn watch(&self, kind: ServedKind) -> Monitor {
         let (done, synced) = watch::channel(false);
         let resource = kind.api_resource();
-        let sink = Followed { feed: Mutex::new(self.feed(kind)), listed: done };
+        let brings = BRINGING_KINDS.contains(&(kind.group.as_str(), kind.plural.as_str()));
+        let sink = Followed {
+            feed: Mutex::new(self.feed(kind)),
+            listed: done,
+            kinds_changed: brings.then(|| self.kinds_changed.clone()),
+        };
         let follow = self.informers.follow_metadata(self.client.clone(), &resource, sink);
         Monitor { task: tokio::spawn(follow).abort_handle(), synced }
     }
@@ -191,9 +216,16 @@ impl Feed {
             owners: meta.owner_references.clone().unwrap_or_default(),
             deleting: meta.deletion_timestamp.is_some(),
             finalizers: meta.finalizers.clone().unwrap_or_default(),
+            version: meta.resource_version.as_deref().unwrap_or_default().into(),
         };
         let look_at = self.graph.lock().observe(uid, node);
         self.enqueue(look_at);
+    }
+
+    fn touch(&self, meta: &ObjectMeta) {
+        if let (Some(uid), Some(version)) = (&meta.uid, &meta.resource_version) {
+            self.graph.lock().touch(uid, version);
+        }
     }
 
     fn forget(&mut self, uid: &str) {
@@ -221,19 +253,29 @@ impl Feed {
 struct Followed {
     feed: Mutex<Feed>,
     listed: watch::Sender<bool>,
+    kinds_changed: Option<Arc<AtomicBool>>,
+}
+
+impl Followed {
+    fn feed(&self) -> MutexGuard<'_, Feed> {
+        if let Some(kinds_changed) = &self.kinds_changed {
+            kinds_changed.store(true, Relaxed);
+        }
+        self.feed.lock()
+    }
 }
 
 impl MetadataSink for Followed {
     fn replace(&self, all: Vec<ObjectMeta>) {
-        self.feed.lock().replace(&all);
+        self.feed().replace(&all);
         self.listed.send_replace(true);
     }
 
     fn put(&self, object: ObjectMeta) {
-        self.feed.lock().observe(&object);
+        self.feed().observe(&object);
     }
 
     fn remove(&self, object: ObjectMeta) {
-        self.feed.lock().forget(object.uid.as_deref().unwrap_or_default());
+        self.feed().forget(object.uid.as_deref().unwrap_or_default());
     }
 }

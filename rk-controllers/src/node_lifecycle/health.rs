@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Node, NodeCondition},
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Node, NodeCondition},
+    },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::ResourceExt;
+use rk_api::meta::RENEWED_WITH;
 
 use crate::time::whole_seconds;
 
@@ -52,6 +56,12 @@ pub(super) struct Health {
     heartbeat: Option<Timestamp>,
     renewed: Option<Timestamp>,
     reported: Option<String>,
+    /// The Lease that the node's own is renewed with.
+    renewed_with: Option<String>,
+    /// Its silence is known: nothing more is to be said of it.
+    pub(super) told_silent: bool,
+    /// It is not ready, or has a NoExecute taint because it was not.
+    pub(super) troubled: bool,
     pub(super) readiness: Readiness,
     /// Whether Pods of a node that is not ready are still to be marked.
     pub(super) pods_to_mark: bool,
@@ -66,35 +76,70 @@ impl Health {
             heartbeat: None,
             renewed: None,
             reported: None,
+            renewed_with: None,
+            told_silent: false,
+            troubled: readiness != Readiness::Ready,
             readiness,
             // A restarted controller cannot know whether its predecessor got to marking them.
             pods_to_mark: readiness == Readiness::Unreachable,
         }
     }
 
-    /// Takes notice of a heartbeat, a change of Ready by the node, or a renewed Lease.
-    pub(super) fn observe(&mut self, node: &Node, renewed: Option<Timestamp>, now: Timestamp) {
+    /// Takes notice of a heartbeat or a change of Ready by the node.
+    pub(super) fn observe(&mut self, node: &Node, now: Timestamp) {
         let ready = condition(node, "Ready");
         let heartbeat =
             ready.and_then(|ready| ready.last_heartbeat_time.as_ref()).map(|time| time.0);
         // Unknown is what this controller writes itself: no sign of life.
         let reported = ready.map(|ready| ready.status.clone()).filter(|status| status != "Unknown");
         let spoke = heartbeat > self.heartbeat || (reported.is_some() && reported != self.reported);
-        if spoke || renewed > self.renewed {
-            self.last_sign = now;
+        if spoke {
+            self.sign(now);
         }
         self.heartbeat = heartbeat;
-        self.renewed = renewed.max(self.renewed);
         if reported.is_some() {
             self.reported = reported;
         }
     }
 
+    /// Takes notice of the node's Lease.
+    pub(super) fn lease(&mut self, lease: &Lease, now: Timestamp) {
+        self.renewed_with = lease.annotations().get(RENEWED_WITH).cloned();
+        self.renewed(renewed(lease), now);
+    }
+
+    /// Whether the node's Lease is renewed whenever another one of this name is.
+    pub(super) fn is_renewed_with(&self, lease: &str) -> bool {
+        self.renewed_with.as_deref() == Some(lease)
+    }
+
+    /// Takes notice of the time at which a Lease was renewed.
+    pub(super) fn renewed(&mut self, at: Option<Timestamp>, now: Timestamp) {
+        if at > self.renewed {
+            self.renewed = at;
+            self.sign(now);
+        }
+    }
+
+    fn sign(&mut self, now: Timestamp) {
+        self.last_sign = now;
+        self.told_silent = false;
+    }
+
+    /// The end of its grace period.
+    pub(super) fn silent_from(&self, grace: Duration) -> Timestamp {
+        self.last_sign.saturating_add(grace).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Whether its grace period has ended.
+    pub(super) fn is_past(&self, grace: Duration, now: Timestamp) -> bool {
+        now > self.silent_from(grace)
+    }
+
     /// The node with its conditions set to Unknown, if it has been silent for too long and they
     /// are not so already.
     pub(super) fn silent(&self, node: &Node, grace: Duration, now: Timestamp) -> Option<Node> {
-        let silent_for = Duration::try_from(now.duration_since(self.last_sign)).unwrap_or_default();
-        if silent_for <= grace {
+        if !self.is_past(grace, now) {
             return None;
         }
         let mut marked = node.clone();
@@ -122,6 +167,11 @@ impl Health {
         }
         (marked != *node).then_some(marked)
     }
+}
+
+/// When a Lease was last renewed.
+pub(super) fn renewed(lease: &Lease) -> Option<Timestamp> {
+    Some(lease.spec.as_ref()?.renew_time.as_ref()?.0)
 }
 
 pub(super) fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {

@@ -28,7 +28,7 @@ fn node(ready: &str) -> Node {
 fn a_silent_node_becomes_unknown_after_the_grace_period() {
     let node = node("True");
     let mut health = Health::first_seen(&node, start());
-    health.observe(&node, None, start());
+    health.observe(&node, start());
     assert_eq!(health.silent(&node, GRACE, after(40)), None);
 
     let marked = health.silent(&node, GRACE, after(41)).unwrap();
@@ -51,9 +51,9 @@ fn a_renewed_lease_is_a_sign_of_life() {
     let node = node("True");
     let mut health = Health::first_seen(&node, start());
     // Whatever the node's clock says: only that it changed counts.
-    health.observe(&node, Some(Timestamp::UNIX_EPOCH), after(30));
+    health.renewed(Some(Timestamp::UNIX_EPOCH), after(30));
     assert_eq!(health.silent(&node, GRACE, after(70)), None);
-    health.observe(&node, Some(Timestamp::UNIX_EPOCH), after(60));
+    health.renewed(Some(Timestamp::UNIX_EPOCH), after(60));
     assert!(health.silent(&node, GRACE, after(71)).is_some());
 }
 
@@ -61,10 +61,10 @@ fn a_renewed_lease_is_a_sign_of_life() {
 fn a_heartbeat_is_a_sign_of_life() {
     let mut node = node("True");
     let mut health = Health::first_seen(&node, start());
-    health.observe(&node, None, start());
+    health.observe(&node, start());
     node.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_heartbeat_time =
         Some(Time(after(30)));
-    health.observe(&node, None, after(31));
+    health.observe(&node, after(31));
     assert_eq!(health.silent(&node, GRACE, after(71)), None);
 }
 
@@ -72,9 +72,9 @@ fn a_heartbeat_is_a_sign_of_life() {
 fn our_own_unknown_is_no_sign_of_life() {
     let node = node("True");
     let mut health = Health::first_seen(&node, start());
-    health.observe(&node, None, start());
+    health.observe(&node, start());
     let marked = health.silent(&node, GRACE, after(41)).unwrap();
-    health.observe(&marked, None, after(45));
+    health.observe(&marked, after(45));
     // Had it counted, the node would now be within its grace period.
     assert!(health.silent(&node, GRACE, after(46)).is_some());
 }

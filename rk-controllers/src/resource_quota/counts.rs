@@ -18,7 +18,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use rk_api::{
-    client::{Informer, WorkQueue},
+    client::{Backoff, Informer, WorkQueue},
     quota::Tracked,
 };
 use tokio::task::AbortHandle;
@@ -85,9 +85,18 @@ impl Counts {
         }
     }
 
+    /// Has the quotas that count a kind counted again when an object of it goes. `false` when the kind
+    /// is not served.
+    pub(super) async fn watches(&self, group: &str, plural: &str) -> Result<bool, Error> {
+        Ok(self.resource(group, plural).await?.is_some())
+    }
+
     /// The kind as it is served. From now on it is watched.
     async fn resource(&self, group: &str, plural: &str) -> Result<Option<ApiResource>, Error> {
-        let kind = Tracked::Others { group: group.to_owned(), plural: plural.to_owned() };
+        let kind = match (group, plural) {
+            ("resource.k8s.io", "resourceclaims") => Tracked::ResourceClaims,
+            _ => Tracked::Others { group: group.to_owned(), plural: plural.to_owned() },
+        };
         if let Some(watch) = self.state.lock().watches.get(&kind) {
             return Ok(Some(watch.resource.clone()));
         }
@@ -131,7 +140,7 @@ async fn watch(
     quotas: Informer<ResourceQuota>,
     queue: WorkQueue<ObjectKey>,
 ) {
-    let events = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    let events = watcher::watcher(api, watcher::Config::default()).backoff(Backoff::for_watches());
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
         match event {

@@ -2,9 +2,14 @@
 
 use k8s_openapi::api::{
     apps::v1::ReplicaSet,
+    coordination::v1::Lease,
     core::v1::{Node, Pod},
 };
-use kube::{Api, ResourceExt, api::DeleteParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PostParams},
+};
+use rk_api::{clock, meta::RENEWED_WITH};
 use serde_json::json;
 
 use crate::{cluster::TestCluster, replica_sets::replica_set};
@@ -90,6 +95,27 @@ async fn a_node_that_comes_back_keeps_its_pods() {
     assert!(taints(&node(&cluster, "n1").await).is_empty());
     let after: Vec<_> = cluster.pods_of("web").await.iter().map(|pod| pod.name_any()).collect();
     assert_eq!(after, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_lives_as_long_as_the_lease_that_its_own_is_renewed_with() {
+    let cluster = TestCluster::start().await;
+    cluster.settle().await;
+    let leases = Api::<Lease>::namespaced(cluster.client.clone(), "kube-node-lease");
+    let with = json!({"metadata": {"annotations": {RENEWED_WITH: "shared"}}});
+    leases.patch("n1", &Default::default(), &Patch::Merge(with)).await.unwrap();
+    cluster.kill_node("n1");
+    let shared = serde_json::from_value(json!({"metadata": {"name": "shared"}})).unwrap();
+    leases.create(&PostParams::default(), &shared).await.unwrap();
+    for _ in 0..20 {
+        let renewed = json!({"spec": {"renewTime": clock::now_micros()}});
+        leases.patch("shared", &Default::default(), &Patch::Merge(renewed)).await.unwrap();
+        cluster.wait(10).await;
+    }
+    assert_eq!(ready(&node(&cluster, "n1").await).0, "True");
+
+    cluster.wait(60).await;
+    assert_eq!(ready(&node(&cluster, "n1").await).0, "Unknown");
 }
 
 #[tokio::test(start_paused = true)]

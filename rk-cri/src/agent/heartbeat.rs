@@ -10,7 +10,7 @@ use kube::{
     Api, Resource,
     api::{Patch, PatchParams, PostParams, Request},
 };
-use rk_api::{client::EventType, clock, rng};
+use rk_api::{client::EventType, clock, meta::RENEWED_WITH, rng};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -20,7 +20,38 @@ use super::{
 };
 
 /// Where nodes' leases are.
-const LEASES: &str = "kube-node-lease";
+pub(super) const LEASES: &str = "kube-node-lease";
+
+/// The alarms that are set for heartbeats: at most one of each sort, however often they are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Alarms {
+    regular: Option<Instant>,
+    early: Option<Instant>,
+}
+
+impl Alarms {
+    /// Whether an alarm is to be set for the next regular heartbeat.
+    fn set_regular(&mut self, at: Instant) -> bool {
+        let is_new = self.regular.is_none();
+        self.regular.get_or_insert(at);
+        is_new
+    }
+
+    /// Whether an alarm is to be set for a heartbeat before the regular one.
+    fn set_early(&mut self, at: Instant) -> bool {
+        let is_new = self.early.is_none() && self.regular.is_none_or(|regular| at < regular);
+        if is_new {
+            self.early = Some(at);
+        }
+        is_new
+    }
+
+    /// Alarms up to now have rung.
+    pub(super) fn ring(&mut self, now: Instant) {
+        self.regular = self.regular.filter(|at| *at > now);
+        self.early = self.early.filter(|at| *at > now);
+    }
+}
 
 /// What is remembered between heartbeats.
 #[derive(Default)]
@@ -98,18 +129,44 @@ impl Core {
     /// One heartbeat, and the alarm for the next.
     pub(super) async fn beat(&self) {
         let (lease, report) = tokio::join!(self.renew_lease(), self.report_status(false));
+        let failed = lease.is_err() || report.is_err();
         for error in [lease.err(), report.err()].into_iter().flatten() {
             tracing::warn!(node = self.config.name, %error, "heartbeat failed");
         }
-        let period = self.config.heartbeat_period;
+        let period = match &self.config.renewed_with {
+            // What would change the status asks for an earlier beat.
+            Some(_) => self.config.status_period,
+            None => self.config.heartbeat_period,
+        };
         // Spread, so that the nodes of a fleet do not all come at the same moment.
         let next = rng::jitter(period.mul_f64(0.96), 0.04);
-        self.timers.set(Instant::now() + next, self.this.clone(), HEARTBEAT);
+        let at = Instant::now() + next;
+        if self.alarms.lock().set_regular(at) {
+            self.timers.set(at, self.this.clone(), HEARTBEAT);
+        }
+        if failed {
+            self.beat_soon();
+        }
+    }
+
+    /// Something happened on the node that its status may have to tell: it is looked at within a
+    /// heartbeat's period, if it would not be anyway.
+    pub(super) fn beat_soon(&self) {
+        if self.config.renewed_with.is_none() {
+            return;
+        }
+        let at = Instant::now() + self.config.heartbeat_period;
+        if self.alarms.lock().set_early(at) {
+            self.timers.set(at, self.this.clone(), HEARTBEAT);
+        }
     }
 
     async fn renew_lease(&self) -> kube::Result<()> {
         let mut heartbeat = self.heartbeat.lock().await;
         if heartbeat.uid.is_none() {
+            return Ok(());
+        }
+        if self.config.renewed_with.is_some() && heartbeat.lease.is_some() {
             return Ok(());
         }
         let seconds = self.config.heartbeat_period.as_secs_f64() * 4.0;
@@ -119,6 +176,10 @@ impl Core {
             seconds.ceil() as i32,
             clock::now_micros(),
         );
+        if let Some(other) = &self.config.renewed_with {
+            let with = [(RENEWED_WITH.to_owned(), other.clone())];
+            wanted.metadata.annotations = Some(with.into());
+        }
         let api = self.lease_api();
         let name = &self.config.name;
         if heartbeat.lease.is_none() {
@@ -192,4 +253,24 @@ impl Heartbeat {
 fn newer(a: &Node, b: &Node) -> bool {
     let version = |node: &Node| node.metadata.resource_version.as_ref()?.parse::<u64>().ok();
     version(a) > version(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_early_heartbeat_is_set_once_and_leaves_the_regular_one() {
+        let seconds = |n| Instant::now() + Duration::from_secs(n);
+        let mut alarms = Alarms::default();
+        assert!(alarms.set_regular(seconds(100)));
+        assert!(alarms.set_early(seconds(10)));
+        assert!(!alarms.set_early(seconds(10)), "one is set already");
+        alarms.ring(seconds(10));
+        assert!(!alarms.set_regular(seconds(110)), "it has not rung");
+        assert!(!alarms.set_early(seconds(100)), "the regular one comes first");
+        assert!(alarms.set_early(seconds(20)));
+        alarms.ring(seconds(100));
+        assert!(alarms.set_regular(seconds(200)));
+    }
 }

@@ -17,7 +17,12 @@ use rk_api::client::{EventRecorder, EventType, Informer, object_ref};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, heartbeat::Heartbeat, spec::pod_ref, sync::Memory};
+use super::{
+    Config,
+    heartbeat::{Alarms, Heartbeat},
+    spec::pod_ref,
+    sync::Memory,
+};
 use crate::{
     runtime::Runtime,
     timers::{Alarm, Timers},
@@ -40,6 +45,7 @@ pub(crate) struct Core {
     /// Services for the variables that pods get; none on a simulated node.
     pub(super) services: Option<Informer<Service>>,
     pub(super) heartbeat: tokio::sync::Mutex<Heartbeat>,
+    pub(super) alarms: Mutex<Alarms>,
     /// Ends all work on pods; what runs keeps running.
     pub(super) stopped: CancellationToken,
     slots: Mutex<Slots>,
@@ -107,6 +113,7 @@ impl Core {
             nodes,
             services,
             heartbeat: Default::default(),
+            alarms: Mutex::default(),
             stopped: CancellationToken::new(),
             slots: Mutex::new(Slots { next: HEARTBEAT + 1, ..Slots::default() }),
         })
@@ -198,6 +205,7 @@ impl Core {
         slot.running = true;
         slot.dirty = false;
         let (stopped, uid) = (self.stopped.clone(), uid.to_string());
+        self.beat_soon();
         tokio::spawn(async move {
             stopped.run_until_cancelled_owned(core.work(uid)).await;
         });
@@ -285,6 +293,7 @@ impl Core {
 impl Alarm for Core {
     fn ring(self: Arc<Self>, key: u64) {
         if key == HEARTBEAT {
+            self.alarms.lock().ring(Instant::now());
             let stopped = self.stopped.clone();
             tokio::spawn(async move { stopped.run_until_cancelled(self.beat()).await });
             return;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde_json::{Value, json};
 
 use super::*;
@@ -289,4 +289,74 @@ async fn selectors_are_sent_escaped() {
         query,
         "resourceVersion=0&labelSelector=a%20in%20%28b%2Cc%29&fieldSelector=metadata.name%3Dx"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_this_process_lasts_for_hours_and_asks_for_no_bookmarks() {
+    let of_watch = async |informers: fn(kube::Client) -> Informers| {
+        let script = Script::default();
+        script.reply(list(5, &[]));
+        let _informer = informers(script.client()).of::<ConfigMap>();
+        settle().await;
+        let query = script.calls()[1].query.clone();
+        let (query, seconds) = query.rsplit_once("timeoutSeconds=").unwrap();
+        (query.contains("allowWatchBookmarks"), seconds.parse::<u32>().unwrap())
+    };
+    let (bookmarks, seconds) = of_watch(Informers::new).await;
+    assert!(bookmarks && (300..=600).contains(&seconds), "{bookmarks} {seconds}");
+    let (bookmarks, seconds) = of_watch(Informers::in_process).await;
+    assert!(!bookmarks && (14_400..=28_800).contains(&seconds), "{bookmarks} {seconds}");
+}
+
+/// Writes down what it takes in.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Notes {
+    fn note(&self, what: &str, objects: &[ObjectMeta]) {
+        let names: Vec<_> = objects.iter().map(|object| object.name.as_deref().unwrap()).collect();
+        self.0.lock().push(format!("{what} {}", names.join(",")));
+    }
+}
+
+impl MetadataSink for Notes {
+    fn replace(&self, all: Vec<ObjectMeta>) {
+        self.note("all", &all);
+    }
+
+    fn put(&self, object: ObjectMeta) {
+        self.note("put", &[object]);
+    }
+
+    fn remove(&self, object: ObjectMeta) {
+        self.note("remove", &[object]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metadata_of_any_kind_is_followed_through_a_gap() {
+    let widgets = kube::core::ApiResource {
+        group: "example.com".into(),
+        version: "v1".into(),
+        api_version: "example.com/v1".into(),
+        kind: "Widget".into(),
+        plural: "widgets".into(),
+    };
+    let script = Script::default();
+    script.reply(list(5, &[map("a", 2, "1"), map("b", 3, "1")]));
+    let watch = script.watch();
+    script.reply(list(9, &[map("c", 8, "1")]));
+    let notes = Notes::default();
+    let informers = Informers::new(script.client());
+    let follow = informers.follow_metadata(script.client(), &widgets, notes.clone());
+    let follow = tokio::spawn(follow);
+    settle().await;
+    watch.send(event("ADDED", map("c", 6, "1"))).unwrap();
+    watch.send(event("DELETED", map("b", 7, "1"))).unwrap();
+    watch.send(expired()).unwrap();
+    settle().await;
+
+    assert_eq!(*notes.0.lock(), ["all a,b", "put c", "remove b", "all c"]);
+    assert_eq!(script.calls()[0].path, "/apis/example.com/v1/widgets");
+    follow.abort();
 }

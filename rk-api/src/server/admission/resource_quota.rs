@@ -109,7 +109,7 @@ impl ResourceQuotas {
         let namespace = request.namespace.unwrap_or_default();
         for _ in 0..TRIES {
             let Some(found) = self.fetch(resource, namespace, name).await? else { return Ok(()) };
-            let used = decide(&found.quota, item, old, clock::now());
+            let used = decide(&found.quota, item, old, is_told(request), clock::now());
             let used = used.map_err(|why| request.forbidden(&why))?;
             let Some(used) = used.filter(|_| !request.dry_run) else { return Ok(()) };
             if self.charge(found, used).await? {
@@ -136,8 +136,11 @@ impl Admission for ResourceQuotas {
             }
             // Of what exists already only these can use more than before.
             Operation::Update => {
+                let is_claim = request.resource.group.is_empty()
+                    && request.resource.plural == "persistentvolumeclaims";
                 request.is_about("services")
-                    || request.is_about("persistentvolumeclaims")
+                    // What a volume is given, and its class, are in its claim's status.
+                    || is_claim && ["", "status"].contains(&request.subresource)
                     || (request.subresource == "resize" && request.resource.kind == "Pod")
             }
             Operation::Delete | Operation::Connect => false,
@@ -164,7 +167,8 @@ impl Admission for ResourceQuotas {
         for quota in &quotas {
             let name = quota.metadata.name.as_deref().unwrap_or_default();
             if let Some(found) = self.fetch(&resource, namespace, name).await? {
-                let used = decide(&found.quota, &item, old.as_ref(), clock::now());
+                let used =
+                    decide(&found.quota, &item, old.as_ref(), is_told(request), clock::now());
                 used.map_err(|why| request.forbidden(&why))?;
             }
         }
@@ -176,12 +180,18 @@ impl Admission for ResourceQuotas {
     }
 }
 
+/// Whether a request tells what is so already: it counts, but is not refused.
+fn is_told(request: &AdmissionRequest<'_>) -> bool {
+    request.subresource == "status"
+}
+
 /// What is used of a quota once the item is let in: `None` when the quota is not about it or
-/// nothing more is used. An error says why it is not let in.
+/// nothing more is used. An error says why it is not let in; what `is_told` is never too much.
 fn decide(
     quota: &ResourceQuota,
     item: &Item<'_>,
     old: Option<&Item<'_>>,
+    is_told: bool,
     now: Timestamp,
 ) -> std::result::Result<Option<Amounts>, String> {
     let name = quota.metadata.name.as_deref().unwrap_or_default();
@@ -208,7 +218,10 @@ fn decide(
         let negative = negative.join(",");
         return Err(format!("quota usage is negative for resource(s): {negative}"));
     }
-    if let Some(old) = old {
+    // What was in none of the scopes is new to the quota.
+    if let Some(old) = old
+        && scopes(quota).iter().all(|scope| old.is_in(scope))
+    {
         let before = old.usage(now);
         for (name, amount) in &mut more {
             let before = before.get(name).copied().unwrap_or(Quantity::ZERO);
@@ -224,7 +237,7 @@ fn decide(
     add(&mut after, &more);
     let over = |resource: &&String| after.get(*resource) > hard.get(*resource);
     let exceeded: Vec<&String> = more.keys().filter(over).collect();
-    if exceeded.is_empty() {
+    if exceeded.is_empty() || is_told {
         return Ok(Some(after));
     }
     let shown = |all: &Amounts| {
@@ -241,7 +254,7 @@ fn decide(
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{Pod, Service};
+    use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
     use serde_json::{Value, json};
 
     use super::*;
@@ -266,7 +279,7 @@ mod tests {
     fn check(quota: &ResourceQuota, pod: &Pod, result: std::result::Result<Option<&str>, &str>) {
         let resources = Resources::builtin();
         let row = resources.get("", "v1", "pods").unwrap();
-        let found = decide(quota, &Item::new(row, pod), None, Timestamp::UNIX_EPOCH);
+        let found = decide(quota, &Item::new(row, pod), None, false, Timestamp::UNIX_EPOCH);
         let found = found.map(|used| {
             used.map(|used| {
                 let each = used.iter().map(|(name, amount)| format!("{name}={amount}"));
@@ -308,6 +321,49 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_comes_into_a_scope_counts_whole() {
+        let claim = |class: &str, current: &str| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({
+                "spec": {
+                    "volumeAttributesClassName": class,
+                    "resources": { "requests": { "storage": "1Gi" } },
+                },
+                "status": { "currentVolumeAttributesClassName": current },
+            }))
+            .unwrap()
+        };
+        let hard = json!({ "persistentvolumeclaims": "1", "requests.storage": "1Gi" });
+        let quota = |used: i64| -> ResourceQuota {
+            let used = json!({
+                "persistentvolumeclaims": used.to_string(), "requests.storage": format!("{used}Gi"),
+            });
+            let gold = json!({
+                "scopeName": "VolumeAttributesClass", "operator": "In", "values": ["gold"],
+            });
+            serde_json::from_value(json!({
+                "metadata": { "name": "q" },
+                "spec": { "hard": hard, "scopeSelector": { "matchExpressions": [gold] } },
+                "status": { "hard": hard, "used": used },
+            }))
+            .unwrap()
+        };
+        let resources = Resources::builtin();
+        let row = resources.get("", "v1", "persistentvolumeclaims").unwrap();
+        let decide = |used: i64, new: &PersistentVolumeClaim, old: &PersistentVolumeClaim, told| {
+            let (new, old) = (Item::new(row, new), Item::new(row, old));
+            let after = decide(&quota(used), &new, Some(&old), told, Timestamp::UNIX_EPOCH);
+            after.map(|after| after.map(|after| after["requests.storage"].to_string()))
+        };
+        let (slow, asked, given) =
+            (claim("slow", ""), claim("gold", "slow"), claim("gold", "gold"));
+        assert_eq!(decide(0, &asked, &slow, false), Ok(Some("1Gi".to_owned())));
+        assert_eq!(decide(1, &given, &asked, true), Ok(None));
+        assert!(decide(1, &asked, &slow, false).unwrap_err().starts_with("exceeded quota: q"));
+        // The status says what is so.
+        assert_eq!(decide(1, &asked, &slow, true), Ok(Some("2Gi".to_owned())));
+    }
+
+    #[test]
     fn an_update_counts_what_it_adds() {
         let service = |ports: usize| -> Service {
             let ports: Vec<_> = (0..ports).map(|port| json!({ "port": port + 1 })).collect();
@@ -323,8 +379,9 @@ mod tests {
         );
         let (one, two, three) = (service(1), service(2), service(3));
         let old = Item::new(row, &one);
-        let after =
-            |new: &Service| decide(&quota, &Item::new(row, new), Some(&old), Timestamp::UNIX_EPOCH);
+        let after = |new: &Service| {
+            decide(&quota, &Item::new(row, new), Some(&old), false, Timestamp::UNIX_EPOCH)
+        };
         assert_eq!(after(&one), Ok(None));
         assert_eq!(after(&two).unwrap().unwrap()["services.nodeports"].to_string(), "2");
         assert!(after(&three).unwrap_err().contains("requested: services.nodeports=2"));

@@ -31,7 +31,7 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 
 /// An hour and a little more, by which kube-apiserver tells these tokens from ones that were asked for.
-const TOKEN_SECONDS: i64 = 3607;
+const TOKEN_SECONDS: i64 = crate::server::token::SECONDS_IN_PODS;
 
 /// See the module's documentation.
 ///

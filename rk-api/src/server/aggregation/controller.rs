@@ -100,6 +100,7 @@ pub(in crate::server) async fn run(server: Weak<Inner>, shutdown: CancellationTo
         let wake_at = due.map_or(wake_at, |due| due.min(wake_at));
         drop(server);
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep_until(wake_at) => {
                 if std::mem::take(&mut look_again) {

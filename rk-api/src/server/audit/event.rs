@@ -75,6 +75,9 @@ pub struct Event {
     /// As whom they act.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub impersonated_user: Option<AuditUser>,
+    /// More about how it is known who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_metadata: Option<AuthenticationMetadata>,
     /// Where the request comes from, and by way of which proxies.
     #[serde(rename = "sourceIPs", skip_serializing_if = "Vec::is_empty")]
     pub source_ips: Vec<String>,
@@ -100,6 +103,14 @@ pub struct Event {
     /// What authorization and admission say about it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// More about how it is known who asks.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthenticationMetadata {
+    /// The verb of the right by which the user acts as another, where it is a constrained one.
+    pub impersonation_constraint: String,
 }
 
 fn shared<T, S>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error>

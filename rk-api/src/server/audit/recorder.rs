@@ -19,7 +19,9 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     AuditError, AuditId, AuditSink, RemoteAddress,
-    event::{AuditUser, Event, Level, ObjectReference, ResponseStatus, Stage},
+    event::{
+        AuditUser, AuthenticationMetadata, Event, Level, ObjectReference, ResponseStatus, Stage,
+    },
     policy::Verdict,
 };
 use crate::{
@@ -61,10 +63,13 @@ pub(in crate::server) fn annotate_detail(key: &str, value: impl Into<String>) {
     });
 }
 
-/// Says as whom the user acts.
-pub(in crate::server) fn impersonated(user: &UserInfo) {
+/// Says as whom the user acts, and by which constrained right, if it is one.
+pub(in crate::server) fn impersonated(user: &UserInfo, constraint: Option<String>) {
     let _ = CURRENT.try_with(|recorder| {
-        recorder.event.lock().impersonated_user = Some(user.into());
+        let mut event = recorder.event.lock();
+        event.impersonated_user = Some(user.into());
+        event.authentication_metadata = constraint
+            .map(|constraint| AuthenticationMetadata { impersonation_constraint: constraint });
     });
 }
 
@@ -131,6 +136,7 @@ impl Recorder {
             verb: info.verb.clone().into_owned(),
             user: user.map(AuditUser::from).unwrap_or_default(),
             impersonated_user: None,
+            authentication_metadata: None,
             source_ips: source_ips(parts),
             user_agent: user_agent(parts),
             object_ref: ObjectReference::of(info),

@@ -17,6 +17,7 @@ pub(super) fn event(path: &str) -> Arc<Event> {
         verb: "get".to_owned(),
         user: AuditUser::default(),
         impersonated_user: None,
+        authentication_metadata: None,
         source_ips: Vec::new(),
         user_agent: String::new(),
         object_ref: None,

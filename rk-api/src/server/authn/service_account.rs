@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// Seconds by which clocks may differ.
-const LEEWAY: i64 = 10;
+/// Seconds by which clocks may differ, and for which what is being deleted still counts.
+const LEEWAY: i64 = 60;
 
 /// Takes users from tokens, as long as the account and whatever else a token is bound to exist.
 #[derive(Clone, Debug)]
@@ -61,8 +61,11 @@ impl ServiceAccountTokens {
 
     async fn check(&self, claims: &Claims) -> Result<(), String> {
         let now = clock::now().as_second();
-        if claims.expires + LEEWAY < now || claims.not_before - LEEWAY > now {
-            return Err("the token is not valid at this time".to_owned());
+        if claims.expires + LEEWAY < now {
+            return Err("service account token has expired".to_owned());
+        }
+        if claims.not_before - LEEWAY > now {
+            return Err("service account token is not valid yet".to_owned());
         }
         let bound = &claims.kubernetes;
         let namespace = Some(bound.namespace.as_str());
@@ -84,13 +87,15 @@ impl ServiceAccountTokens {
     ) -> Result<(), String> {
         let found = self.reader.get::<T>(namespace, &bound.name).await;
         let found = found.map_err(|error| error.message)?;
-        let uid = found.and_then(|found| k8s_openapi::Metadata::metadata(&found).uid.clone());
-        // A token in a Secret names the Secret only.
-        if uid.is_some_and(|uid| bound.uid.is_empty() || uid == bound.uid) {
-            Ok(())
-        } else {
-            Err(format!("the {} {:?} is gone", T::KIND, bound.name))
-        }
+        let oldest = clock::now().as_second() - LEEWAY;
+        let is_it = found.is_some_and(|found| {
+            let meta = k8s_openapi::Metadata::metadata(&found);
+            let deleted = meta.deletion_timestamp.as_ref();
+            // A token in a Secret names the Secret only.
+            (bound.uid.is_empty() || meta.uid.as_ref() == Some(&bound.uid))
+                && deleted.is_none_or(|deleted| deleted.0.as_second() >= oldest)
+        });
+        if is_it { Ok(()) } else { Err("service account token has been invalidated".to_owned()) }
     }
 }
 
@@ -110,7 +115,9 @@ fn user(claims: Claims) -> UserInfo {
     }
     if let Some(node) = bound.node {
         extra("node-name", node.name);
-        extra("node-uid", node.uid);
+        if !node.uid.is_empty() {
+            extra("node-uid", node.uid);
+        }
     }
     user
 }

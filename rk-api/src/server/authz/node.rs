@@ -60,7 +60,9 @@ impl NodeAuthorizer {
             ("", "persistentvolumeclaims" | "persistentvolumes")
             | ("resource.k8s.io", "resourceclaims")
             | ("storage.k8s.io", "volumeattachments") => self.get(node, request),
+            ("", "serviceaccounts") if request.verb == "get" => self.get(node, request),
             ("", "serviceaccounts") => self.token(node, request),
+            ("certificates.k8s.io", "podcertificaterequests") => self.certificate(node, request),
             ("coordination.k8s.io", "leases") => lease(node, request),
             ("storage.k8s.io", "csinodes") => csi_node(node, request),
             ("resource.k8s.io", "resourceslices") => self.slice(node, request),
@@ -119,6 +121,26 @@ impl NodeAuthorizer {
             return Err("can only create token subresource of serviceaccount".to_owned());
         }
         self.related(node, request)
+    }
+
+    /// What a node may do with the requests for certificates of its Pods; whether a new one is of a
+    /// Pod of its own is for NodeRestriction to see.
+    fn certificate(&self, node: &str, request: &RequestInfo) -> Result<(), String> {
+        if !request.subresource.is_empty() {
+            let why = "nodes may not access the status subresource of PodCertificateRequests";
+            return Err(why.to_owned());
+        }
+        match request.verb.as_ref() {
+            "create" => Ok(()),
+            "get" => self.related(node, request),
+            "list" | "watch" if selects(request, "spec.nodeName", node) => Ok(()),
+            "list" | "watch" => {
+                Err("can only list/watch podcertificaterequests with nodeName field \
+                 selector"
+                    .to_owned())
+            }
+            verb => Err(format!("nodes may not {verb} PodCertificateRequests")),
+        }
     }
 
     fn pod(&self, node: &str, request: &RequestInfo) -> Result<(), String> {

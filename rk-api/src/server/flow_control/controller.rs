@@ -77,6 +77,7 @@ pub(in crate::server) async fn run(
         }
         drop((server, flow_control));
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = changed.rung() => {}
             () = tokio::time::sleep_until(share_at.min(keep_at)) => {}

@@ -22,6 +22,7 @@ use crate::{
     rng,
     server::{
         admission::Operation,
+        audit,
         authz::node::identity,
         body::{self, ResponseBody},
         query::WriteOptions,
@@ -49,6 +50,10 @@ impl<'a> Call<'a> {
             .existing::<ServiceAccount>("serviceaccounts", Some(namespace), target.name)
             .await?;
         let mut request: TokenRequest = self.read_body(body, "TokenRequest")?;
+        let errors = misnamed(&request, namespace, target.name);
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(&subject(), target.name, &errors));
+        }
         if let Some(node) = identity(&self.context.user) {
             self.of_own_pod(node, namespace, target.name, &request).await?;
         }
@@ -57,20 +62,34 @@ impl<'a> Call<'a> {
         let seconds = *spec.expiration_seconds.get_or_insert(DEFAULT_SECONDS);
         let errors = validate(seconds);
         if !errors.is_empty() {
-            let subject = Subject::of("authentication.k8s.io", "TokenRequest");
-            return Err(ApiError::invalid(&subject, "", &errors));
+            return Err(ApiError::invalid(&subject(), "", &errors));
         }
         let bound = spec.bound_object_ref.as_ref();
         let mut kubernetes = self.bound(namespace, target.name, bound).await?;
         kubernetes.serviceaccount = bound_to(target.name, &account);
         let key = &self.server.token_key;
+        let seconds = match key.seconds_max() {
+            Some(longest) if seconds > longest => {
+                self.context.warnings.add(format!(
+                    "requested expiration of {seconds} seconds shortened to {longest} seconds"
+                ));
+                *spec.expiration_seconds.insert(longest)
+            }
+            _ => seconds,
+        };
         let now = clock::now().as_second();
         let audiences = spec.audiences.clone().filter(|audiences| !audiences.is_empty());
         let audiences = audiences.unwrap_or_else(|| key.audiences().to_vec());
         spec.audiences = Some(audiences.clone());
+        // Whoever reads it only once is warned, not refused, when it should have been replaced.
+        let extended = match kubernetes.pod {
+            Some(_) => key.extended(seconds, &audiences),
+            None => None,
+        };
+        kubernetes.warn_after = extended.map(|_| now + seconds);
         let claims = Claims {
             audiences,
-            expires: now + seconds,
+            expires: now + extended.unwrap_or(seconds),
             issued: now,
             issuer: key.issuer().to_owned(),
             id: rng::uuid(),
@@ -79,7 +98,12 @@ impl<'a> Call<'a> {
             subject: format!("system:serviceaccount:{namespace}:{}", target.name),
         };
         let token = key.sign(&claims).ok_or_else(|| ApiError::internal("cannot sign"))?;
-        let expires = Timestamp::from_second(claims.expires).map_err(ApiError::internal)?;
+        audit::annotate(
+            "authentication.kubernetes.io/issued-credential-id",
+            format!("JTI={}", claims.id),
+        );
+        // It is to be replaced by then, extended or not.
+        let expires = Timestamp::from_second(now + seconds).map_err(ApiError::internal)?;
         let mut answer: Value = serde_json::to_value(&request).map_err(ApiError::internal)?;
         answer["metadata"] = json!({
             "name": target.name,
@@ -142,8 +166,10 @@ impl<'a> Call<'a> {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (kind, name, uid) =
             (text(&reference.kind), text(&reference.name), text(&reference.uid));
-        let found = match (text(&reference.api_version).as_str(), kind.as_str()) {
-            ("v1", "Pod") => {
+        let api_version = text(&reference.api_version);
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        let found = match (group, kind.as_str()) {
+            ("", "Pod") => {
                 let pod = self.existing::<Pod>("pods", Some(namespace), &name).await?;
                 let spec = pod.spec.as_ref();
                 let runs_as = spec.and_then(|spec| spec.service_account_name.as_deref());
@@ -157,21 +183,25 @@ impl<'a> Call<'a> {
                     spec.and_then(|spec| spec.node_name.clone()).filter(|name| !name.is_empty());
                 if let Some(node) = node {
                     let found = self.server.reader.get::<Node>(None, &node).await?;
-                    bound.node = found.map(|found| bound_to(&node, &found));
+                    // The name tells something, also of a node that is not there.
+                    bound.node = Some(match found {
+                        Some(found) => bound_to(&node, &found),
+                        None => Bound { name: node, uid: String::new() },
+                    });
                 }
                 bound.pod.insert(bound_to(&name, &pod)).clone()
             }
-            ("v1", "Secret") => {
+            ("", "Secret") => {
                 let secret = self.existing::<Secret>("secrets", Some(namespace), &name).await?;
                 bound.secret.insert(bound_to(&name, &secret)).clone()
             }
-            ("v1", "Node") => {
+            ("", "Node") => {
                 let node = self.existing::<Node>("nodes", None, &name).await?;
                 bound.node.insert(bound_to(&name, &node)).clone()
             }
-            (api_version, _) => {
+            _ => {
                 return Err(ApiError::bad_request(format!(
-                    "cannot bind token to object of type {api_version}, Kind={kind}"
+                    "cannot bind token to object of type {group}/{version}, Kind={kind}"
                 )));
             }
         };
@@ -180,8 +210,7 @@ impl<'a> Call<'a> {
                 "the UID in the bound object reference ({uid}) does not match the UID in record. \
                  The object might have been deleted and then recreated"
             );
-            let plural = format!("{}s", kind.to_lowercase());
-            let subject = Subject { group: "".into(), kind: plural.into() };
+            let subject = Subject { group: "".into(), kind: kind.into() };
             return Err(ApiError::conflict(&subject, &name, &why));
         }
         Ok(bound)
@@ -201,6 +230,23 @@ impl<'a> Call<'a> {
 fn bound_to(name: &str, object: &impl BuiltIn) -> Bound {
     let meta = k8s_openapi::Metadata::metadata(object);
     Bound { name: name.to_owned(), uid: meta.uid.clone().unwrap_or_default() }
+}
+
+fn subject() -> Subject {
+    Subject::of("authentication.k8s.io", "TokenRequest")
+}
+
+/// What of a request's metadata, which it need not have, is another account's.
+fn misnamed(request: &TokenRequest, namespace: &str, name: &str) -> ErrorList {
+    let meta = &request.metadata;
+    let wrong = [("name", &meta.name, name), ("namespace", &meta.namespace, namespace)];
+    let wrong = wrong.into_iter().filter_map(|(field, given, own)| {
+        let given = given.as_deref().filter(|given| !given.is_empty() && *given != own)?;
+        let why = format!("must match the service account {field} if specified");
+        Some(FieldError::invalid(&Path::new("metadata").child(field), given, why))
+    });
+    // As kube-apiserver, which looks no further.
+    wrong.take(1).collect()
 }
 
 fn validate(seconds: i64) -> ErrorList {

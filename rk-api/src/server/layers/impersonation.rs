@@ -1,8 +1,11 @@
 //! Lets a user who may do so act as another (`kubectl --as`).
 //!
 //! The headers are `Impersonate-User`, `-Group`, `-Uid` and `-Extra-<key>`. Each of them has to be
-//! allowed: the verb is `impersonate`, the resource `users`, `groups`, `serviceaccounts`, `uids` or
-//! `userextras/<key>`. They are taken out of the request, so that nobody after this layer sees them.
+//! allowed: the resource is `users`, `groups`, `serviceaccounts`, `nodes`, `uids` or
+//! `userextras/<key>`, the verb that of a [mode](modes). They are taken out of the request, so that
+//! nobody after this layer sees them.
+
+mod modes;
 
 use std::{
     convert::Infallible,
@@ -12,19 +15,19 @@ use std::{
 
 use http::{HeaderMap, Response};
 
+use self::modes::{Mode, Plan, Step};
 use super::{LayerFuture, Next, Req};
 use crate::server::{
     audit,
     authz::{self, Authorizer, Decision},
     body::{self, ResponseBody},
-    context::Identity,
+    context::{Identity, Subject},
     info::{RequestInfo, percent_decode},
     status::{ApiError, Result},
-    user::{ANONYMOUS, AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo},
+    user::{MASTERS, UserInfo},
 };
 
 const PREFIX: &str = "impersonate-";
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -48,23 +51,25 @@ impl<S: Next> tower::Service<Req> for ImpersonationLayer<S> {
         if !request.headers().keys().any(|name| name.as_str().starts_with(PREFIX)) {
             return self.inner.call(request);
         }
-        let user = request.extensions().get::<Identity>().map(|identity| identity.0.clone());
+        let extensions = request.extensions();
+        let user = extensions.get::<Identity>().map(|identity| identity.0.clone());
+        let subject = extensions.get::<Subject>().map(|subject| subject.0.clone());
         let authorizer = self.authorizer.clone();
         let mut inner = self.inner.clone();
         Box::pin(async move {
-            let wanted = match (requested(request.headers()), user) {
-                (Ok(wanted), Some(user)) => {
-                    allowed(&*authorizer, &user, &wanted).await.map(|()| wanted)
+            let allowed = match (requested(request.headers()), user, subject) {
+                (Ok(wanted), Some(user), Some(subject)) => {
+                    allowed(&*authorizer, &user, &wanted, &subject.0).await
                 }
-                (Err(error), _) => Err(error),
-                (_, None) => Err(ApiError::unauthorized()),
+                (Err(error), ..) => Err(error),
+                // A layer before this one always sets both.
+                _ => Err(ApiError::unauthorized()),
             };
-            match wanted {
-                Ok(wanted) => {
+            match allowed {
+                Ok((user, mode)) => {
                     take_headers(request.headers_mut());
-                    let wanted = complete(wanted);
-                    audit::impersonated(&wanted);
-                    request.extensions_mut().insert(Identity(wanted.into()));
+                    audit::impersonated(&user, (mode != Mode::Legacy).then(|| mode.verb()));
+                    request.extensions_mut().insert(Identity(user.into()));
                     inner.call(request).await
                 }
                 Err(error) => Ok(body::failure(request.headers(), &error)),
@@ -98,79 +103,83 @@ fn requested(headers: &HeaderMap) -> Result<UserInfo> {
         }
     }
     if user.name.is_empty() {
-        return Err(ApiError::bad_request(
-            "groups, a uid or extra fields cannot be impersonated without a user".to_owned(),
-        ));
+        return Err(ApiError::bad_request(format!(
+            "requested {} without impersonating a user name",
+            shown(&user)
+        )));
     }
     Ok(user)
 }
 
-/// Whether `user` may act as `wanted`.
-async fn allowed(authorizer: &dyn Authorizer, user: &UserInfo, wanted: &UserInfo) -> Result<()> {
-    if user.is_in(MASTERS) {
-        return Ok(());
+/// A user as Go shows a `user.DefaultInfo`.
+fn shown(user: &UserInfo) -> String {
+    let list = |items: &[String]| {
+        let items: Vec<_> = items.iter().map(|item| format!("{item:?}")).collect();
+        format!("[]string{{{}}}", items.join(", "))
+    };
+    let groups = match user.groups.as_slice() {
+        [] => "[]string(nil)".to_owned(),
+        groups => list(groups),
+    };
+    let extra = match user.extra.is_empty() {
+        true => "map[string][]string(nil)".to_owned(),
+        false => {
+            let each = user.extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values)));
+            format!("map[string][]string{{{}}}", each.collect::<Vec<_>>().join(", "))
+        }
+    };
+    let UserInfo { name, uid, .. } = user;
+    format!("&user.DefaultInfo{{Name:{name:?}, UID:{uid:?}, Groups:{groups}, Extra:{extra}}}")
+}
+
+/// Who `user` is as `wanted` in this request, and in which mode.
+///
+/// # Errors
+/// When no mode allows it: what is missing in the first one that there is for `wanted`.
+async fn allowed(
+    authorizer: &dyn Authorizer,
+    user: &UserInfo,
+    wanted: &UserInfo,
+    request: &RequestInfo,
+) -> Result<(UserInfo, Mode)> {
+    let mut refused = None;
+    for mode in Mode::ALL {
+        let Some(plan) = mode.plan(user, wanted, request) else { continue };
+        match check(authorizer, &plan).await {
+            Ok(()) => return Ok((plan.user, mode)),
+            Err(error) => drop(refused.get_or_insert(error)),
+        }
     }
-    let mut asked = Vec::new();
-    let account = wanted.name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.split_once(':'));
-    asked.push(match account {
-        Some((namespace, name)) => ("", "serviceaccounts", "", namespace, name),
-        None => ("", "users", "", "", wanted.name.as_str()),
-    });
-    let authentication = "authentication.k8s.io";
-    asked.extend(wanted.groups.iter().map(|group| ("", "groups", "", "", group.as_str())));
-    if !wanted.uid.is_empty() {
-        asked.push((authentication, "uids", "", "", wanted.uid.as_str()));
-    }
-    for (key, values) in &wanted.extra {
-        let extras = values.iter();
-        asked.extend(
-            extras.map(|value| (authentication, "userextras", key.as_str(), "", value.as_str())),
-        );
-    }
-    for (group, resource, subresource, namespace, name) in asked {
-        let request = RequestInfo {
-            is_resource: true,
-            verb: "impersonate".into(),
-            group: group.to_owned(),
-            version: if group.is_empty() { String::new() } else { "v1".to_owned() },
-            resource: resource.to_owned(),
-            subresource: subresource.to_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            ..RequestInfo::default()
-        };
-        match authorizer.authorize(user, &request).await {
-            Decision::Allow => {}
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
-                return Err(authz::forbidden(user, &request, &reason));
+    Err(refused.unwrap_or_else(|| ApiError::internal("all impersonation modes failed")))
+}
+
+async fn check(authorizer: &dyn Authorizer, plan: &Plan) -> Result<()> {
+    for step in &plan.steps {
+        match step {
+            Step::May(request) => may(authorizer, &plan.asker, request).await?,
+            Step::MayAll(all, each) => {
+                if may(authorizer, &plan.asker, all).await.is_err() {
+                    for request in each {
+                        may(authorizer, &plan.asker, request).await?;
+                    }
+                }
             }
+            Step::Never(error) => return Err(error.clone()),
         }
     }
     Ok(())
 }
 
-/// Adds the groups that come with a name: those of a service account unless others were asked for,
-/// and whether somebody is authenticated.
-fn complete(mut user: UserInfo) -> UserInfo {
-    let asked = !user.groups.is_empty();
-    let mut add = |group: String| {
-        if !user.groups.contains(&group) {
-            user.groups.push(group);
+async fn may(authorizer: &dyn Authorizer, user: &UserInfo, request: &RequestInfo) -> Result<()> {
+    if user.is_in(MASTERS) {
+        return Ok(());
+    }
+    match authorizer.authorize(user, request).await {
+        Decision::Allow => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            Err(authz::forbidden(user, request, &reason))
         }
-    };
-    let account = user.name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.split_once(':'));
-    if let Some((namespace, _)) = account
-        && !asked
-    {
-        add("system:serviceaccounts".to_owned());
-        add(format!("system:serviceaccounts:{namespace}"));
     }
-    if user.name == ANONYMOUS {
-        add(UNAUTHENTICATED.to_owned());
-    } else if !user.is_in(UNAUTHENTICATED) && !user.is_in(AUTHENTICATED) {
-        user.groups.push(AUTHENTICATED.to_owned());
-    }
-    user
 }
 
 fn take_headers(headers: &mut HeaderMap) {
@@ -209,13 +218,15 @@ mod tests {
 
     #[test]
     fn groups_alone_are_refused() {
-        assert!(requested(&headers(&[("Impersonate-Group", "devs")])).is_err());
-    }
-
-    #[test]
-    fn a_service_account_brings_its_groups() {
-        let user = UserInfo { name: "system:serviceaccount:a:b".to_owned(), ..UserInfo::default() };
-        let groups = complete(user).groups.join(" ");
-        assert_eq!(groups, "system:serviceaccounts system:serviceaccounts:a system:authenticated");
+        let refused = requested(&headers(&[
+            ("Impersonate-Group", "devs"),
+            ("Impersonate-Extra-scopes", "view"),
+        ]));
+        assert_eq!(
+            refused.expect_err("there is no user").message,
+            "requested &user.DefaultInfo{Name:\"\", UID:\"\", Groups:[]string{\"devs\"}, \
+             Extra:map[string][]string{\"scopes\":[]string{\"view\"}}} without impersonating a user \
+             name"
+        );
     }
 }

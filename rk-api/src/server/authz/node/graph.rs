@@ -91,10 +91,14 @@ impl Graph {
                 .iter()
                 .any(|volume| volume.metadata.name.as_deref() == Some(name)),
             "volumeattachments" => {
-                self.names_node("storage.k8s.io", "VolumeAttachment", name, "/spec/nodeName", node)
+                self.names_node(("storage.k8s.io", "VolumeAttachment"), None, name, node)
             }
             "resourceslices" => {
-                self.names_node("resource.k8s.io", "ResourceSlice", name, "/spec/nodeName", node)
+                self.names_node(("resource.k8s.io", "ResourceSlice"), None, name, node)
+            }
+            "podcertificaterequests" => {
+                let kind = ("certificates.k8s.io", "PodCertificateRequest");
+                self.names_node(kind, Some(namespace), name, node)
             }
             _ => false,
         }
@@ -139,14 +143,20 @@ impl Graph {
         found
     }
 
-    /// Whether an object of the cluster names the node in one of its fields.
-    fn names_node(&self, group: &str, kind: &str, name: &str, field: &str, node: &str) -> bool {
+    /// Whether an object of a kind (group and kind) names the node in its `spec.nodeName`.
+    fn names_node(
+        &self,
+        (group, kind): (&str, &str),
+        namespace: Option<&str>,
+        name: &str,
+        node: &str,
+    ) -> bool {
         let Some(resource) = self.resources.by_kind(group, "v1", kind) else { return false };
         let Ok(table) = self.cache.table(resource) else { return false };
-        let object = table.get(&resource.key(None, name));
+        let object = table.get(&resource.key(namespace, name));
         let value = object.and_then(|object| read::<serde_json::Value>(&object));
         value.is_some_and(|value| {
-            value.pointer(field).and_then(|found| found.as_str()) == Some(node)
+            value.pointer("/spec/nodeName").and_then(|found| found.as_str()) == Some(node)
         })
     }
 }
