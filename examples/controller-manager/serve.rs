@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 };
 use rk::{
     api::server::{
-        Pki, ServerTls, UserInfo,
+        Identity, Pki, ServerTls, TlsVersion, UserInfo,
         authn::{Authenticator, ClientCertificates, bearer_token},
         serve_https,
     },
@@ -44,7 +44,11 @@ pub(crate) struct Endpoint {
 /// What listens, before it answers.
 pub(crate) struct Listening {
     listener: TcpListener,
+    identity: Identity,
+    tls_version: TlsVersion,
     tls: ServerTls,
+    /// Who is asked for the authority of clients, when no file says it.
+    lookup: Option<Client>,
     endpoint: Arc<Endpoint>,
 }
 
@@ -55,11 +59,9 @@ pub(crate) async fn listen(serving: &Serving, metrics: Metrics) -> Result<Listen
         None => Ok(None),
     };
     let authentication = client(serving.authentication.as_ref()).await?;
-    let client_ca = match (&serving.client_ca, &authentication) {
-        (Some(file), _) => Some(read(file)?),
-        (None, Some(client)) if serving.ask_for_client_ca => clients_authority(client).await,
-        _ => None,
-    };
+    let client_ca = serving.client_ca.as_ref().map(read).transpose()?;
+    let lookup =
+        authentication.clone().filter(|_| client_ca.is_none() && serving.ask_for_client_ca);
     let identity = match &serving.tls {
         Some(pair) => read_pair(pair)?,
         None => {
@@ -82,11 +84,12 @@ pub(crate) async fn listen(serving: &Serving, metrics: Metrics) -> Result<Listen
         authorization: client(serving.authorization.as_ref()).await?,
         open_paths: serving.open_paths.clone(),
     };
-    Ok(Listening { listener, tls, endpoint: Arc::new(endpoint) })
+    let (tls_version, endpoint) = (serving.tls_version, Arc::new(endpoint));
+    Ok(Listening { listener, identity, tls_version, tls, lookup, endpoint })
 }
 
 /// How often a cluster that has just begun is asked, once a second.
-const LOOKUPS: usize = 10;
+const LOOKUPS: usize = 5;
 
 /// The authority of the cluster's clients, if it says which.
 async fn clients_authority(client: &Client) -> Option<String> {
@@ -95,7 +98,8 @@ async fn clients_authority(client: &Client) -> Option<String> {
         match api.get("extension-apiserver-authentication").await {
             Ok(found) => return found.data?.remove("client-ca-file"),
             Err(error) if left == 0 => {
-                tracing::warn!(%error, "the authority of clients is not known: none is believed");
+                let error = error.to_string();
+                tracing::warn!(error, "the authority of clients is not known: none is believed");
             }
             Err(error) => {
                 tracing::debug!(%error, "the authority of clients is not known yet");
@@ -109,12 +113,24 @@ async fn clients_authority(client: &Client) -> Option<String> {
 impl Listening {
     /// Answers until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let tls = match &self.lookup {
+            Some(client) => self.tls_of_cluster(client).await.unwrap_or(self.tls),
+            None => self.tls,
+        };
         let endpoint = self.endpoint;
         let answer = move |request: Request<Incoming>| {
             let endpoint = endpoint.clone();
             async move { Ok::<_, Infallible>(endpoint.answer(request.into_parts().0).await) }
         };
-        serve_https(self.listener, self.tls, answer, shutdown).await;
+        serve_https(self.listener, tls, answer, shutdown).await;
+    }
+
+    /// TLS that takes the certificates which the cluster takes; `None` when it does not say which.
+    async fn tls_of_cluster(&self, client: &Client) -> Option<ServerTls> {
+        let authority = clients_authority(client).await?;
+        let tls = ServerTls::from_version(self.tls_version, &self.identity, Some(&authority));
+        tls.inspect_err(|error| tracing::warn!(%error, "the authority of clients is of no use"))
+            .ok()
     }
 }
 

@@ -4,7 +4,10 @@
 //! ```sh
 //! cargo run --example operator -- --kubeconfig admin.conf --hosts hosts
 //! kubectl apply -f - <<EOF
-//! {apiVersion: rk.example.com/v1, kind: Site, metadata: {name: a}, spec: {image: nginx, host: a.example}}
+//! apiVersion: rk.example.com/v1
+//! kind: Site
+//! metadata: {name: a}
+//! spec: {image: nginx, host: a.example}
 //! EOF
 //! kubectl get sites
 //! ```
