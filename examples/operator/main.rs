@@ -13,8 +13,8 @@
 //! ```
 //!
 //! `site.rs` is the kind, `plan.rs` decides (pure functions), `operator.rs` reads, calls it and
-//! writes, `names.rs` is what is outside, and `tests.rs` runs all of it against a whole cluster in
-//! milliseconds.
+//! writes, `names.rs` is what is outside, and `tests.rs` runs all of it against a whole cluster
+//! whose time it winds forward.
 
 mod names;
 mod operator;

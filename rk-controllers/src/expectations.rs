@@ -118,7 +118,7 @@ impl<Owner: Eq + Hash + Clone> Expectations<Owner> {
         }
     }
 
-    /// Looks up the creations that the cache has not shown for [`LOOK_AGAIN_AFTER`], and strikes
+    /// Looks up the creations that the cache has not shown for ten seconds, and strikes
     /// out those that are not there: a child that was created and deleted between two looks of the
     /// cache is never shown.
     pub async fn look_up_overdue<K>(&self, owner: &Owner, api: &Api<K>) -> Result<(), kube::Error>

@@ -26,7 +26,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use foldhash::fast::RandomState;
+use foldhash::fast::{FixedState, RandomState};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use rk_store::{Range, Revision, Store, StoreError, Versioned, WatchBatch, WatchStream};
@@ -75,7 +75,8 @@ pub(super) struct Cache {
 /// The tables, by their prefix of keys. Readers take what there is; a change makes a new map.
 #[derive(Clone, Debug, Default)]
 struct Tables {
-    ready: HashMap<String, Arc<Table>, RandomState>,
+    /// The same hashes in every run, so that all tables are gone through in the same order.
+    ready: HashMap<String, Arc<Table>, FixedState>,
     /// One that is being loaded, which hears of changes already. It may be the successor of one
     /// that is ready.
     loading: Option<Arc<Table>>,
@@ -141,7 +142,7 @@ impl Cache {
             .ok_or_else(|| ApiError::internal(format!("{} is not stored", resource.qualified())))
     }
 
-    /// All tables, in no order.
+    /// All tables, in an order that means nothing but is the same in every run.
     pub(super) fn tables(&self) -> Vec<Arc<Table>> {
         self.tables.load().ready.values().cloned().collect()
     }
