@@ -55,6 +55,13 @@ impl Pull<'_> {
         }
         let manifest = self.manifest(&digest).await?;
         let config = self.config(&manifest).await?;
+        // Before it is known which are missing: what another pull has fetched of them stays until
+        // it is unpacked, so that each is either still a blob, or a layer already.
+        let leases: BTreeMap<&Digest, Lease> = manifest
+            .layers
+            .iter()
+            .map(|layer| (&layer.digest, self.store.lease(&layer.digest)))
+            .collect();
         let mut round = 0;
         loop {
             round += 1;
@@ -65,15 +72,10 @@ impl Pull<'_> {
                     why: "its configuration names more layers than it has".to_owned(),
                 }));
             }
-            let leases = self.layers(&manifest, &missing).await?;
+            self.layers(&manifest, &missing, &leases).await?;
             let found = FoundImage::new(Vec::new(), digest.clone(), config.to_vec(), &manifest);
             let name = name.clone();
-            let added = self.blocking(move |store| {
-                let added = store.add(found, &name);
-                drop(leases);
-                added
-            });
-            match added.await {
+            match self.blocking(move |store| store.add(found, &name)).await {
                 // Somebody has removed a layer that was there when the others were fetched.
                 Err(PullError::Image(ImageError::Missing { .. })) if round < ROUNDS_MAX => {}
                 other => return other,
@@ -197,28 +199,29 @@ impl Pull<'_> {
         &self,
         manifest: &Manifest,
         missing: &[usize],
-    ) -> Result<Vec<Lease>, PullError> {
+        leases: &BTreeMap<&Digest, Lease>,
+    ) -> Result<(), PullError> {
         // A layer may come twice in an image, with something else below it.
         let wanted: BTreeMap<&Digest, &Descriptor> = missing
             .iter()
-            .map(|at| (&manifest.layers[*at].digest, &manifest.layers[*at]))
+            .map(|at| &manifest.layers[*at])
+            .map(|layer| (&layer.digest, layer))
             .collect();
-        let fetched: Vec<BoxFuture<'_, _>> =
-            wanted.into_values().map(|descriptor| self.layer(descriptor).boxed()).collect();
-        stream::iter(fetched).buffer_unordered(self.registries.layers_at_once).try_collect().await
+        let fetches: Vec<BoxFuture<'_, Result<(), PullError>>> = wanted
+            .into_iter()
+            .filter_map(|(digest, layer)| Some(self.layer(layer, leases.get(digest)?).boxed()))
+            .collect();
+        stream::iter(fetches).buffer_unordered(self.registries.layers_at_once).try_collect().await
     }
 
-    async fn layer(&self, descriptor: &Descriptor) -> Result<Lease, PullError> {
-        let lease = self.store.lease(&descriptor.digest);
+    async fn layer(&self, descriptor: &Descriptor, lease: &Lease) -> Result<(), PullError> {
         let blob = Blob {
             repository: self.name.path(),
             descriptor,
             auth: self.auth,
             idle: self.registries.idle_timeout,
         };
-        let fetched =
-            self.first_of(Capability::Pull, |endpoint| blob.fetch(endpoint, &lease).boxed()).await;
-        fetched.map(|()| lease)
+        self.first_of(Capability::Pull, |endpoint| blob.fetch(endpoint, lease).boxed()).await
     }
 
     /// Asks one host after the other, until one knows. What the registry itself says is the answer
