@@ -127,6 +127,7 @@ async fn pulled_once() {
     let image = bench.pull(&name).await.unwrap();
 
     assert_eq!(image.tags, [name.as_str()]);
+    assert!(!image.pinned, "it can be fetched again");
     assert_eq!(image.digests, [format!("{}@{digest}", server.name("team/app"))]);
     assert_eq!(bench.content(&name, "hello"), "one");
     let before = server.requests();

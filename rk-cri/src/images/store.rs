@@ -118,6 +118,14 @@ struct Record {
     config: ImageConfig,
     layers: Vec<String>,
     size_bytes: u64,
+    /// It was handed over as a file, so that nobody could fetch it again.
+    #[serde(default = "from_a_file")]
+    imported: bool,
+}
+
+/// Before there were pulls, there was nothing else.
+fn from_a_file() -> bool {
+    true
 }
 
 impl Record {
@@ -128,7 +136,7 @@ impl Record {
             digests: self.digests.iter().cloned().collect(),
             size_bytes: self.size_bytes,
             user: self.config.user.clone(),
-            pinned: false,
+            pinned: self.imported,
         }
     }
 }
@@ -212,7 +220,8 @@ impl ImageStore {
     }
 
     /// Imports every image of an OCI layout (directory or archive) or `docker save` archive that
-    /// runs on this machine. Names it already knew move to the new image.
+    /// runs on this machine. Names it already knew move to the new image. What is imported is pinned,
+    /// since nobody could fetch it again.
     ///
     /// Blocks: call it off the async threads.
     ///
@@ -251,7 +260,8 @@ impl ImageStore {
         let _one = self.importing.lock();
         let source = Source::Directory(self.root.clone());
         let id = found.config_digest.clone();
-        let record = self.unpack_image(&source, found, std::slice::from_ref(name))?;
+        let mut record = self.unpack_image(&source, found, std::slice::from_ref(name))?;
+        record.imported = false;
         let added = self.list_records(vec![(id.clone(), record)])?;
         added.into_iter().next().ok_or_else(|| ImageError::Missing { what: id.to_string() })
     }
@@ -309,6 +319,7 @@ impl ImageStore {
                 record.tags.extend(same.tags);
                 record.digests.extend(same.digests);
                 record.manifest = record.manifest.or(same.manifest);
+                record.imported |= same.imported;
             }
             next.images.insert(id.clone(), record);
             imported.push(id);
@@ -366,6 +377,7 @@ impl ImageStore {
             config: document.config.unwrap_or_default(),
             layers,
             size_bytes,
+            imported: true,
         })
     }
 
