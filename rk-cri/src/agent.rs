@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::worker::Core;
 pub use self::{
     connector::Kubelets,
-    fleet::Fleet,
+    fleet::{Fleet, FleetHandle},
     images::gc::ImageGc,
     kubelet_api::{KubeletApi, KubeletBody},
     spec::ClusterDns,
