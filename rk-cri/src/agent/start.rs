@@ -246,7 +246,7 @@ impl Core {
         }
         tell("Pulling", &format!("Pulling image {named:?}"));
         let begun = tokio::time::Instant::now();
-        if let Err(error) = self.runtime.pull_image(&image).await {
+        if let Err(error) = self.runtime.pull_image(image.as_str().into()).await {
             let why = match &error {
                 RuntimeError::ImagePull { reason, .. } => {
                     format!("failed to pull and unpack image {image:?}: {reason}")

@@ -124,6 +124,7 @@ impl Record {
             digests: self.digests.iter().cloned().collect(),
             size_bytes: self.size_bytes,
             user: self.config.user.clone(),
+            pinned: false,
         }
     }
 }

@@ -10,7 +10,8 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{NativeRuntime, pods::fail, pods::image_error, session};
 use crate::runtime::{
     ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image, Io,
-    NodeStats, Runtime, RuntimeError, RuntimeEvent, SandboxConfig, SandboxStatus, Session,
+    NodeStats, PullFailure, PullImage, Runtime, RuntimeError, RuntimeEvent, SandboxConfig,
+    SandboxStatus, Session,
 };
 
 /// How long a connection into a pod or to the node may take.
@@ -127,11 +128,12 @@ impl Runtime for NativeRuntime {
         Ok(self.inner.images.find(image).map(|found| found.image))
     }
 
-    async fn pull_image(&self, image: &str) -> Result<String, RuntimeError> {
-        match self.inner.images.find(image) {
+    async fn pull_image(&self, request: PullImage) -> Result<String, RuntimeError> {
+        match self.inner.images.find(&request.image) {
             Some(found) => Ok(found.image.id),
             None => Err(RuntimeError::ImagePull {
-                image: image.to_owned(),
+                image: request.image,
+                kind: PullFailure::Failed,
                 reason: "it is not on this node, and pulling from registries is not available: \
                          load it from a file"
                     .to_owned(),
