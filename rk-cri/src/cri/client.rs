@@ -195,7 +195,8 @@ mod tests {
         assert!(matches!(gone, RuntimeError::NotFound { what: "container", .. }));
         let invalid = refused(Code::InvalidArgument).of("container", "c1", "start");
         assert!(matches!(invalid, RuntimeError::Invalid(_)));
-        let RuntimeError::Io { what, source } = refused(Code::Unknown).of("container", "c1", "start")
+        let RuntimeError::Io { what, source } =
+            refused(Code::Unknown).of("container", "c1", "start")
         else {
             panic!("another kind");
         };

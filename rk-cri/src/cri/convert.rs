@@ -101,10 +101,7 @@ const READONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 fn unconfined() -> v1::SecurityProfile {
-    v1::SecurityProfile {
-        profile_type: v1::ProfileType::Unconfined.into(),
-        ..Default::default()
-    }
+    v1::SecurityProfile { profile_type: v1::ProfileType::Unconfined.into(), ..Default::default() }
 }
 
 fn security_to_v1(

@@ -43,11 +43,8 @@ pub(super) fn container_name_of(labels: &Strings) -> Option<&String> {
 
 /// The labels and annotations to make a sandbox with.
 pub(super) fn keep_sandbox(config: &SandboxConfig) -> (Strings, Strings) {
-    let small = SandboxConfig {
-        labels: Strings::new(),
-        annotations: Strings::new(),
-        ..config.clone()
-    };
+    let small =
+        SandboxConfig { labels: Strings::new(), annotations: Strings::new(), ..config.clone() };
     keep(small, &pod_labels(&config.pod), config.labels.clone(), config.annotations.clone())
 }
 

@@ -25,8 +25,9 @@ use super::{
     memory, streams, v1,
 };
 use crate::runtime::{
-    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image, Io,
-    PodRuntimeStatus, Runtime, RuntimeError, RuntimeEvent, SandboxConfig, SandboxStatus, Session,
+    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
+    ImageFilesystem, Io, PodRuntimeStatus, PullImage, Runtime, RuntimeError, RuntimeEvent,
+    SandboxConfig, SandboxStatus, Session,
 };
 
 /// How long a call may take, as the kubelet has it (`runtimeRequestTimeout`).
@@ -226,8 +227,7 @@ impl CriRuntime {
     }
 
     async fn sandbox_status(&self, id: &str) -> Result<SandboxStatus, Failure> {
-        let request =
-            v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
         let status = self.call(request).await?.status.unwrap_or_default();
         Ok(sandbox::status_from_v1(status))
     }
@@ -238,7 +238,8 @@ impl CriRuntime {
             return Ok(config.clone());
         }
         let status = self.sandbox_status(id).await;
-        let config = Arc::new(status.map_err(|failure| failure.of("sandbox", id, "look at"))?.config);
+        let config =
+            Arc::new(status.map_err(|failure| failure.of("sandbox", id, "look at"))?.config);
         self.inner.sandboxes.lock().insert(id.to_owned(), config.clone());
         Ok(config)
     }
@@ -275,11 +276,12 @@ impl CriRuntime {
     async fn start_times(&self, ids: &[String]) -> HashMap<String, Timestamp> {
         self.inner.started.lock().retain(|id, _| ids.contains(id));
         let known = self.inner.started.lock().clone();
-        let new = ids.iter().filter(|id| !known.contains_key(*id));
+        let new: Vec<String> =
+            ids.iter().filter(|id| !known.contains_key(id.as_str())).cloned().collect();
         let found: Vec<_> = stream::iter(new)
             .map(|id| async move {
-                let status = self.status_in(id, String::new()).await.ok()?;
-                Some((id.clone(), status.started_at?))
+                let status = self.status_in(&id, String::new()).await.ok()?;
+                Some((id, status.started_at?))
             })
             .buffered(STATUSES_AT_A_TIME)
             .filter_map(std::future::ready)
@@ -553,8 +555,8 @@ impl Runtime for CriRuntime {
         self.image(image).await
     }
 
-    async fn pull_image(&self, image: &str) -> Result<String, RuntimeError> {
-        self.pull(image).await
+    async fn pull_image(&self, request: PullImage) -> Result<String, RuntimeError> {
+        self.pull(request).await
     }
 
     async fn list_images(&self) -> Result<Vec<Image>, RuntimeError> {
@@ -563,6 +565,10 @@ impl Runtime for CriRuntime {
 
     async fn remove_image(&self, image: &str) -> Result<(), RuntimeError> {
         self.remove(image).await
+    }
+
+    async fn image_filesystem(&self) -> Result<Option<ImageFilesystem>, RuntimeError> {
+        self.image_disk().await
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

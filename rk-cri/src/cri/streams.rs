@@ -86,8 +86,9 @@ async fn upgrade(
     let exchange = async {
         let tcp = netns::connect(netns, target, CONNECT_WITHIN).await?;
         tcp.set_nodelay(true)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
+            .await
+            .map_err(io::Error::other)?;
         // Ends with the upgraded stream.
         tokio::spawn(connection.with_upgrades());
         let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

@@ -2,8 +2,6 @@
 //! `pkg/apis/runtime/v1/api.proto` in kubernetes/cri-api. Fields of Windows, checkpoints, SELinux and
 //! metrics are left out; what a peer sends in them is skipped, as protocol buffers say.
 
-use std::collections::BTreeMap;
-
 mod containers;
 mod images;
 mod sandboxes;

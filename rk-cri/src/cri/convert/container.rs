@@ -8,9 +8,7 @@ use super::{
     sandbox::{resources_from_v1, resources_to_v1},
     security_from_v1, security_to_v1, signals, time,
 };
-use crate::runtime::{
-    ContainerConfig, ContainerState, ContainerStatus, Mount, SandboxConfig,
-};
+use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, Mount, SandboxConfig};
 
 /// What a runtime is asked to make.
 pub(in crate::cri) fn to_v1(
@@ -194,9 +192,7 @@ pub(in crate::cri) fn status_to_v1(status: &ContainerStatus) -> v1::ContainerSta
         annotations: config.annotations.clone(),
         mounts: config.mounts.iter().map(mount_to_v1).collect(),
         log_path: text(&status.log_path),
-        resources: Some(v1::ContainerResources {
-            linux: Some(resources_to_v1(&config.resources)),
-        }),
+        resources: Some(v1::ContainerResources { linux: Some(resources_to_v1(&config.resources)) }),
         image_id: status.image_id.clone(),
         stop_signal: signals::number(&config.stop_signal),
         ..Default::default()
@@ -325,12 +321,8 @@ mod tests {
         assert_eq!(modes(&sandbox(), "c0"), (Pod, Target, Pod));
         let shared = SandboxConfig { share_process_namespace: true, ..sandbox() };
         assert_eq!(modes(&shared, ""), (Pod, Pod, Pod));
-        let host = SandboxConfig {
-            host_network: true,
-            host_pid: true,
-            host_ipc: true,
-            ..sandbox()
-        };
+        let host =
+            SandboxConfig { host_network: true, host_pid: true, host_ipc: true, ..sandbox() };
         assert_eq!(modes(&host, ""), (Node, Node, Node));
     }
 

@@ -6,18 +6,13 @@ use super::{
     super::{memory, v1},
     CgroupDriver, cgroup_below_root, namespaces, nanoseconds, time, unconfined,
 };
-use crate::runtime::{
-    DnsConfig, PodRef, PortMapping, Resources, SandboxConfig, SandboxStatus,
-};
+use crate::runtime::{DnsConfig, PodRef, PortMapping, Resources, SandboxConfig, SandboxStatus};
 
 /// Where the kubelet keeps the logs of pods.
 const LOGS: &str = "/var/log/pods";
 
 /// What a runtime is asked to make.
-pub(in crate::cri) fn to_v1(
-    config: &SandboxConfig,
-    cgroups: CgroupDriver,
-) -> v1::PodSandboxConfig {
+pub(in crate::cri) fn to_v1(config: &SandboxConfig, cgroups: CgroupDriver) -> v1::PodSandboxConfig {
     let (labels, annotations) = memory::keep_sandbox(config);
     v1::PodSandboxConfig {
         metadata: Some(metadata(&config.pod, config.attempt)),

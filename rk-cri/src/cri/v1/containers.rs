@@ -289,8 +289,7 @@ pub(crate) struct StartContainerRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct StartContainerResponse {
-}
+pub(crate) struct StartContainerResponse {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct StopContainerRequest {
@@ -301,8 +300,7 @@ pub(crate) struct StopContainerRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct StopContainerResponse {
-}
+pub(crate) struct StopContainerResponse {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RemoveContainerRequest {
@@ -311,8 +309,7 @@ pub(crate) struct RemoveContainerRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct RemoveContainerResponse {
-}
+pub(crate) struct RemoveContainerResponse {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
@@ -458,8 +455,7 @@ pub(crate) struct UpdateContainerResourcesRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct UpdateContainerResourcesResponse {
-}
+pub(crate) struct UpdateContainerResourcesResponse {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ExecSyncRequest {
@@ -556,5 +552,4 @@ pub(crate) struct ReopenContainerLogRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ReopenContainerLogResponse {
-}
+pub(crate) struct ReopenContainerLogResponse {}

@@ -123,8 +123,7 @@ pub(crate) struct StopPodSandboxRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct StopPodSandboxResponse {
-}
+pub(crate) struct StopPodSandboxResponse {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RemovePodSandboxRequest {
@@ -133,8 +132,7 @@ pub(crate) struct RemovePodSandboxRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct RemovePodSandboxResponse {
-}
+pub(crate) struct RemovePodSandboxResponse {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct PodSandboxStatusRequest {
@@ -256,4 +254,3 @@ pub(crate) struct ListPodSandboxResponse {
     #[prost(message, repeated, tag = "1")]
     pub(crate) items: Vec<PodSandbox>,
 }
-

@@ -41,8 +41,7 @@ pub(crate) struct UpdateRuntimeConfigRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct UpdateRuntimeConfigResponse {
-}
+pub(crate) struct UpdateRuntimeConfigResponse {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RuntimeCondition {
@@ -107,8 +106,7 @@ pub(crate) struct StatusResponse {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct GetEventsRequest {
-}
+pub(crate) struct GetEventsRequest {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ContainerEventResponse {
@@ -134,8 +132,7 @@ pub(crate) enum ContainerEventType {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct RuntimeConfigRequest {
-}
+pub(crate) struct RuntimeConfigRequest {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RuntimeConfigResponse {
