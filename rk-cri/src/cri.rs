@@ -18,6 +18,7 @@
 //! The messages are those of `runtime.v1` in kubernetes/cri-api. Only that version is spoken: every
 //! containerd from 1.6 and every CRI-O from 1.20 on has it.
 
+mod cgroup;
 mod changes;
 mod client;
 mod convert;

@@ -22,20 +22,26 @@ pub enum CgroupDriver {
     Systemd,
 }
 
-/// The root of all pods' cgroups, as the kubelet names it.
-const CGROUP_ROOT: &str = "kubepods";
+/// How the pods' cgroups are named.
+#[derive(Clone, Debug)]
+pub(super) struct CgroupNames {
+    /// The one that holds them all.
+    pub(super) root: String,
+    pub(super) driver: CgroupDriver,
+}
 
-impl CgroupDriver {
-    /// The name of a pod's cgroup, which is given as a path below the root of all pods'.
-    pub(super) fn parent(self, path: &str) -> String {
-        match self {
+impl CgroupNames {
+    /// The name of a pod's cgroup, which is given as a path below the root.
+    pub(super) fn parent(&self, path: &str) -> String {
+        let root = &self.root;
+        match self.driver {
             _ if path.is_empty() => String::new(),
-            CgroupDriver::Cgroupfs => format!("/{CGROUP_ROOT}/{path}"),
+            CgroupDriver::Cgroupfs => format!("/{root}/{path}"),
             CgroupDriver::Systemd => {
                 // A slice's name holds its path, so what is in it cannot hold the separator.
                 let parts = path.split('/').filter(|part| !part.is_empty());
                 let name: Vec<String> = parts.map(|part| part.replace('-', "_")).collect();
-                format!("{CGROUP_ROOT}-{}.slice", name.join("-"))
+                format!("{root}-{}.slice", name.join("-"))
             }
         }
     }
@@ -158,9 +164,10 @@ mod tests {
     #[test]
     fn cgroups_are_named_as_their_driver_wants_it() {
         let path = "burstable/pod12-34";
-        assert_eq!(CgroupDriver::Cgroupfs.parent(path), "/kubepods/burstable/pod12-34");
-        assert_eq!(CgroupDriver::Systemd.parent(path), "kubepods-burstable-pod12_34.slice");
-        assert_eq!(CgroupDriver::Cgroupfs.parent(""), "");
+        let named = |driver, path| CgroupNames { root: "kubepods".into(), driver }.parent(path);
+        assert_eq!(named(CgroupDriver::Cgroupfs, path), "/kubepods/burstable/pod12-34");
+        assert_eq!(named(CgroupDriver::Systemd, path), "kubepods-burstable-pod12_34.slice");
+        assert_eq!(named(CgroupDriver::Cgroupfs, ""), "");
     }
 
     #[test]

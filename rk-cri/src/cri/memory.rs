@@ -36,11 +36,6 @@ pub(super) fn pod_of(labels: &Strings) -> PodRef {
     PodRef { namespace: label(POD_NAMESPACE), name: label(POD_NAME), uid: label(POD_UID) }
 }
 
-/// The container's name that labels tell.
-pub(super) fn container_name_of(labels: &Strings) -> Option<&String> {
-    labels.get(CONTAINER_NAME)
-}
-
 /// The labels and annotations to make a sandbox with.
 pub(super) fn keep_sandbox(config: &SandboxConfig) -> (Strings, Strings) {
     let small =

@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
-    changes,
+    cgroup, changes,
     client::{Client, Failure, socket_path},
-    convert::{self, CgroupDriver, container, sandbox},
+    convert::{self, CgroupDriver, CgroupNames, container, sandbox},
     memory, streams, v1,
 };
 use crate::runtime::{
@@ -68,7 +68,7 @@ pub(super) struct Inner {
     pub(super) client: Client,
     version: String,
     handler: String,
-    cgroups: CgroupDriver,
+    cgroups: CgroupNames,
     node_netns: Option<PathBuf>,
     pub(super) events: broadcast::Sender<RuntimeEvent>,
     /// The task that follows the runtime, once somebody asked for events.
@@ -99,6 +99,7 @@ pub struct CriRuntimeBuilder {
     endpoint: String,
     handler: String,
     cgroups: Option<CgroupDriver>,
+    cgroup_root: String,
     node_netns: Option<PathBuf>,
 }
 
@@ -118,6 +119,13 @@ impl CriRuntimeBuilder {
         self
     }
 
+    /// The cgroup that holds those of all pods; `kubepods` by default, as the kubelet has it.
+    #[must_use]
+    pub fn cgroup_root(mut self, name: impl Into<String>) -> Self {
+        self.cgroup_root = name.into();
+        self
+    }
+
     /// The network namespace in which the runtime runs, if it is not this process's own: there its
     /// streaming server and the pods' addresses are reached.
     #[must_use]
@@ -134,10 +142,11 @@ impl CriRuntimeBuilder {
     pub async fn connect(self) -> Result<CriRuntime, RuntimeError> {
         let client = Client::new(socket_path(&self.endpoint)?);
         let version = version(&client).await?;
-        let cgroups = match self.cgroups {
+        let driver = match self.cgroups {
             Some(driver) => driver,
             None => cgroup_driver(&client).await?,
         };
+        let cgroups = CgroupNames { root: self.cgroup_root, driver };
         let (events, _) = broadcast::channel(EVENTS_MAX);
         Ok(CriRuntime {
             inner: Arc::new(Inner {
@@ -214,6 +223,7 @@ impl CriRuntime {
             endpoint: endpoint.into(),
             handler: String::new(),
             cgroups: None,
+            cgroup_root: "kubepods".to_owned(),
             node_netns: None,
         }
     }
@@ -338,7 +348,7 @@ impl Runtime for CriRuntime {
             make_directory(&config.log_directory).await?;
         }
         let request = v1::RunPodSandboxRequest {
-            config: Some(sandbox::to_v1(&config, self.inner.cgroups)),
+            config: Some(sandbox::to_v1(&config, &self.inner.cgroups)),
             runtime_handler: self.inner.handler.clone(),
         };
         let made = self.client().call(request, MAKE_WITHIN).await;
@@ -353,12 +363,18 @@ impl Runtime for CriRuntime {
     }
 
     async fn remove_pod_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        let made_from = self.sandbox_config(id).await;
         // CRI lets a runtime refuse to remove what still runs.
         self.stop_pod_sandbox(id).await?;
         let removed =
             self.call(v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() }).await;
         gone_is_fine(removed, |failure| failure.of("sandbox", id, "remove"))?;
         self.inner.sandboxes.lock().remove(id);
+        if let Ok(config) = made_from
+            && self.inner.cgroups.driver == CgroupDriver::Cgroupfs
+        {
+            cgroup::remove(self.inner.cgroups.parent(&config.cgroup_parent)).await;
+        }
         Ok(())
     }
 
@@ -390,7 +406,7 @@ impl Runtime for CriRuntime {
         {
             make_directory(&made_from.log_directory.join(parent)).await?;
         }
-        let mut sandbox_config = sandbox::to_v1(&made_from, self.inner.cgroups);
+        let mut sandbox_config = sandbox::to_v1(&made_from, &self.inner.cgroups);
         if let Some(context) =
             sandbox_config.linux.as_mut().and_then(|linux| linux.security_context.as_mut())
         {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     super::{memory, v1},
-    CgroupDriver, cgroup_below_root, namespaces, nanoseconds, time, unconfined,
+    CgroupNames, cgroup_below_root, namespaces, nanoseconds, time, unconfined,
 };
 use crate::runtime::{DnsConfig, PodRef, PortMapping, Resources, SandboxConfig, SandboxStatus};
 
@@ -12,7 +12,7 @@ use crate::runtime::{DnsConfig, PodRef, PortMapping, Resources, SandboxConfig, S
 const LOGS: &str = "/var/log/pods";
 
 /// What a runtime is asked to make.
-pub(in crate::cri) fn to_v1(config: &SandboxConfig, cgroups: CgroupDriver) -> v1::PodSandboxConfig {
+pub(in crate::cri) fn to_v1(config: &SandboxConfig, cgroups: &CgroupNames) -> v1::PodSandboxConfig {
     let (labels, annotations) = memory::keep_sandbox(config);
     v1::PodSandboxConfig {
         metadata: Some(metadata(&config.pod, config.attempt)),
@@ -226,10 +226,14 @@ mod tests {
         }
     }
 
+    fn names() -> CgroupNames {
+        CgroupNames { root: "kubepods".into(), driver: Default::default() }
+    }
+
     #[test]
     fn what_is_asked_for_arrives() {
         let made = config();
-        let mut arrived = from_v1(to_v1(&made, CgroupDriver::Cgroupfs));
+        let mut arrived = from_v1(to_v1(&made, &names()));
         assert_eq!(arrived.cgroup_parent, "kubepods/burstable/podu");
         arrived.cgroup_parent = made.cgroup_parent.clone();
         assert_eq!(arrived.labels["app"], "web");
@@ -241,7 +245,7 @@ mod tests {
     #[test]
     fn a_status_tells_what_it_was_made_from() {
         let made = config();
-        let asked = to_v1(&made, CgroupDriver::Cgroupfs);
+        let asked = to_v1(&made, &names());
         let status = SandboxStatus {
             id: "s1".into(),
             config: from_v1(asked),
