@@ -29,7 +29,7 @@ use rk_cri::{
 };
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
-pub const IMAGE: &str = "docker.io/library/busybox:latest";
+pub const IMAGE: &str = "docker.io/library/busybox:1";
 const PAUSE: &str = "rk.test/pause:1";
 const CNI_PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
