@@ -29,6 +29,9 @@ openssl:openssl
 curl:curl
 etcd:etcd-server
 etcdctl:etcd-client
+docker-registry:docker-registry
+skopeo:skopeo
+setpriv:util-linux
 /usr/lib/python3/dist-packages/kubernetes/__init__.py:python3-kubernetes
 '
 

@@ -25,6 +25,7 @@ use self::worker::Core;
 pub use self::{
     connector::Kubelets,
     fleet::Fleet,
+    images::gc::ImageGc,
     kubelet_api::{KubeletApi, KubeletBody},
     spec::ClusterDns,
 };
@@ -42,6 +43,7 @@ mod env;
 mod fleet;
 mod handler;
 mod heartbeat;
+mod images;
 mod kubelet_api;
 mod node;
 mod observed;
@@ -75,6 +77,8 @@ pub(crate) struct Config {
     identity: node::Identity,
     /// The node's CPU in millicores and memory in bytes.
     allocatable: (i64, i64),
+    image_pulls_at_once: Option<usize>,
+    image_gc: ImageGc,
 }
 
 /// Options of an [`Agent`].
@@ -101,6 +105,8 @@ pub struct AgentBuilder {
     status_period: Duration,
     renewed_with: Option<String>,
     kubelet_port: u16,
+    image_pulls_at_once: Option<usize>,
+    image_gc: ImageGc,
 }
 
 impl AgentBuilder {
@@ -201,6 +207,20 @@ impl AgentBuilder {
         self
     }
 
+    /// How many images are fetched at the same time, the kubelet's `maxParallelImagePulls`; by
+    /// default any number. One after the other, as the kubelet has it unless told otherwise, lets a
+    /// single large image hold up every Pod of the node.
+    pub fn image_pulls_at_once(mut self, pulls: usize) -> Self {
+        self.image_pulls_at_once = Some(pulls);
+        self
+    }
+
+    /// When unused images are removed. Simulated nodes have no disk, and keep theirs.
+    pub fn image_gc(mut self, policy: ImageGc) -> Self {
+        self.image_gc = policy;
+        self
+    }
+
     /// The port that the node's status names for the kubelet's API; by default 10250.
     pub fn kubelet_port(mut self, port: u16) -> Self {
         self.kubelet_port = port;
@@ -294,6 +314,8 @@ impl AgentBuilder {
             renewed_with: self.renewed_with,
             identity,
             allocatable,
+            image_pulls_at_once: self.image_pulls_at_once,
+            image_gc: self.image_gc,
         };
         let recorder = self.record_events.then(|| {
             let recorder =
@@ -342,6 +364,8 @@ impl Agent {
             status_period: Duration::from_secs(300),
             renewed_with: None,
             kubelet_port: 10250,
+            image_pulls_at_once: None,
+            image_gc: ImageGc::default(),
         }
     }
 
@@ -381,7 +405,10 @@ impl Agent {
                 }
             }
         };
-        shutdown.run_until_cancelled(work).await;
+        let all = async {
+            tokio::join!(biased; work, core.collect_images());
+        };
+        shutdown.run_until_cancelled(all).await;
         drop(stopped);
     }
 }

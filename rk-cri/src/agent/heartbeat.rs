@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
-    api::{coordination::v1::Lease, core::v1::Node},
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Node, ObjectReference},
+    },
     jiff::Timestamp,
 };
 use kube::{
@@ -96,14 +99,18 @@ impl Core {
     }
 
     fn node_event(&self, reason: &str, message: &str) {
-        let about = k8s_openapi::api::core::v1::ObjectReference {
+        self.event(&self.node_ref(), EventType::Normal, reason, message);
+    }
+
+    /// The node, as events are about it.
+    pub(super) fn node_ref(&self) -> ObjectReference {
+        ObjectReference {
             kind: Some("Node".into()),
             name: Some(self.config.name.clone()),
             // The kubelet names its node by name here, as it may not know the UID yet.
             uid: Some(self.config.name.clone()),
             ..Default::default()
-        };
-        self.event(&about, EventType::Normal, reason, message);
+        }
     }
 
     async fn try_register(&self) -> kube::Result<()> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Config,
     heartbeat::{Alarms, Heartbeat},
+    images::Pulls,
     spec::pod_ref,
     sync::Memory,
 };
@@ -46,6 +47,7 @@ pub(crate) struct Core {
     pub(super) services: Option<Informer<Service>>,
     pub(super) heartbeat: tokio::sync::Mutex<Heartbeat>,
     pub(super) alarms: Mutex<Alarms>,
+    pub(super) pulls: Pulls,
     /// Ends all work on pods; what runs keeps running.
     pub(super) stopped: CancellationToken,
     slots: Mutex<Slots>,
@@ -102,6 +104,7 @@ impl Core {
     ) -> Arc<Self> {
         let version = runtime.version();
         let scheme = version.split("://").next().unwrap_or_default().to_string();
+        let pulls = Pulls::new(config.image_pulls_at_once);
         Arc::new_cyclic(|this| Core {
             this: this.clone(),
             config,
@@ -114,6 +117,7 @@ impl Core {
             services,
             heartbeat: Default::default(),
             alarms: Mutex::default(),
+            pulls,
             stopped: CancellationToken::new(),
             slots: Mutex::new(Slots { next: HEARTBEAT + 1, ..Slots::default() }),
         })
