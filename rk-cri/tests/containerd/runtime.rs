@@ -152,8 +152,7 @@ pub async fn sessions_have_a_terminal_and_attach_carries_input(lab: &mut Lab) {
     let id = lab.start(&sandbox, container).await;
 
     // The size comes on a stream of its own, at some time.
-    let script =
-        "until [ \"$(stty size 2>/dev/null)\" = '30 100' ]; do sleep 0.05; done; read go; echo $go; exit 5";
+    let script = "until [ \"$(stty size 2>/dev/null)\" = '30 100' ]; do sleep 0.05; done; read go; echo $go; exit 5";
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let request = ExecRequest { command, stdin: true, tty: true };
     let mut session = lab.runtime().exec(&id, request).await.unwrap();
