@@ -59,6 +59,8 @@ mod sync;
 mod volumes;
 mod worker;
 
+pub(crate) use kubelet_api::{Refusal, port_forward, session, spdy, text};
+
 /// What an agent is told, in the form that its parts use.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {

@@ -45,6 +45,9 @@ pub struct SandboxConfig {
     pub host_ipc: bool,
     /// All containers share one process namespace.
     pub share_process_namespace: bool,
+    /// Some container of it may do everything: runtimes that CRI describes want to know beforehand.
+    #[serde(default)]
+    pub privileged: bool,
     /// Kernel parameters, set inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
     /// Cgroup path of the pod, below the runtime's root, for example `burstable/pod1234`.

@@ -19,11 +19,11 @@ use super::{observed::Observed, worker::Core};
 use crate::runtime::{ContainerState, ContainerStatus};
 
 mod log_stream;
-mod port_forward;
+pub(crate) mod port_forward;
 mod query;
 mod resource_metrics;
-mod session;
-mod spdy;
+pub(crate) mod session;
+pub(crate) mod spdy;
 mod websocket;
 
 /// The body of an answer.
@@ -57,9 +57,9 @@ impl std::fmt::Debug for KubeletApi {
 }
 
 /// An answer that is not what was asked for: a code and a line of text.
-type Refusal = (StatusCode, String);
+pub(crate) type Refusal = (StatusCode, String);
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<KubeletBody> {
+pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<KubeletBody> {
     let mut response = Response::new(Full::new(text.into()).boxed_unsync());
     *response.status_mut() = status;
     let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
