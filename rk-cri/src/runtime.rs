@@ -400,6 +400,13 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         Ok(LogSource::File(self.container_status(id).await?.log_path))
     }
 
+    /// Has a running container write its log to a new file of its name, since the old one was moved
+    /// away. Once this returns, nothing more is written to the old one. Needed of runtimes whose logs
+    /// are files.
+    async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to open the log of {id} anew")))
+    }
+
     /// What the running containers have used. By default nothing is known of any.
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         Ok(Vec::new())

@@ -117,7 +117,7 @@ fn the_restart_policy_decides_what_is_started_again() {
 #[test]
 fn a_restart_waits_for_its_pause() {
     let mut back_off = BackOff::default();
-    back_off.tried(at(0), at(0));
+    back_off.tried(at(0), at(0), super::super::backoff::LONGEST);
     let memory = Fake { back_off, ..NOTHING };
     let observed = in_sandbox(vec![
         container("a", 1, Some(1)),

@@ -19,10 +19,12 @@ use kube::{Api, api::PostParams};
 use rk_api::{client::EventType, clock, volumes::claim_of};
 
 use super::{
+    backoff::LONGEST,
     claims, env,
     handler::{self, Action, Place, Verdict, describe},
     observed::Observed,
     spec::{container_config, hosts_file, image_with_tag, pod_ref, pull_policy},
+    static_pods::is_static,
     status::Waiting,
     stop::STOP_LEAST,
     sync::Memory,
@@ -126,11 +128,16 @@ impl Core {
             &format!("Created container: {}", container.name),
         );
         let now = clock::now();
+        let longest = self.config.settings.longest_back_off;
         if let Some(failed_at) = latest
             .filter(|latest| latest.state == ContainerState::Exited)
             .and_then(|l| l.finished_at)
         {
-            memory.back_offs.entry(container.name.clone()).or_default().tried(failed_at, now);
+            memory
+                .back_offs
+                .entry(container.name.clone())
+                .or_default()
+                .tried(failed_at, now, longest);
         }
         if let Err(error) = self.runtime.start_container(&id).await {
             let why = describe(&error);
@@ -142,7 +149,7 @@ impl Core {
                 None
             } else {
                 let back_off = memory.back_offs.entry(container.name.clone()).or_default();
-                back_off.tried(now, now);
+                back_off.tried(now, now, longest);
                 Some(back_off.pause())
             };
             return Err(refused("RunContainerError", why, pause));
@@ -256,7 +263,7 @@ impl Core {
             warn("Failed", &format!("Failed to pull image {named:?}: {why}"));
             warn("Failed", "Error: ErrImagePull");
             let now = clock::now();
-            back_off.tried(now, now);
+            back_off.tried(now, now, LONGEST);
             return Err(refused("ErrImagePull", why, Some(PULL_ERROR_SHOWN)));
         }
         let took = begun.elapsed().as_millis();
@@ -286,7 +293,10 @@ impl Core {
         let links = pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
         let mut services: Vec<Arc<Service>> = Vec::new();
         if let Some(informer) = &self.services {
-            informer.synced().await;
+            // One that is to run without an API server does not wait for it.
+            if !is_static(pod) {
+                informer.synced().await;
+            }
             services.extend(informer.get("default", "kubernetes"));
             if links {
                 services.extend(informer.list_in(namespace).into_iter().filter(|service| {

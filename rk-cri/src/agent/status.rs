@@ -36,6 +36,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) ended: Option<&'a (String, String)>,
     /// Nothing of the pod runs or will run.
     pub(crate) terminal: bool,
+    /// It was ended by its node, which needed its place.
+    pub(crate) disrupted: bool,
     /// The node's addresses, the primary one first.
     pub(crate) host_ips: &'a [IpAddr],
     /// The scheme of container ids, for example `rk`.
@@ -379,6 +381,20 @@ fn conditions(
             }
             None => kept.push(condition),
         }
+    }
+    if let (Some((_, message)), true) = (inputs.ended, inputs.disrupted)
+        && !kept.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+    {
+        kept.retain(|condition| condition.type_ != "DisruptionTarget");
+        kept.push(PodCondition {
+            type_: "DisruptionTarget".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(message.clone()),
+            last_transition_time: Some(seconds(inputs.now)),
+            observed_generation: pod.metadata.generation,
+            ..Default::default()
+        });
     }
     status.conditions = Some(kept);
 }
