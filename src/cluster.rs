@@ -324,9 +324,8 @@ impl ClusterBuilder {
 
     /// Makes the cluster's history a function of `seed` and of what is done with it: time begins at
     /// [`simulation::EPOCH`](crate::simulation::EPOCH) and passes only while everything waits, and
-    /// all chance (UIDs, names, addresses, jitter, ties) comes from the seed. Two histories of
-    /// one seed may still differ in the order of writes of the same instant: whom tokio's `watch`
-    /// channels wake first is chance that no seed reaches.
+    /// all chance (UIDs, names, addresses, jitter, ties) comes from the seed. The same program with
+    /// the same seed writes the same bytes in the same order.
     ///
     /// It needs a current-thread runtime whose clock was paused when it was made, as
     /// [`simulation::block_on`](crate::simulation::block_on) and

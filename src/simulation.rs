@@ -3,7 +3,7 @@
 //! [`block_on`] runs a future on one thread, on a clock that stands still while there is something
 //! to do and jumps when there is not, with all chance from a seed. A cluster that is started in it
 //! with [`ClusterBuilder::virtual_time`](crate::ClusterBuilder::virtual_time) lives a day in about
-//! the time that its work takes:
+//! the time that its work takes, and lives the same day again for the same seed:
 //!
 //! ```
 //! use std::time::Duration;

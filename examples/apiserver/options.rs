@@ -399,13 +399,10 @@ fn versions(given: &Given) -> Result<Versions, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flags::{Command, parse};
+    use crate::program::options_of;
 
     fn read(arguments: &str) -> Result<Options, String> {
-        match parse(arguments.split_whitespace().map(ToOwned::to_owned))? {
-            Command::Start(given) => Options::read(&given),
-            other => panic!("{other:?}"),
-        }
+        options_of(arguments, Options::read)
     }
 
     #[track_caller]

@@ -8,7 +8,7 @@
 //! A history follows from its seed: deployments are rolled out and scaled, jobs run, nodes fail and
 //! are drained; with `--faults` requests are lost, components crash, clocks go wrong and the store
 //! fills up as well. After every change invariants are checked; at the end the cluster has to come
-//! to rest. The digest is that of everything that was written, in its order.
+//! to rest. The same arguments print the same digest of everything that was written.
 
 mod options;
 mod print;

@@ -8,7 +8,8 @@ use std::{
 use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 mod metadata;
 mod reflector;
@@ -52,7 +53,7 @@ type Selected = (TypeId, Option<String>, Option<String>);
 #[derive(Default)]
 struct Made {
     informers: BTreeMap<Selected, Weak<dyn Any + Send + Sync>>,
-    synced: Vec<watch::Receiver<bool>>,
+    synced: Vec<CancellationToken>,
 }
 
 impl Debug for Informers {
@@ -92,14 +93,14 @@ impl Informers {
 
         let shared = Arc::new(Shared::<K> {
             store: RwLock::new(Store::new()),
-            synced: watch::Sender::new(false),
+            synced: CancellationToken::new(),
         });
         let source = reflector::Source::new::<K>(self.client(), self.0.in_process, label, field);
         let task = tokio::spawn(reflector::run(source, shared.clone()));
         let handle = Arc::new(Handle { shared, task: task.abort_handle() });
 
-        made.synced.retain(|synced| synced.has_changed().is_ok());
-        made.synced.push(handle.shared.synced.subscribe());
+        made.synced.retain(|synced| !synced.is_cancelled());
+        made.synced.push(handle.shared.synced.clone());
         let weak: Weak<dyn Any + Send + Sync> = Arc::<Handle<K>>::downgrade(&handle);
         made.informers.retain(|_, informer| informer.strong_count() > 0);
         made.informers.insert(key, weak);
@@ -108,12 +109,8 @@ impl Informers {
 
     /// Waits until every informer made so far, and still in use, has listed once.
     pub async fn synced(&self) {
-        let receivers = self.0.made.lock().synced.clone();
-        join_all(receivers.into_iter().map(|mut receiver| async move {
-            // An error means that the informer ended: nobody needs it synced.
-            let _ = receiver.wait_for(|synced| *synced).await;
-        }))
-        .await;
+        let synced = self.0.made.lock().synced.clone();
+        join_all(synced.iter().map(CancellationToken::cancelled)).await;
     }
 
     /// The client that the informers use.
@@ -138,13 +135,15 @@ struct Handle<K: Watchable> {
 /// What the background task and the handles share.
 struct Shared<K> {
     store: RwLock<Store<K>>,
-    synced: watch::Sender<bool>,
+    /// Cancelled with the first list, or with the informer: nobody needs that synced. It wakes
+    /// those who wait in their order, where a `watch` channel leaves that to chance.
+    synced: CancellationToken,
 }
 
 impl<K: Watchable> reflector::Sink<K> for Shared<K> {
     fn replace(&self, items: Vec<K>) {
         self.store.write().replace(items);
-        self.synced.send_replace(true);
+        self.synced.cancel();
     }
 
     fn put(&self, object: K) {
@@ -159,6 +158,7 @@ impl<K: Watchable> reflector::Sink<K> for Shared<K> {
 impl<K: Watchable> Drop for Handle<K> {
     fn drop(&mut self) {
         self.task.abort();
+        self.shared.synced.cancel();
     }
 }
 
@@ -224,14 +224,12 @@ impl<K: Watchable> Informer<K> {
 
     /// Waits until the first list is in.
     pub async fn synced(&self) {
-        let mut receiver = self.0.shared.synced.subscribe();
-        // The sender lives as long as this handle.
-        let _ = receiver.wait_for(|synced| *synced).await;
+        self.0.shared.synced.cancelled().await;
     }
 
     /// Whether the first list is in.
     pub fn has_synced(&self) -> bool {
-        *self.0.shared.synced.borrow()
+        self.0.shared.synced.is_cancelled()
     }
 }
 
