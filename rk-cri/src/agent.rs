@@ -44,6 +44,8 @@ use crate::{
 
 mod admission;
 mod backoff;
+#[cfg(feature = "server")]
+pub mod certificates;
 mod claims;
 pub mod configuration;
 mod connector;

@@ -28,6 +28,7 @@ mod lifecycle;
 mod managers;
 mod masters;
 mod network;
+mod nodes;
 mod openapi;
 mod pods;
 mod probes;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         managers::all(),
         masters::all(),
         network::all(),
+        nodes::all(),
         openapi::all(),
         pods::all(),
         probes::all(),

@@ -111,9 +111,19 @@ fn rotated(log: &Path) -> io::Result<Vec<PathBuf>> {
             found.push(path);
         }
     }
-    // Their names are times.
-    found.sort();
+    found.sort_by_key(|path| age(path, &beginning));
     Ok(found)
+}
+
+/// By its name, which is a time, and a number where there was one of that time.
+fn age(path: &Path, beginning: &OsStr) -> (String, u32) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_prefix(&*beginning.to_string_lossy()).unwrap_or_default();
+    let name = name.strip_suffix(&format!(".{COMPRESSED}")).unwrap_or(name);
+    // YYYYMMDD-HHMMSS
+    let (time, rest) = name.split_at_checked(15).unwrap_or((name, ""));
+    let number = rest.strip_prefix('-').and_then(|number| number.parse().ok());
+    (time.to_owned(), number.unwrap_or(0))
 }
 
 fn compress(file: &Path) -> io::Result<()> {

@@ -86,6 +86,10 @@ pub(crate) fn parse(text: &str, file: &Path, node: &str) -> Result<Pod, String> 
     kind.strategy.default(&mut *decoded);
     let pod = decoded.as_any_mut().downcast_mut::<Pod>().ok_or("it is no Pod")?;
     complete(pod, text, file, node);
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    if let Some(wrong) = kind.strategy.validate_name(&name, false).first() {
+        return Err(format!("invalid pod: metadata.name: Invalid value: {name:?}: {wrong}"));
+    }
     let wrong = kind.strategy.validate(&*decoded);
     if let Some(first) = wrong.into_iter().next() {
         return Err(format!("invalid pod: {first}"));
