@@ -176,13 +176,8 @@ impl NodeCertificate {
             match self.request(client).await {
                 Ok(identity) => return identity,
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(
-                        node = self.node,
-                        error,
-                        "no certificate yet: {}",
-                        self.prefix()
-                    );
+                    let (error, what) = (in_words(&error), self.prefix());
+                    tracing::warn!(node = self.node, error, "no certificate {what} yet");
                     sleep(rng::jitter(pause, 0.1)).await;
                     pause = (pause * 2).min(PAUSES.1);
                 }
@@ -207,6 +202,17 @@ impl NodeCertificate {
         std::fs::rename(&link, self.path()).map_err(disk(&link))?;
         Ok(())
     }
+}
+
+/// What went wrong, and why.
+fn in_words(error: &CertificateError) -> String {
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        words.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    words
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
