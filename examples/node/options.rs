@@ -11,7 +11,7 @@ use rk::{
 };
 
 use crate::{
-    files::{File, file, read},
+    files::{File, file, pair, read},
     flags::Given,
 };
 
@@ -140,13 +140,9 @@ fn overrule(given: &Given, configuration: &mut KubeletConfiguration) -> Result<(
         }
         Some(other) => return Err(format!("--authorization-mode={other} is unknown")),
     }
-    match (given.text("tls-cert-file"), given.text("tls-private-key-file")) {
-        (None, None) => {}
-        (Some(certificate), Some(key)) => {
-            certificate.clone_into(&mut configuration.tls_cert_file);
-            key.clone_into(&mut configuration.tls_private_key_file);
-        }
-        _ => return Err("--tls-cert-file and --tls-private-key-file go together".to_owned()),
+    if let Some(pair) = pair(given, "tls-cert-file", "tls-private-key-file")? {
+        configuration.tls_cert_file = pair.certificate.path.display().to_string();
+        configuration.tls_private_key_file = pair.key.path.display().to_string();
     }
     if let Some(time) = given.time("node-status-update-frequency") {
         configuration.node_status_update_frequency = GoDuration(time);

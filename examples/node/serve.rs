@@ -18,7 +18,11 @@ use rk::{
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{connect::Connection, options::Options};
+use crate::{
+    connect::Connection,
+    files::{File, Pair, read_pair},
+    options::Options,
+};
 
 /// Begins to listen, so that a port in use or a wrong file ends the start.
 pub(crate) async fn listen(
@@ -82,13 +86,11 @@ fn certificate(
             .map_err(|error| format!("tlsCertFile: {error}"))
     };
     if !configuration.tls_cert_file.is_empty() {
-        let read = |field: &str, file: &String| {
-            std::fs::read_to_string(file).map_err(|error| format!("{field}: {file}: {error}"))
-        };
-        return use_it(&Identity {
-            certificate_pem: read("tlsCertFile", &configuration.tls_cert_file)?,
-            key_pem: read("tlsPrivateKeyFile", &configuration.tls_private_key_file)?,
-        });
+        let file = |flag, path: &String| File { flag, path: path.into() };
+        return use_it(&read_pair(&Pair {
+            certificate: file("tls-cert-file", &configuration.tls_cert_file),
+            key: file("tls-private-key-file", &configuration.tls_private_key_file),
+        })?);
     }
     let purpose =
         Purpose::Serving { names: vec![options.node.clone()], addresses: options.node_ips.clone() };

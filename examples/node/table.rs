@@ -2,15 +2,14 @@
 //! configuration file has made superfluous and that are still in use.
 
 use crate::flags::{
-    Does::{self, Nothing, Something},
-    Flag,
-    Takes::{Bool, Duration, List, Number, Text},
+    Does::{self, Nothing, Refused, Something},
+    Flag, TUNED,
+    Takes::{Bool, Duration, Each, List, Number, Text},
     flag,
 };
 
 const GONE: Does = Nothing("the kubelet has it no more");
 const RUNTIMES: Does = Nothing("it is the runtime's");
-const TUNED: Does = Nothing("what it tunes is not there or tunes itself");
 
 /// What the help begins with.
 pub(crate) const USAGE: &str = "A node: the kubelet's flags and configuration, for any API server.\n\n\
@@ -104,7 +103,7 @@ const RUNTIME: &[Flag] = &[
         Text,
         Something("The socket of a runtime that serves CRI v1: unix:///path."),
     ),
-    flag("load-image", List, Something("OCI layouts and archives that the native runtime loads.")),
+    flag("load-image", Each, Something("OCI layouts and archives that the native runtime loads.")),
     flag("container-runtime", Text, GONE),
     flag("image-service-endpoint", Text, RUNTIMES),
     flag("network-plugin", Text, GONE),
@@ -162,6 +161,7 @@ const OTHERS: &[Flag] = &[
     flag("image-credential-provider-bin-dir", Text, TUNED),
     flag("image-credential-provider-config", Text, TUNED),
     flag("node-status-max-images", Number, TUNED),
+    flag("runonce", Bool, Refused("it runs until it is told to stop")),
     flag("seccomp-default", Bool, TUNED),
     flag("volume-plugin-dir", Text, TUNED),
 ];
