@@ -32,7 +32,7 @@ use self::{
 };
 pub use self::{
     connector::Kubelets,
-    fleet::Fleet,
+    fleet::{Fleet, FleetHandle},
     kubelet_api::{KubeletApi, KubeletBody},
     shutdown::NodeShutdown,
     spec::ClusterDns,
