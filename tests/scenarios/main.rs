@@ -16,6 +16,7 @@ mod apply;
 mod autoscaling;
 mod cluster;
 mod conformance;
+mod containers;
 mod controllers;
 mod custom_resources;
 mod encodings;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         autoscaling::all(),
         cluster::all(),
         conformance::all(),
+        containers::all(),
         controllers::all(),
         custom_resources::all(),
         encodings::all(),

@@ -3,7 +3,7 @@
 //! the oldest are removed. Names are the kubelet's.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -62,6 +62,7 @@ impl Core {
 /// Moves a log away, after those that were moved before; returns where it is.
 fn make_room(log: &Path, files_max: u32) -> io::Result<PathBuf> {
     let mut rotated = rotated(log)?;
+    let newest = rotated.last().map(|file| age(file, &beginning(log)));
     // This one and the new one are beside them.
     let keep = usize::try_from(files_max.saturating_sub(2)).unwrap_or(usize::MAX);
     let excess = rotated.len().saturating_sub(keep);
@@ -72,14 +73,13 @@ fn make_room(log: &Path, files_max: u32) -> io::Result<PathBuf> {
         compress(file)?;
     }
     let time = clock::now().strftime("%Y%m%d-%H%M%S").to_string();
-    // Two in one second must not replace each other.
-    let free = (0..).map(|number| match number {
-        0 => with_suffix(log, &time),
-        number => with_suffix(log, &format!("{time}-{number}")),
-    });
-    let taken = |path: &PathBuf| path.exists() || with_suffix(path, COMPRESSED).exists();
-    let target =
-        free.into_iter().find(|path| !taken(path)).unwrap_or_else(|| with_suffix(log, &time));
+    // Two in one second must neither replace each other nor change places.
+    let target = match newest {
+        Some((newest, number)) if newest == time => {
+            with_suffix(log, &format!("{time}-{}", number + 1))
+        }
+        _ => with_suffix(log, &time),
+    };
     std::fs::rename(log, &target)?;
     Ok(target)
 }
@@ -93,11 +93,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// What was moved away of a log, the oldest first. What a crash left half done is removed.
 fn rotated(log: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(directory), Some(name)) = (log.parent(), log.file_name()) else {
-        return Ok(Vec::new());
-    };
-    let mut beginning = name.to_owned();
-    beginning.push(".");
+    let Some(directory) = log.parent() else { return Ok(Vec::new()) };
+    let beginning = beginning(log);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -113,6 +110,13 @@ fn rotated(log: &Path) -> io::Result<Vec<PathBuf>> {
     }
     found.sort_by_key(|path| age(path, &beginning));
     Ok(found)
+}
+
+/// What the names begin with of what was moved away.
+fn beginning(log: &Path) -> OsString {
+    let mut beginning = log.file_name().unwrap_or_default().to_owned();
+    beginning.push(".");
+    beginning
 }
 
 /// By its name, which is a time, and a number where there was one of that time.

@@ -224,3 +224,20 @@ fn an_ephemeral_container_is_started_once() {
     let ended = [both, vec![container("debugger", 0, Some(1))]].concat();
     check(&pod, in_sandbox(ended), Plan::default());
 }
+
+#[test]
+fn a_container_may_have_a_policy_and_rules_of_its_own() {
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let pod = pod(
+        "Always",
+        json!([]),
+        json!([
+            {"name": "a", "image": "i", "restartPolicy": "Never", "restartPolicyRules": rules},
+            {"name": "b", "image": "i", "restartPolicy": "OnFailure"}]),
+    );
+    let spec = pod.spec.unwrap();
+    let comes_back =
+        |at: usize, code: i32| restarts_after(&spec.containers[at], "Always", Some(code));
+    assert_eq!([0, 1, 42].map(|code| comes_back(0, code)), [false, false, true]);
+    assert_eq!([0, 1, 42].map(|code| comes_back(1, code)), [false, true, true]);
+}

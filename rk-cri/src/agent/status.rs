@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     observed::Observed,
-    plan::{Remembered, as_container, initialized, is_sidecar, restart_policy},
+    plan::{Remembered, as_container, initialized, is_sidecar, restart_policy, restarts_after},
 };
 use crate::runtime::{ContainerState, ContainerStatus};
 
@@ -258,7 +258,7 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
     let find = |list: &'_ Option<Vec<ApiContainerStatus>>, name: &str| {
         list.iter().flatten().find(|status| status.name == name).cloned()
     };
-    let (mut init_pending, mut init_failed) = (0, 0);
+    let (mut init_pending, mut init_failed, mut init_over) = (0, 0, false);
     for container in spec.init_containers.iter().flatten() {
         let found = find(&status.init_container_statuses, &container.name);
         let state = found.as_ref().and_then(|status| status.state.as_ref());
@@ -270,11 +270,15 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
         }
         match exit_code(state).or_else(|| exit_code(last)) {
             Some(0) if exit_code(state).is_some() => {}
-            Some(code) if code != 0 => init_failed += 1,
+            Some(code) if code != 0 => {
+                init_failed += 1;
+                init_over |= !restarts_after(container, policy, Some(code));
+            }
             _ => init_pending += 1,
         }
     }
     let (mut unknown, mut running, mut waiting, mut stopped, mut failed) = (0, 0, 0, 0, 0);
+    let mut comes_back = false;
     for container in &spec.containers {
         let found = find(&status.container_statuses, &container.name);
         let state = found.as_ref().and_then(|status| status.state.as_ref());
@@ -284,18 +288,20 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
             Some(state) if state.terminated.is_some() => {
                 stopped += 1;
                 failed += i32::from(exit_code(Some(state)) != Some(0));
+                comes_back |= restarts_after(container, policy, exit_code(Some(state)));
             }
             Some(state) if state.waiting.is_some() => match exit_code(last) {
-                Some(_) => {
+                Some(code) => {
                     stopped += 1;
                     failed += 1;
+                    comes_back |= restarts_after(container, policy, Some(code));
                 }
                 None => waiting += 1,
             },
             _ => unknown += 1,
         }
     }
-    if init_failed > 0 && policy == "Never" {
+    if init_over {
         return "Failed";
     }
     if terminal && running == 0 {
@@ -309,11 +315,10 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
         return "Running";
     }
     if running == 0 && stopped > 0 && unknown == 0 {
-        return match policy {
-            "Always" => "Running",
-            _ if failed == 0 => "Succeeded",
-            "Never" => "Failed",
-            _ => "Running",
+        return match (comes_back, failed) {
+            (true, _) => "Running",
+            (false, 0) => "Succeeded",
+            (false, _) => "Failed",
         };
     }
     "Pending"

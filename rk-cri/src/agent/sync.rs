@@ -26,7 +26,7 @@ use super::{
     observed::Observed,
     plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
-    spec::{NodeFacts, full_name, sandbox_config},
+    spec::{NodeFacts, full_name, sandbox_config, wrong_hostname},
     static_pods::is_static,
     status::{Waiting, is_terminal},
     stop::grace_after,
@@ -350,6 +350,12 @@ impl Core {
             node_dns: &self.config.node_dns,
         };
         let config = sandbox_config(pod, attempt, &facts);
+        if let Some(why) = wrong_hostname(&config.hostname) {
+            let message = format!("Failed to create pod sandbox: {why}");
+            let about = self.pod_reference(pod);
+            self.event(&about, EventType::Warning, "FailedCreatePodSandBox", &message);
+            return failed(memory);
+        }
         if !self.runtime.simulated() {
             // The runtime may want to put files there.
             let directory = config.log_directory.clone();
