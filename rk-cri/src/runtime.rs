@@ -166,6 +166,9 @@ pub struct Security {
     pub run_as_group: Option<i64>,
     /// Further groups.
     pub supplemental_groups: Vec<i64>,
+    /// Only those groups, and not the ones that the image's accounts name besides (KEP-3619).
+    #[serde(default)]
+    pub strict_groups: bool,
     /// The root file system refuses writes.
     pub read_only_root: bool,
     /// All capabilities and devices.
@@ -452,6 +455,13 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Where its log is.
     async fn container_log(&self, id: &str) -> Result<LogSource, RuntimeError> {
         Ok(LogSource::File(self.container_status(id).await?.log_path))
+    }
+
+    /// Has a running container write its log to a new file of its name, since the old one was moved
+    /// away. Once this returns, nothing more is written to the old one. Needed of runtimes whose logs
+    /// are files.
+    async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to open the log of {id} anew")))
     }
 
     /// What the running containers have used. By default nothing is known of any.
