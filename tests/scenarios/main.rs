@@ -16,6 +16,7 @@ mod apply;
 mod autoscaling;
 mod cluster;
 mod conformance;
+mod containers;
 mod controllers;
 mod custom_resources;
 mod encodings;
@@ -28,11 +29,13 @@ mod lifecycle;
 mod managers;
 mod masters;
 mod network;
+mod nodes;
 mod openapi;
 mod pods;
 mod probes;
 mod programs;
 mod rbac;
+mod registries;
 mod sets;
 mod stand_ins;
 mod streams;
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         autoscaling::all(),
         cluster::all(),
         conformance::all(),
+        containers::all(),
         controllers::all(),
         custom_resources::all(),
         encodings::all(),
@@ -74,10 +78,12 @@ fn main() -> ExitCode {
         managers::all(),
         masters::all(),
         network::all(),
+        nodes::all(),
         openapi::all(),
         pods::all(),
         probes::all(),
         rbac::all(),
+        registries::all(),
         sets::all(),
         versions::all(),
         volumes::all(),
@@ -158,7 +164,7 @@ fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Tria
         let required = std::env::var("RK_REQUIRE").is_ok_and(|value| value == "all");
         let kind = match scenario.needs {
             Needs::Sim => "sim",
-            Needs::Real => "real",
+            Needs::Real | Needs::Registry => "real",
             Needs::Program => "program",
             Needs::Etcd => "etcd",
         };

@@ -22,30 +22,33 @@ use super::{
     claims, env,
     handler::{self, Action, Place, Verdict, describe},
     observed::Observed,
-    spec::{container_config, hosts_file, image_with_tag, pod_ref, pull_policy},
+    spec::{check_non_root, container_config, hosts_file, hosts_file_of_node, pod_ref},
+    static_pods::is_static,
     status::Waiting,
     stop::STOP_LEAST,
     sync::Memory,
     volumes,
     worker::Core,
 };
-use crate::runtime::{ContainerState, ContainerStatus, Mount, RuntimeError};
+use crate::runtime::{ContainerState, ContainerStatus, Mount};
 
 /// After a mistake in a container's settings, until it is looked at again.
-const CONFIG_RETRY: Duration = Duration::from_secs(5);
-/// An image that could not be pulled is shown as such this long, before it is shown as waiting.
-const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
+pub(super) const CONFIG_RETRY: Duration = Duration::from_secs(5);
 /// How many containers of a name are kept: the newest and the one before.
 const KEPT: usize = 2;
 
 /// Why a container was not started.
-struct Refused {
+pub(super) struct Refused {
     waiting: Waiting,
     /// Until it is tried again; `None` leaves that to the back-off of its restarts.
     pause: Option<Duration>,
 }
 
-fn refused(reason: &str, message: impl Into<String>, pause: Option<Duration>) -> Refused {
+pub(super) fn refused(
+    reason: &str,
+    message: impl Into<String>,
+    pause: Option<Duration>,
+) -> Refused {
     Refused { waiting: Waiting { reason: reason.into(), message: Some(message.into()) }, pause }
 }
 
@@ -102,6 +105,11 @@ impl Core {
             refused(reason, why, Some(CONFIG_RETRY))
         };
         let config_error = |why: String| fail("CreateContainerConfigError", why);
+        if !self.runtime.simulated() {
+            let known = self.runtime.image_status(&image).await.ok().flatten();
+            let user = known.map(|image| image.user).unwrap_or_default();
+            check_non_root(pod, container, &user).map_err(config_error)?;
+        }
         let attempt = self.next_attempt(pod, container, latest);
         let env = self.environment(pod, container, &sandbox.ips).await.map_err(config_error)?;
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
@@ -126,11 +134,16 @@ impl Core {
             &format!("Created container: {}", container.name),
         );
         let now = clock::now();
+        let longest = self.config.settings.longest_back_off;
         if let Some(failed_at) = latest
             .filter(|latest| latest.state == ContainerState::Exited)
             .and_then(|l| l.finished_at)
         {
-            memory.back_offs.entry(container.name.clone()).or_default().tried(failed_at, now);
+            memory
+                .back_offs
+                .entry(container.name.clone())
+                .or_default()
+                .tried(failed_at, now, longest);
         }
         if let Err(error) = self.runtime.start_container(&id).await {
             let why = describe(&error);
@@ -142,7 +155,7 @@ impl Core {
                 None
             } else {
                 let back_off = memory.back_offs.entry(container.name.clone()).or_default();
-                back_off.tried(now, now);
+                back_off.tried(now, now, longest);
                 Some(back_off.pause())
             };
             return Err(refused("RunContainerError", why, pause));
@@ -189,89 +202,6 @@ impl Core {
         }
     }
 
-    // === images ===
-
-    /// Sees to it that the image is on the node, and returns the name to run it by.
-    async fn ensure_image(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        memory: &mut Memory,
-    ) -> Result<String, Refused> {
-        let about = self.container_ref(pod, &container.name);
-        let warn =
-            |reason: &str, message: &str| self.event(&about, EventType::Warning, reason, message);
-        let tell =
-            |reason: &str, message: &str| self.event(&about, EventType::Normal, reason, message);
-        let named = container.image.as_deref().unwrap_or_default();
-        let image = match image_with_tag(named) {
-            Ok(image) => image,
-            Err(why) => {
-                let message = format!("Failed to apply default image tag {named:?}: {why}");
-                warn("InspectFailed", &message);
-                warn("Failed", "Error: InvalidImageName");
-                return Err(refused("InvalidImageName", message, Some(Duration::from_secs(30))));
-            }
-        };
-        let present = match self.runtime.image_status(&image).await {
-            Ok(present) => present.is_some(),
-            Err(error) => {
-                let message = format!("Failed to inspect image {named:?}: {}", describe(&error));
-                warn("InspectFailed", &message);
-                return Err(refused("ImageInspectError", message, Some(CONFIG_RETRY)));
-            }
-        };
-        match pull_policy(container, &image) {
-            "Always" => {}
-            "IfNotPresent" if !present => {}
-            _ if present => {
-                tell("Pulled", &format!("Container image {named:?} already present on machine"));
-                memory.image_back_offs.remove(&image);
-                return Ok(image);
-            }
-            _ => {
-                let message =
-                    format!("Container image {named:?} is not present with pull policy of Never");
-                warn("ErrImageNeverPull", &message);
-                warn("Failed", "Error: ErrImageNeverPull");
-                return Err(refused("ErrImageNeverPull", message, Some(Duration::from_secs(10))));
-            }
-        }
-        let back_off = memory.image_back_offs.entry(image.clone()).or_default();
-        if let Some(left) = back_off.remaining_since_try(clock::now()) {
-            let message = format!("Back-off pulling image {named:?}");
-            tell("BackOff", &message);
-            warn("Failed", "Error: ImagePullBackOff");
-            return Err(refused("ImagePullBackOff", message, Some(left)));
-        }
-        tell("Pulling", &format!("Pulling image {named:?}"));
-        let begun = tokio::time::Instant::now();
-        if let Err(error) = self.runtime.pull_image(&image).await {
-            let why = match &error {
-                RuntimeError::ImagePull { reason, .. } => {
-                    format!("failed to pull and unpack image {image:?}: {reason}")
-                }
-                other => describe(other),
-            };
-            warn("Failed", &format!("Failed to pull image {named:?}: {why}"));
-            warn("Failed", "Error: ErrImagePull");
-            let now = clock::now();
-            back_off.tried(now, now);
-            return Err(refused("ErrImagePull", why, Some(PULL_ERROR_SHOWN)));
-        }
-        let took = begun.elapsed().as_millis();
-        let size =
-            self.runtime.image_status(&image).await.ok().flatten().map_or(0, |i| i.size_bytes);
-        tell(
-            "Pulled",
-            &format!(
-                "Successfully pulled image {named:?} in {took}ms ({took}ms including waiting). Image size: {size} bytes."
-            ),
-        );
-        memory.image_back_offs.remove(&image);
-        Ok(image)
-    }
-
     // === settings ===
 
     async fn environment(
@@ -286,7 +216,10 @@ impl Core {
         let links = pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
         let mut services: Vec<Arc<Service>> = Vec::new();
         if let Some(informer) = &self.services {
-            informer.synced().await;
+            // One that is to run without an API server does not wait for it.
+            if !is_static(pod) {
+                informer.synced().await;
+            }
             services.extend(informer.get("default", "kubernetes"));
             if links {
                 services.extend(informer.list_in(namespace).into_iter().filter(|service| {
@@ -323,6 +256,12 @@ impl Core {
         let read_only = claims::read_only(pod);
         let hosts = hosts_file(pod, pod_ips, &self.config.cluster_dns.domain);
         let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let hosts = if host_network {
+            let nodes = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            hosts_file_of_node(pod, &nodes)
+        } else {
+            Some(hosts)
+        };
         let work = move || {
             let mut mounts = volumes::mounts(&dir, &container, &volumes, &read_only, &env)?;
             let taken = |mounts: &[Mount], path: &str| {
@@ -335,7 +274,7 @@ impl Core {
                 std::fs::write(&path, text).map_err(|error| error.to_string())?;
                 Ok::<_, String>(path)
             };
-            if !host_network && !taken(&mounts, "/etc/hosts") {
+            if let Some(hosts) = hosts.filter(|_| !taken(&mounts, "/etc/hosts")) {
                 let host_path = file(dir.join("etc-hosts"), &hosts)?;
                 mounts.push(Mount {
                     host_path,
@@ -406,10 +345,11 @@ impl Core {
         let mut paths = BTreeMap::new();
         if !self.runtime.simulated() {
             let dir = self.pod_dir(pod);
+            let group = volumes::group_of(pod);
             let work = move || {
                 for (name, source) in sources {
-                    let path =
-                        volumes::set_up(&dir, &name, source).map_err(|why| (name.clone(), why))?;
+                    let path = volumes::set_up(&dir, &name, source, group)
+                        .map_err(|why| (name.clone(), why))?;
                     paths.insert(name, path);
                 }
                 Ok::<_, volumes::Failure>(paths)
