@@ -26,6 +26,9 @@ nft:nftables
 ip:iproute2
 script:bsdutils util-linux
 openssl:openssl
+containerd:containerd
+runc:runc
+/usr/lib/cni/bridge:containernetworking-plugins
 curl:curl
 etcd:etcd-server
 etcdctl:etcd-client

@@ -45,6 +45,9 @@ pub struct SandboxConfig {
     pub host_ipc: bool,
     /// All containers share one process namespace.
     pub share_process_namespace: bool,
+    /// Some container of it may do everything: runtimes that CRI describes want to know beforehand.
+    #[serde(default)]
+    pub privileged: bool,
     /// Kernel parameters, set inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
     /// Cgroup path of the pod, below the runtime's root, for example `burstable/pod1234`.
@@ -163,6 +166,9 @@ pub struct Security {
     pub run_as_group: Option<i64>,
     /// Further groups.
     pub supplemental_groups: Vec<i64>,
+    /// Only those groups, and not the ones that the image's accounts name besides (KEP-3619).
+    #[serde(default)]
+    pub strict_groups: bool,
     /// The root file system refuses writes.
     pub read_only_root: bool,
     /// All capabilities and devices.
@@ -449,6 +455,13 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Where its log is.
     async fn container_log(&self, id: &str) -> Result<LogSource, RuntimeError> {
         Ok(LogSource::File(self.container_status(id).await?.log_path))
+    }
+
+    /// Has a running container write its log to a new file of its name, since the old one was moved
+    /// away. Once this returns, nothing more is written to the old one. Needed of runtimes whose logs
+    /// are files.
+    async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to open the log of {id} anew")))
     }
 
     /// What the running containers have used. By default nothing is known of any.
