@@ -264,7 +264,7 @@ impl Own {
             .image_gc(image_gc);
         let cluster = Cluster::builder().native(node).listen(([127, 0, 0, 1], 0)).start();
         let cluster = runtime.block_on(cluster).expect("the cluster starts");
-        t.write("own", &cluster.kubeconfig().expect("it listens"));
+        t.write("own", cluster.kubeconfig().expect("it listens"));
         Self { runtime, cluster: Some(cluster) }
     }
 }
