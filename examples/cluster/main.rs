@@ -15,7 +15,7 @@ use std::{process::ExitCode, time::Instant};
 
 use clap::Parser;
 use options::{Component, Options, RuntimeKind};
-use rk::{Cluster, ClusterError, NativeNode};
+use rk::{Cluster, ClusterError, NativeNode, cri::images::registry::Registries};
 use state::StateDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -167,12 +167,14 @@ fn native_node(options: &Options, state: &StateDir) -> Result<Option<NativeNode>
     NativeNode::preflight().map_err(|reasons| {
         format!("--runtime native is not possible here: {}; use --runtime sim", reasons.join("; "))
     })?;
-    Ok(Some(
-        NativeNode::new()
-            .root(state.node())
-            .load(options.load_image.clone())
-            .host_network(options.host_network),
-    ))
+    let node = NativeNode::new()
+        .root(state.node())
+        .load(options.load_image.clone())
+        .host_network(options.host_network);
+    Ok(Some(match &options.registry_config {
+        Some(directory) => node.registries(Registries::new().directory(directory)),
+        None => node,
+    }))
 }
 
 /// What to do about an error, in terms of this program's flags.

@@ -54,6 +54,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     pub(crate) load_image: Vec<PathBuf>,
 
+    /// Pull images from registries, by this directory of HOST/hosts.toml files as containerd has
+    /// them; it may be empty. Without it the node has what was loaded.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) registry_config: Option<PathBuf>,
+
     /// Put the pods' bridge into the machine's own network namespace, as a real node would,
     /// instead of into one made for the cluster.
     #[arg(long)]

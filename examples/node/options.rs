@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) runtime: Runtime,
     /// OCI layouts and archives for the runtime of its own.
     pub(crate) images: Vec<PathBuf>,
+    /// How registries are reached; `None` pulls nothing.
+    pub(crate) registries: Option<PathBuf>,
     /// Whether a request to terminate ends the Pods too.
     pub(crate) shutdown_node: bool,
 }
@@ -77,6 +79,7 @@ impl Options {
             labels: labels(given)?,
             taints: taints(given)?,
             images: given.list("load-image").iter().map(PathBuf::from).collect(),
+            registries: given.text("registry-config").map(PathBuf::from),
             shutdown_node: given.is("shutdown-node-on-termination", false),
             root,
         })

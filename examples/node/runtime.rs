@@ -3,7 +3,11 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use rk::{
-    cri::{Runtime as RuntimeTrait, SimRuntime, images::ImportOptions, native::NativeRuntime},
+    cri::{
+        Runtime as RuntimeTrait, SimRuntime,
+        images::{ImportOptions, registry::Registries},
+        native::NativeRuntime,
+    },
     net::{NodeNetwork, ipam::Cidr},
 };
 
@@ -54,11 +58,12 @@ async fn native(options: &Options) -> Result<Arc<dyn RuntimeTrait>, String> {
         .build()
         .await
         .map_err(|error| format!("the Pods' network: {error}"))?;
-    let runtime = NativeRuntime::builder(options.root.join("runtime"), network.plugin())
-        .node_ips(options.node_ips.clone())
-        .build()
-        .await
-        .map_err(|error| format!("the runtime: {error}"))?;
+    let mut runtime = NativeRuntime::builder(options.root.join("runtime"), network.plugin())
+        .node_ips(options.node_ips.clone());
+    if let Some(directory) = &options.registries {
+        runtime = runtime.registries(Registries::new().directory(directory));
+    }
+    let runtime = runtime.build().await.map_err(|error| format!("the runtime: {error}"))?;
     for file in &options.images {
         runtime
             .import(file, ImportOptions::default())

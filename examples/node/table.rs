@@ -104,6 +104,14 @@ const RUNTIME: &[Flag] = &[
         Something("The socket of a runtime that serves CRI v1: unix:///path."),
     ),
     flag("load-image", Each, Something("OCI layouts and archives that the native runtime loads.")),
+    flag(
+        "registry-config",
+        Text,
+        Something(
+            "Lets the native runtime pull images, by this directory of HOST/hosts.toml files as \
+             containerd has them; it may be empty. Default: it pulls none.",
+        ),
+    ),
     flag("container-runtime", Text, GONE),
     flag("image-service-endpoint", Text, RUNTIMES),
     flag("network-plugin", Text, GONE),

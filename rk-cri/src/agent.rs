@@ -275,6 +275,9 @@ impl AgentBuilder {
             Duration::from_secs(configuration.node_lease_duration_seconds.into()) / 4;
         self.status_period = configuration.node_status_report_frequency.0;
         self.kubelet_port = configuration.port;
+        self.image_gc = configuration.image_gc();
+        self.image_pulls_at_once =
+            configuration.image_pulls_at_once().map(|pulls| pulls.try_into().unwrap_or(usize::MAX));
         self.resolv_conf = configuration.resolv_conf.clone();
         self
     }

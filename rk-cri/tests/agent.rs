@@ -588,3 +588,33 @@ async fn a_fleet_runs_pods_on_many_nodes() {
     }
     panic!("not all pods became ready");
 }
+
+/// How long two Pods of different images take to run, when fetching one takes 5 s.
+async fn time_for_two_images(at_once: Option<usize>) -> Duration {
+    let runtime = SimRuntime::builder().pull_delay(seconds(5)).build().unwrap();
+    let store = Arc::new(EmbeddedStore::in_memory());
+    let server = ApiServer::builder(store).require_service_accounts(false).start().await.unwrap();
+    let client = server.client();
+    let mut agent = Agent::builder(client.clone(), Arc::new(runtime.clone())).node_name("n1");
+    if let Some(at_once) = at_once {
+        agent = agent.image_pulls_at_once(at_once);
+    }
+    let shutdown = CancellationToken::new();
+    tokio::spawn(agent.build().unwrap().run(shutdown.clone()));
+    let world = World { client, runtime, _agent: shutdown.drop_guard() };
+    let begin = tokio::time::Instant::now();
+    for name in ["one", "two"] {
+        let image = format!("{name}:v1");
+        world.run(name, json!({"containers": [{"name": "main", "image": image}]})).await;
+    }
+    for name in ["one", "two"] {
+        world.phase(name, "Running").await;
+    }
+    begin.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_are_fetched_together_unless_told_to_go_one_after_the_other() {
+    assert!(time_for_two_images(None).await < seconds(10));
+    assert!(time_for_two_images(Some(1)).await >= seconds(10));
+}

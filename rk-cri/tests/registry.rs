@@ -227,7 +227,7 @@ fn large() -> Vec<u8> {
 async fn resumed() {
     let (server, bench) = (Server::start().await, Bench::new());
     let layer = large();
-    server.push("app", "v1", &[layer.clone()]);
+    server.push("app", "v1", std::slice::from_ref(&layer));
     server.fault(Fault::Truncate { times: 3 });
     bench.pull(&server.name("app:v1")).await.unwrap();
     let ranges = server.ranges();
@@ -266,7 +266,7 @@ async fn without_ranges() {
 async fn at_once() {
     let (server, bench) = (Server::start().await, Bench::new());
     let layer = large();
-    server.push("app", "v1", &[layer.clone()]);
+    server.push("app", "v1", std::slice::from_ref(&layer));
     let name = server.name("app:v1");
     let pulls = (0..8).map(|_| {
         let (registries, store) = (bench.registries.clone(), bench.store.clone());
@@ -434,7 +434,7 @@ async fn complaints() {
 async fn wrong_content() {
     let server = Server::start().await;
     let layer = large();
-    let digest = server.push("app", "v1", &[layer.clone()]);
+    let digest = server.push("app", "v1", std::slice::from_ref(&layer));
     let name = server.name("app:v1");
     let manifest: Value = server.manifest(&digest);
     let config: Digest = serde_json::from_value(manifest["config"]["digest"].clone()).unwrap();

@@ -11,9 +11,12 @@ use std::{
 use rk::{
     Cluster, NativeNode,
     api::server::pki::Pki,
-    cri::images::{
-        build::busybox_image,
-        registry::{HostConfig, Registries, RegistryConfig},
+    cri::{
+        agent::ImageGc,
+        images::{
+            build::busybox_image,
+            registry::{HostConfig, Registries, RegistryConfig},
+        },
     },
 };
 
@@ -29,7 +32,8 @@ scenarios! {
         s105_what_is_on_the_node_needs_no_registry_and_a_moved_tag_is_fetched,
         private_images_need_a_pull_secret,
         a_service_accounts_pull_secrets_are_its_pods,
-        an_image_that_is_not_what_it_should_be_is_refused;
+        an_image_that_is_not_what_it_should_be_is_refused,
+        unused_images_are_removed_from_a_full_disk;
 }
 
 /// A registry that takes `alice` with the password `secret`, or anybody. Gone with its value.
@@ -240,6 +244,9 @@ fn s05_images_go_by_way_of_a_private_registry(t: &Shell) {
     t.ok("kubectl delete pod tool loaded --wait=false");
 }
 
+/// Types into the cluster of the test's own.
+const OWN: &str = "kubectl --kubeconfig=own --namespace=default";
+
 /// A cluster of the test's own, gone with its value.
 struct Own {
     runtime: tokio::runtime::Runtime,
@@ -248,15 +255,16 @@ struct Own {
 
 impl Own {
     /// One with real containers, whose node pulls from `registries`. Its kubeconfig is `own`.
-    fn start(t: &Shell, registries: Registries) -> Self {
+    fn start(t: &Shell, registries: Registries, image_gc: ImageGc) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("threads can be made");
         let node = NativeNode::new()
             .root(t.directory().join("node"))
-            .name("mirrored")
-            .registries(registries);
+            .name("own")
+            .registries(registries)
+            .image_gc(image_gc);
         let cluster = Cluster::builder().native(node).listen(([127, 0, 0, 1], 0)).start();
         let cluster = runtime.block_on(cluster).expect("the cluster starts");
-        t.write("own", &cluster.kubeconfig().expect("it listens"));
+        t.write("own", cluster.kubeconfig().expect("it listens"));
         Self { runtime, cluster: Some(cluster) }
     }
 }
@@ -278,8 +286,9 @@ fn s06_a_mirror_is_asked_first_for_names_without_a_host(t: &Shell) {
     hub.push(t, "team/rare:v1", "from the hub");
     let host = |registry: &Registry| HostConfig::new(format!("http://{}", registry.address));
     let config = RegistryConfig::server(host(&hub)).mirror(host(&mirror));
-    let own = Own::start(t, Registries::new().registry("docker.io", config).only_configured());
-    let kubectl = "kubectl --kubeconfig=own --namespace=default";
+    let registries = Registries::new().registry("docker.io", config).only_configured();
+    let own = Own::start(t, registries, ImageGc::default());
+    let kubectl = OWN;
     t.eventually(&format!("{kubectl} get serviceaccount default -o name"), "default");
     let run = |name: &str, image: &str| {
         t.ok(&format!("{kubectl} run {name} --image={image} --command -- sleep 1d"));
@@ -301,7 +310,7 @@ fn s06_a_mirror_is_asked_first_for_names_without_a_host(t: &Shell) {
     t.ok(&format!("{kubectl} run none --image=none:v1"));
     let why = "docker.io/library/none:v1: not found";
     t.eventually(&format!("{kubectl} get pod none"), "ImagePullBackOff");
-    t.eventually(&format!("{kubectl} get pod none -o yaml"), why);
+    t.eventually(&format!("{kubectl} get pod none -o json"), why);
     drop(own);
 }
 
@@ -355,7 +364,7 @@ fn private_images_need_a_pull_secret(t: &Shell) {
     apply(t, "wrong", &with_secret(&stays(&image, "IfNotPresent"), "wrong"));
     for pod in ["nobody", "unknown", "wrong"] {
         t.eventually(&format!("kubectl get pod {pod}"), "ImagePullBackOff");
-        t.eventually(&format!("kubectl get pod {pod} -o yaml"), "pull access denied");
+        t.eventually(&format!("kubectl get pod {pod} -o json"), "pull access denied");
     }
     t.eventually("kubectl get events", "Unable to retrieve some image pull secrets (absent)");
 
@@ -411,4 +420,40 @@ fn an_image_that_is_not_what_it_should_be_is_refused(t: &Shell) {
     apply(t, "good", &stays(&registry.name("app:good"), "IfNotPresent"));
     t.eventually("kubectl get pod good", "Running");
     t.ok("kubectl delete pod --all --wait=false");
+}
+
+fn unused_images_are_removed_from_a_full_disk(t: &Shell) {
+    let registry = Registry::start(t, "open", false);
+    let (used, unused) = (registry.name("used:v1"), registry.name("unused:v1"));
+    registry.push(t, "used:v1", "used");
+    registry.push(t, "unused:v1", "unused");
+    // To this node any disk is too full.
+    let image_gc = ImageGc {
+        high_threshold_percent: 0,
+        low_threshold_percent: 0,
+        min_age: Duration::from_secs(2),
+        period: Duration::from_secs(1),
+        ..ImageGc::default()
+    };
+    let own = Own::start(t, Registries::new(), image_gc);
+    t.eventually(&format!("{OWN} get serviceaccount default -o name"), "default");
+    for (name, image) in [("used", &used), ("unused", &unused)] {
+        t.ok(&format!("{OWN} run {name} --image={image} --command -- sleep 1d"));
+        t.eventually(&format!("{OWN} get pod {name}"), "Running");
+    }
+    let images = format!("{OWN} get node own -o 'jsonpath={{.status.images[*].names}}'");
+    t.until(&images, "both images", |names| names.contains(&used) && names.contains(&unused));
+
+    t.ok(&format!("{OWN} delete pod unused --now --wait=false"));
+    t.until(&images, "only the used image", |names| {
+        names.contains(&used) && !names.contains(&unused)
+    });
+    t.eventually(&format!("{OWN} get events"), "FreeDiskSpaceFailed");
+    t.eventually(&format!("{OWN} get events"), "ImageGCFailed");
+    assert_eq!(t.ok(&format!("{OWN} exec used -- cat /version")), "used\n");
+
+    // It comes back when it is needed again.
+    t.ok(&format!("{OWN} run again --image={unused} --command -- sleep 1d"));
+    t.eventually(&format!("{OWN} get pod again"), "Running");
+    drop(own);
 }

@@ -9,6 +9,8 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::images::gc::ImageGc;
+
 pub use self::duration::GoDuration;
 
 mod duration;
@@ -90,6 +92,18 @@ pub struct KubeletConfiguration {
     pub node_status_report_frequency: GoDuration,
     pub node_lease_duration_seconds: u32,
     pub node_status_max_images: i32,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u8,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u8,
+    #[serde(rename = "imageMinimumGCAge")]
+    pub image_minimum_gc_age: GoDuration,
+    #[serde(rename = "imageMaximumGCAge")]
+    pub image_maximum_gc_age: GoDuration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serialize_image_pulls: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_parallel_image_pulls: Option<u32>,
     pub max_pods: u32,
     pub pods_per_core: u32,
     #[serde(rename = "podCIDR", skip_serializing_if = "String::is_empty")]
@@ -262,6 +276,12 @@ impl Default for KubeletConfiguration {
             node_status_report_frequency: GoDuration::seconds(300),
             node_lease_duration_seconds: 40,
             node_status_max_images: 50,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age: GoDuration::seconds(120),
+            image_maximum_gc_age: GoDuration::default(),
+            serialize_image_pulls: None,
+            max_parallel_image_pulls: None,
             max_pods: 110,
             pods_per_core: 0,
             pod_cidr: String::new(),
@@ -318,6 +338,27 @@ impl KubeletConfiguration {
         configuration.settle();
         configuration.validate()?;
         Ok(Loaded { configuration, idle })
+    }
+
+    /// When images are removed that no container uses.
+    pub fn image_gc(&self) -> ImageGc {
+        ImageGc {
+            high_threshold_percent: self.image_gc_high_threshold_percent,
+            low_threshold_percent: self.image_gc_low_threshold_percent,
+            min_age: self.image_minimum_gc_age.0,
+            max_age: self.image_maximum_gc_age.0,
+            ..ImageGc::default()
+        }
+    }
+
+    /// How many images are fetched at the same time; `None` is any number. One, unless it is said
+    /// otherwise.
+    pub fn image_pulls_at_once(&self) -> Option<u32> {
+        match (self.max_parallel_image_pulls, self.serialize_image_pulls) {
+            (Some(pulls), _) => Some(pulls),
+            (None, Some(false)) => None,
+            (None, _) => Some(1),
+        }
     }
 
     /// Thresholds that are not set are the default ones only where none is, unless they are to be
@@ -467,8 +508,37 @@ mod tests {
         );
         refused("kubeReserved: {gpu: 1}\n", "kubeReserved");
         refused("shutdownGracePeriodCriticalPods: 10s\n", "shutdownGracePeriodCriticalPods");
+        refused("imageGCLowThresholdPercent: 90\n", "imageGCLowThresholdPercent");
+        refused("imageGCHighThresholdPercent: 101\n", "imageGCHighThresholdPercent");
+        refused("imageMaximumGCAge: 1m\n", "imageMaximumGCAge");
+        refused("maxParallelImagePulls: 0\n", "maxParallelImagePulls");
+        refused("serializeImagePulls: true\nmaxParallelImagePulls: 2\n", "maxParallelImagePulls");
         let other = KubeletConfiguration::parse("apiVersion: v1\nkind: Pod\n").unwrap_err();
         assert_eq!(other.to_string(), "no kind \"Pod\" is registered for version \"v1\"");
+    }
+
+    #[test]
+    fn images_are_pulled_one_by_one_unless_it_is_said_otherwise() {
+        for (fields, expected) in [
+            ("{}", Some(1)),
+            ("serializeImagePulls: true", Some(1)),
+            ("serializeImagePulls: false", None),
+            ("maxParallelImagePulls: 4", Some(4)),
+            ("serializeImagePulls: false\nmaxParallelImagePulls: 2", Some(2)),
+        ] {
+            let fields = if fields == "{}" { "" } else { fields };
+            let configuration = parse(fields).unwrap().configuration;
+            assert_eq!(configuration.image_pulls_at_once(), expected, "{fields}");
+        }
+        let fields = "imageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\n\
+                      imageMinimumGCAge: 0s\nimageMaximumGCAge: 1h\n";
+        let expected = ImageGc {
+            high_threshold_percent: 70,
+            low_threshold_percent: 60,
+            max_age: std::time::Duration::from_secs(3600),
+            ..ImageGc::default()
+        };
+        assert_eq!(parse(fields).unwrap().configuration.image_gc(), expected);
     }
 
     #[test]

@@ -316,6 +316,10 @@ fn repository(image: &str) -> String {
 /// What kind of failure it is, and what to say of it.
 fn failure(image: &str, error: &RuntimeError) -> (PullFailure, String) {
     match error {
+        // containerd says so itself.
+        RuntimeError::ImagePull { reason, kind, .. } if reason.contains("failed to pull") => {
+            (*kind, reason.clone())
+        }
         RuntimeError::ImagePull { reason, kind, .. } => {
             (*kind, format!("failed to pull and unpack image {image:?}: {reason}"))
         }

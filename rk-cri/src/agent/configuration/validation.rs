@@ -31,6 +31,7 @@ impl KubeletConfiguration {
         }
         self.validate_eviction()?;
         self.validate_shutdown()?;
+        self.validate_images()?;
         if Quantity::parse(&self.container_log_max_size).map_or(0, |size| size.value()) <= 0 {
             let reason = format!("{:?} is no size", self.container_log_max_size);
             return Err(invalid("containerLogMaxSize", reason));
@@ -63,6 +64,7 @@ impl KubeletConfiguration {
                 *time = default;
             }
         };
+        fill(&mut self.image_minimum_gc_age, default.image_minimum_gc_age);
         fill(&mut self.file_check_frequency, default.file_check_frequency);
         fill(&mut self.node_status_update_frequency, default.node_status_update_frequency);
         fill(&mut self.node_status_report_frequency, default.node_status_report_frequency);
@@ -106,6 +108,30 @@ impl KubeletConfiguration {
             signal("evictionSoftGracePeriod", name)?;
         }
         Ok(())
+    }
+
+    fn validate_images(&self) -> Result<(), ConfigurationError> {
+        let (high, low) =
+            (self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent);
+        if high > 100 {
+            return Err(invalid("imageGCHighThresholdPercent", "must be between 0 and 100"));
+        }
+        if low >= high {
+            let reason = format!("{low} must be less than imageGCHighThresholdPercent {high}");
+            return Err(invalid("imageGCLowThresholdPercent", reason));
+        }
+        let (min, max) = (self.image_minimum_gc_age, self.image_maximum_gc_age);
+        if !max.0.is_zero() && max <= min {
+            return Err(invalid("imageMaximumGCAge", "must be greater than imageMinimumGCAge"));
+        }
+        match (self.max_parallel_image_pulls, self.serialize_image_pulls) {
+            (Some(0), _) => Err(invalid("maxParallelImagePulls", "must be a positive number")),
+            (Some(pulls), Some(true)) if pulls > 1 => Err(invalid(
+                "maxParallelImagePulls",
+                "cannot be larger than 1 unless serializeImagePulls is set to false",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn validate_shutdown(&self) -> Result<(), ConfigurationError> {

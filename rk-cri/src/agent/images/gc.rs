@@ -94,7 +94,7 @@ impl Collector {
             .filter_map(|image| Some((image, *self.seen.get(&image.id)?)))
             .filter(|(_, seen)| age(seen.first, now) >= policy.min_age)
             .collect();
-        free.sort_by(|(a, x), (b, y)| (x.used, x.first, &a.id).cmp(&(y.used, y.first, &b.id)));
+        free.sort_by_key(|(image, seen)| (seen.used, seen.first, image.id.as_str()));
 
         let wanted_bytes = wanted(policy, disk);
         let mut removal = Removal { wanted_bytes, ..Removal::default() };

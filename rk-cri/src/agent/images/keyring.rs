@@ -65,7 +65,7 @@ impl Keyring {
             }
         }
         // The more exact come first; among equals the Secrets' order stays.
-        entries.sort_by(|(a, _), (b, _)| b.text().cmp(&a.text()));
+        entries.sort_by_key(|(key, _)| std::cmp::Reverse(key.text()));
         Self { entries }
     }
 
