@@ -443,6 +443,14 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn start_container(&self, id: &str) -> Result<(), RuntimeError>;
     /// Asks it to stop, and kills it after `grace`. Returns when it has ended.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError>;
+    /// Changes the limits of a container that is made, running or not; those that are unset stay.
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        _resources: Resources,
+    ) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to change the limits of {id}")))
+    }
     /// Removes it; kills it first if it runs.
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError>;
     /// All containers, those that have ended too.
@@ -452,6 +460,13 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Where its log is.
     async fn container_log(&self, id: &str) -> Result<LogSource, RuntimeError> {
         Ok(LogSource::File(self.container_status(id).await?.log_path))
+    }
+
+    /// Has a running container write its log to a new file of its name, since the old one was moved
+    /// away. Once this returns, nothing more is written to the old one. Needed of runtimes whose logs
+    /// are files.
+    async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to open the log of {id} anew")))
     }
 
     /// What the running containers have used. By default nothing is known of any.
