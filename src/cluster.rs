@@ -125,8 +125,7 @@ impl Cluster {
     }
 
     /// Ends the agent of a simulated node where it stands. Its containers go on if it comes back
-    /// with them ([`Cluster::start_node`]). Only nodes of a cluster with faults
-    /// ([`ClusterBuilder::faults`]) can be ended one by one. Whether it ran.
+    /// with them ([`Cluster::start_node`]). Whether it ran.
     pub fn kill_node(&self, name: &str) -> bool {
         self.nodes.kill(&self.launcher, name)
     }

@@ -117,7 +117,7 @@ pub use self::{
     info::RequestInfo,
     nodes::{NodeConnector, TlsNodes},
     outbound::{Dialer, TcpDialer},
-    pki::{Identity, Pki, ServerTls, TlsVersion},
+    pki::{Identity, Pki, ServerCertificate, ServerTls, TlsVersion},
     serve::serve_https,
     status::{ApiError, Subject},
     token::{TokenKey, TokenKeyError},

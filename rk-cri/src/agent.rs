@@ -21,12 +21,21 @@ use rk_api::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::worker::Core;
+#[cfg(feature = "server")]
+pub use self::kubelet_api::Access;
+use self::{
+    configuration::KubeletConfiguration,
+    eviction::NodeSignals,
+    settings::Settings,
+    static_pods::{Source, is_mirror},
+    worker::Core,
+};
 pub use self::{
     connector::Kubelets,
-    fleet::Fleet,
+    fleet::{Fleet, FleetHandle},
     images::gc::ImageGc,
     kubelet_api::{KubeletApi, KubeletBody},
+    shutdown::NodeShutdown,
     spec::ClusterDns,
 };
 use crate::{
@@ -36,23 +45,32 @@ use crate::{
 
 mod admission;
 mod backoff;
+#[cfg(feature = "server")]
+pub mod certificates;
 mod claims;
+pub mod configuration;
 mod connector;
 mod ends;
 mod env;
+pub mod eviction;
 mod fleet;
 mod handler;
 mod heartbeat;
+mod housekeeping;
 mod images;
 mod kubelet_api;
+mod log_rotation;
 mod node;
 mod observed;
 mod plan;
 mod probes;
 mod report;
 mod resources;
+mod settings;
+mod shutdown;
 mod spec;
 mod start;
+mod static_pods;
 mod status;
 mod stop;
 mod sync;
@@ -79,6 +97,7 @@ pub(crate) struct Config {
     allocatable: (i64, i64),
     image_pulls_at_once: Option<usize>,
     image_gc: ImageGc,
+    settings: Arc<Settings>,
 }
 
 /// Options of an [`Agent`].
@@ -107,6 +126,8 @@ pub struct AgentBuilder {
     kubelet_port: u16,
     image_pulls_at_once: Option<usize>,
     image_gc: ImageGc,
+    settings: Settings,
+    resolv_conf: Option<PathBuf>,
 }
 
 impl AgentBuilder {
@@ -227,6 +248,44 @@ impl AgentBuilder {
         self
     }
 
+    /// Does all duties as this configuration says, and takes over what it says of addresses of name
+    /// servers, numbers of pods, times, taints and directories. What is set after this wins.
+    pub fn configuration(mut self, configuration: &KubeletConfiguration) -> Self {
+        self.settings = Settings { signals: self.settings.signals, ..Settings::of(configuration) };
+        self.cluster_dns = ClusterDns {
+            servers: configuration.cluster_dns.clone(),
+            domain: match configuration.cluster_domain.as_str() {
+                "" => "cluster.local".to_owned(),
+                domain => domain.to_owned(),
+            },
+        };
+        self.max_pods = configuration.max_pods;
+        if configuration.pods_per_core > 0 {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let cores = u32::try_from(cores).unwrap_or(u32::MAX);
+            let together = configuration.pods_per_core.saturating_mul(cores);
+            self.max_pods = self.max_pods.min(together);
+        }
+        if !configuration.pod_cidr.is_empty() {
+            self.pod_cidr = Some(configuration.pod_cidr.clone());
+        }
+        self.taints.extend(configuration.register_with_taints.iter().cloned());
+        // A lease is good for four heartbeats.
+        self.heartbeat_period =
+            Duration::from_secs(configuration.node_lease_duration_seconds.into()) / 4;
+        self.status_period = configuration.node_status_report_frequency.0;
+        self.kubelet_port = configuration.port;
+        self.resolv_conf = configuration.resolv_conf.clone();
+        self
+    }
+
+    /// Tells what the node has left, for eviction by the thresholds of a
+    /// [configuration](Self::configuration). By default nobody does, and nothing is evicted.
+    pub fn signals(mut self, signals: Arc<dyn NodeSignals>) -> Self {
+        self.settings.signals = Some(signals);
+        self
+    }
+
     /// Informers to share with other components of this process; by default its own.
     pub fn informers(mut self, informers: &Informers) -> Self {
         self.informers = Some(informers.clone());
@@ -281,16 +340,18 @@ impl AgentBuilder {
         }
         let amount =
             |name: &str| capacity.get(name).and_then(|amount| Quantity::parse(amount).ok());
+        let left = |name: &str| amount(name).map(|all| self.settings.allocatable(name, all));
         let allocatable = (
-            amount("cpu").map_or(0, |quantity| quantity.millis()),
-            amount("memory").map_or(0, |quantity| quantity.value()),
+            left("cpu").map_or(0, |quantity| quantity.millis()),
+            left("memory").map_or(0, |quantity| quantity.value()),
         );
         let node_dns = if simulated {
             DnsConfig::default()
         } else {
-            let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-            spec::parse_resolv_conf(&text)
+            let text = self.resolv_conf.map(std::fs::read_to_string);
+            spec::parse_resolv_conf(&text.and_then(Result::ok).unwrap_or_default())
         };
+        let settings = Arc::new(self.settings);
         let identity = node::Identity {
             name: self.node_name.clone(),
             labels: self.labels,
@@ -301,6 +362,7 @@ impl AgentBuilder {
             capacity,
             kubelet_port: self.kubelet_port,
             info: node::system_info(&self.runtime.version()),
+            settings: settings.clone(),
         };
         let config = Config {
             log_root: self.log_dir.unwrap_or_else(|| self.root_dir.join("logs")),
@@ -316,6 +378,7 @@ impl AgentBuilder {
             allocatable,
             image_pulls_at_once: self.image_pulls_at_once,
             image_gc: self.image_gc,
+            settings,
         };
         let recorder = self.record_events.then(|| {
             let recorder =
@@ -366,6 +429,8 @@ impl Agent {
             kubelet_port: 10250,
             image_pulls_at_once: None,
             image_gc: ImageGc::default(),
+            settings: Settings::default(),
+            resolv_conf: Some("/etc/resolv.conf".into()),
         }
     }
 
@@ -379,10 +444,24 @@ impl Agent {
         KubeletApi::new(self.core.clone())
     }
 
+    /// What shuts the node down, while the agent runs.
+    pub fn node_shutdown(&self) -> NodeShutdown {
+        NodeShutdown::new(self.core.clone())
+    }
+
     /// Registers the node and runs its pods until `shutdown`. The pods keep running then.
     pub async fn run(self, shutdown: CancellationToken) {
         let core = self.core;
         let stopped = core.stopped.clone().drop_guard();
+        let statics = async {
+            if let Some(path) = core.config.settings.static_pods.clone() {
+                let mut source = Source::new(path, &core.config.name);
+                // Before anything is removed that seems to be nobody's; and whether or not there is
+                // an API server.
+                core.take_static(source.look());
+                core.follow_static_pods(source).await;
+            }
+        };
         let work = async {
             let only = format!("spec.nodeName={}", core.config.name);
             let pods: Informer<Pod> = self.informers.selected(None, Some(&only));
@@ -406,7 +485,7 @@ impl Agent {
             }
         };
         let all = async {
-            tokio::join!(biased; work, core.collect_images());
+            tokio::join!(biased; statics, work, core.keep_house(), core.collect_images());
         };
         shutdown.run_until_cancelled(all).await;
         drop(stopped);
@@ -416,6 +495,10 @@ impl Agent {
 /// Takes in a change of a pod on this node.
 fn take(core: &Core, change: Change<Pod>) {
     match change {
+        Change::Added(pod) | Change::Updated { new: pod, .. } if is_mirror(&pod) => {
+            core.mirror_changed(pod);
+        }
+        Change::Deleted(pod) if is_mirror(&pod) => core.mirror_gone(&pod),
         Change::Added(pod) | Change::Updated { new: pod, .. } => core.pod_changed(pod),
         Change::Deleted(pod) => core.pod_gone(&pod),
     }

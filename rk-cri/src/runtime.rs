@@ -166,6 +166,9 @@ pub struct Security {
     pub run_as_group: Option<i64>,
     /// Further groups.
     pub supplemental_groups: Vec<i64>,
+    /// Only those groups, and not the ones that the image's accounts name besides (KEP-3619).
+    #[serde(default)]
+    pub strict_groups: bool,
     /// The root file system refuses writes.
     pub read_only_root: bool,
     /// All capabilities and devices.

@@ -298,7 +298,10 @@ async fn basic() {
         assert_eq!(error.kind(), PullFailure::Failed);
         assert!(!error.to_string().contains("wrong"), "{error}");
     }
+    let before = server.requests().len();
     bench.pull_as(&name, Some(&alice())).await.unwrap();
+    let asked = server.requests().split_off(before);
+    assert_eq!(asked.len(), 4, "it knows by now that it has to show it: {asked:#?}");
     // It is on the node now, but that is no leave to look it up.
     assert!(matches!(bench.pull(&name).await, Err(PullError::Denied { .. })));
 }

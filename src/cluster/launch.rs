@@ -111,20 +111,10 @@ impl Launcher {
         }
     }
 
-    /// The agents of all simulated nodes as one.
-    pub(super) fn fleet(&self) -> Result<Fleet, ClusterError> {
-        let mut fleet = Fleet::new(&self.informers);
-        if self.builder.shared_node_lease {
-            fleet = fleet.shared_lease();
-        }
-        for index in 0..self.builder.nodes {
-            let runtime = node::sim_runtime(&self.builder, index, fleet.timers())?;
-            fleet.add(self.agent_of(index, runtime)).map_err(part("a simulated node"))?;
-        }
-        for (name, api) in fleet.kubelet_apis() {
-            self.kubelets.add(name, api);
-        }
-        Ok(fleet)
+    /// A fleet for all simulated nodes, still without any.
+    pub(super) fn fleet(&self) -> Fleet {
+        let fleet = Fleet::new(&self.informers);
+        if self.builder.shared_node_lease { fleet.shared_lease() } else { fleet }
     }
 
     /// The agent of one simulated node, with informers of its own.
@@ -138,7 +128,8 @@ impl Launcher {
         Ok(agent)
     }
 
-    fn agent_of(&self, index: usize, runtime: SimRuntime) -> AgentBuilder {
+    /// Options of the agent of one simulated node.
+    pub(super) fn agent_of(&self, index: usize, runtime: SimRuntime) -> AgentBuilder {
         let name = node::node_name(index);
         let client = self.client(&name, UserInfo::node(&name));
         Agent::builder(client, Arc::new(runtime))

@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// More violations than this are not kept: one tells enough.
 const VIOLATIONS_MAX: usize = 20;
 
-/// More nodes than this share what they can; then only their connections fail, not they.
+/// More nodes than this share what they can, as long as nothing comes between them.
 const NODES_APART_MAX: usize = 50;
 
 /// What became of a history.
@@ -110,6 +110,8 @@ async fn live(scenario: &Scenario, tell: &mut impl FnMut(&Told)) -> Result<Outco
         .virtual_time(scenario.seed);
     if scenario.faults || scenario.nodes <= NODES_APART_MAX {
         builder = builder.faults(&faults);
+    } else {
+        builder = builder.shared_node_lease(true);
     }
     let cluster = builder.start().await?;
     let mut history = History {
@@ -230,10 +232,7 @@ impl History {
     fn begin(&mut self, action: &Action) {
         match &action.what {
             What::NodeFails { node, .. } => {
-                // A node of a fleet cannot be ended alone: it is cut off.
-                if !self.cluster.kill_node(node) {
-                    self.faults.cut(node, true);
-                }
+                self.cluster.kill_node(node);
             }
             What::Crash { component, .. } => {
                 self.cluster.kill(component_of(component));
@@ -255,10 +254,7 @@ impl History {
     fn end(&mut self, what: &What) -> Result<(), RunError> {
         match what {
             What::NodeFails { node, wiped, .. } => {
-                let was_down = self.cluster.start_node(node, *wiped)?;
-                if !was_down {
-                    self.faults.cut(node, false);
-                }
+                self.cluster.start_node(node, *wiped)?;
             }
             What::Crash { component, .. } => {
                 self.cluster.restart(component_of(component))?;

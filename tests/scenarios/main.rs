@@ -16,6 +16,7 @@ mod apply;
 mod autoscaling;
 mod cluster;
 mod conformance;
+mod containers;
 mod controllers;
 mod custom_resources;
 mod encodings;
@@ -28,6 +29,7 @@ mod lifecycle;
 mod managers;
 mod masters;
 mod network;
+mod nodes;
 mod openapi;
 mod pods;
 mod probes;
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         autoscaling::all(),
         cluster::all(),
         conformance::all(),
+        containers::all(),
         controllers::all(),
         custom_resources::all(),
         encodings::all(),
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         managers::all(),
         masters::all(),
         network::all(),
+        nodes::all(),
         openapi::all(),
         pods::all(),
         probes::all(),

@@ -45,13 +45,13 @@ fn manager() -> &'static Path {
 }
 
 /// A program, gone with its value.
-struct Program {
+pub(crate) struct Program {
     process: Child,
 }
 
 impl Program {
     /// Starts it; its log is `<name>.log` in the folder that commands run in.
-    fn start(t: &Shell, name: &str, program: &Path, flags: &[String]) -> Self {
+    pub(crate) fn start(t: &Shell, name: &str, program: &Path, flags: &[String]) -> Self {
         let log = File::create(t.directory().join(format!("{name}.log"))).expect("it takes files");
         let process = Command::new(program)
             .args(flags)
@@ -63,7 +63,7 @@ impl Program {
     }
 
     /// Asks it to end, and says how it did.
-    fn stop(mut self) -> ExitStatus {
+    pub(crate) fn stop(mut self) -> ExitStatus {
         let id = self.process.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status();
         assert!(sent.expect("there is kill").success());

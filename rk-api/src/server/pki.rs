@@ -1,6 +1,7 @@
 //! The certificates of a cluster: its authority, what it issues, and kubeconfig files with it.
 
 mod issue;
+mod request;
 
 use std::{
     fs,
@@ -10,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -21,12 +23,16 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::{
-        WebPkiClientVerifier,
+        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::CertifiedKey,
 };
 
-pub use self::issue::SigningError;
+pub use self::{
+    issue::SigningError,
+    request::{SigningRequest, Validity},
+};
 use super::token::{TokenKey, TokenKeyError};
 use crate::clock;
 
@@ -325,14 +331,23 @@ impl ServerTls {
         identity: &Identity,
         client_ca_pem: Option<&str>,
     ) -> Result<Self, PkiError> {
+        Self::rotating(least, Arc::new(ServerCertificate::new(identity)?), client_ca_pem)
+    }
+
+    /// The same with a certificate that can be replaced while the server runs: each handshake shows
+    /// the one of its moment.
+    ///
+    /// # Errors
+    /// When the authority is not usable.
+    pub fn rotating(
+        least: TlsVersion,
+        certificate: Arc<ServerCertificate>,
+        client_ca_pem: Option<&str>,
+    ) -> Result<Self, PkiError> {
         let versions: &[_] = match least {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
         };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(tls_error)?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(tls_error)?;
         let clients = match client_ca_pem {
             Some(pem) => verifier(pem)?,
             // An authority that nobody has the key of.
@@ -342,8 +357,7 @@ impl ServerTls {
             .with_protocol_versions(versions)
             .map_err(tls_error)?
             .with_client_cert_verifier(Arc::new(AnyCertificate(clients.clone())))
-            .with_single_cert(chain, key)
-            .map_err(tls_error)?;
+            .with_cert_resolver(certificate);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), clients, proxies: None })
     }
@@ -357,6 +371,43 @@ impl ServerTls {
         self.proxies = Some(verifier(ca_pem)?);
         Ok(self)
     }
+}
+
+/// The certificate that a server shows, which may be another one later.
+#[derive(Debug)]
+pub struct ServerCertificate(ArcSwap<CertifiedKey>);
+
+impl ServerCertificate {
+    /// This one, for now.
+    ///
+    /// # Errors
+    /// When it is not usable, or the key is not its own.
+    pub fn new(identity: &Identity) -> Result<Self, PkiError> {
+        Ok(Self(ArcSwap::from_pointee(certified(identity)?)))
+    }
+
+    /// From now on this one.
+    ///
+    /// # Errors
+    /// When it is not usable, or the key is not its own; the old one stays then.
+    pub fn replace(&self, identity: &Identity) -> Result<(), PkiError> {
+        self.0.store(Arc::new(certified(identity)?));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn certified(identity: &Identity) -> Result<CertifiedKey, PkiError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(tls_error)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(tls_error)?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(tls_error)
 }
 
 fn tls_error(error: impl std::fmt::Display) -> PkiError {

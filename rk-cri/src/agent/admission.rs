@@ -66,6 +66,50 @@ fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<(String, i64, i64,
     None
 }
 
+/// Kernel parameters that are of a namespace, harm nobody else, and are open to everybody.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Checks the kernel parameters that a pod sets: only the safe ones and those that the node allows
+/// (a `*` at the end stands for anything), and none of a namespace that is the host's.
+pub(crate) fn allow_sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    let wanted = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    for sysctl in wanted {
+        let name = sysctl.name.replace('/', ".");
+        let matches = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => *pattern == name,
+        };
+        let of_ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+        let of_ipc = of_ipc.iter().any(|beginning| name.starts_with(beginning));
+        let refused = if spec.host_network == Some(true) && name.starts_with("net.") {
+            "not allowed with host net enabled"
+        } else if spec.host_ipc == Some(true) && of_ipc {
+            "not allowed with host ipc enabled"
+        } else if !SAFE_SYSCTLS.contains(&name.as_str()) && !allowed.iter().any(matches) {
+            "not allowlisted"
+        } else {
+            continue;
+        };
+        let why = format!("Pod was rejected: forbidden sysctl: {:?} {refused}", sysctl.name);
+        return Err(("SysctlForbidden".to_owned(), why));
+    }
+    Ok(())
+}
+
 #[derive(Debug, PartialEq)]
 struct HostPort<'a> {
     ip: &'a str,
@@ -176,6 +220,25 @@ mod tests {
             message,
             "Pod was rejected: Node didn't have enough resource: cpu, requested: 3000, used: 0, capacity: 2000"
         );
+    }
+
+    #[test]
+    fn a_kernel_parameter_has_to_be_safe_or_allowed() {
+        let setting = |name: &str, network: bool| {
+            pod(
+                json!({"hostNetwork": network, "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}),
+            )
+        };
+        let allowed = ["kernel.msg*".to_owned()];
+        let refusal = |pod: &Pod| allow_sysctls(pod, &allowed).err().map(|(_, why)| why);
+        assert_eq!(refusal(&setting("net.ipv4.tcp_syncookies", false)), None);
+        assert_eq!(refusal(&setting("kernel.msgmax", false)), None);
+        assert_eq!(
+            refusal(&setting("kernel.panic", false)).as_deref(),
+            Some("Pod was rejected: forbidden sysctl: \"kernel.panic\" not allowlisted")
+        );
+        let host = refusal(&setting("net.ipv4.tcp_syncookies", true)).unwrap();
+        assert!(host.ends_with("not allowed with host net enabled"), "{host}");
     }
 
     #[test]

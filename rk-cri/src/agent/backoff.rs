@@ -5,7 +5,8 @@ use std::time::Duration;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 const FIRST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(300);
+/// The longest pause, unless the node has a shorter one.
+pub(crate) const LONGEST: Duration = Duration::from_secs(300);
 /// After an event this long after the last try, counting begins anew.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
@@ -39,13 +40,13 @@ impl BackOff {
         self.last.map_or(FIRST, |(_, pause)| pause)
     }
 
-    /// Notes a try at `now` of what failed at `failed_at`.
-    pub(crate) fn tried(&mut self, failed_at: Timestamp, now: Timestamp) {
+    /// Notes a try at `now` of what failed at `failed_at`; no pause is longer than `longest`.
+    pub(crate) fn tried(&mut self, failed_at: Timestamp, now: Timestamp, longest: Duration) {
         let pause = match self.last {
             Some((tried_at, pause)) if since(tried_at, failed_at) <= FORGOTTEN_AFTER => {
-                (pause * 2).min(LONGEST)
+                (pause * 2).min(longest)
             }
-            _ => FIRST,
+            _ => FIRST.min(longest),
         };
         self.last = Some((now, pause));
     }
@@ -85,7 +86,7 @@ mod tests {
             pauses.push(wait.as_secs());
             now = failed + wait.as_secs() as i64;
             assert_eq!(back_off.remaining(at(failed), at(now)), None);
-            back_off.tried(at(failed), at(now));
+            back_off.tried(at(failed), at(now), LONGEST);
         }
         assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 300, 300]);
     }
@@ -93,11 +94,11 @@ mod tests {
     #[test]
     fn ten_minutes_of_running_forgive() {
         let mut back_off = BackOff::default();
-        back_off.tried(at(0), at(0));
-        back_off.tried(at(5), at(10));
+        back_off.tried(at(0), at(0), LONGEST);
+        back_off.tried(at(5), at(10), LONGEST);
         assert_eq!(back_off.pause(), Duration::from_secs(20));
         assert_eq!(back_off.remaining(at(611), at(611)), None);
-        back_off.tried(at(611), at(611));
+        back_off.tried(at(611), at(611), LONGEST);
         assert_eq!(back_off.pause(), FIRST);
     }
 

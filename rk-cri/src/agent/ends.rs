@@ -11,6 +11,7 @@ use kube::{
 use super::{
     observed::Observed,
     spec::{full_name, log_directory, pod_ref},
+    static_pods::is_static,
     sync::{Memory, RETRY},
     volumes,
     worker::{Core, Job, Next},
@@ -102,6 +103,12 @@ impl Core {
             if let Err(error) = self.runtime.remove_pod_sandbox(&sandbox.id).await {
                 return self.runtime_failed(pod, &error);
             }
+        }
+        if is_static(pod)
+            && let Err(error) = self.drop_mirror(pod).await
+        {
+            tracing::warn!(pod = full_name(pod), %error, "unable to delete the mirror, will try again");
+            return Next::Wait(Some(RETRY));
         }
         if !self.runtime.simulated() {
             self.remove_directory(self.pod_dir(pod)).await;

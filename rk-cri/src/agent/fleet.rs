@@ -2,16 +2,26 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream::SelectAll};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered, SelectAll},
+};
 use k8s_openapi::api::{
     coordination::v1::{Lease, LeaseSpec},
     core::v1::Pod,
 };
-use kube::{Api, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
 use rk_api::{
     client::{Change, EventRecorder, Informer, Informers},
     clock,
+    meta::RENEWED_WITH,
 };
+use serde_json::json;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{AgentBuilder, KubeletApi, heartbeat::LEASES, worker::Core};
@@ -38,15 +48,83 @@ const STATUS_PERIOD: Duration = Duration::from_secs(6 * 3600);
 ///
 /// It watches every pod of the cluster, which pays when most of the cluster's nodes are its own.
 pub struct Fleet {
-    informers: Informers,
+    common: Common,
     pods: Informer<Pod>,
-    timers: Timers,
-    recorder: EventRecorder,
-    shared_lease: bool,
     cores: HashMap<String, Arc<Core>>,
     /// In the order in which they were added.
     order: Vec<Arc<Core>>,
+    orders: mpsc::UnboundedSender<Order>,
+    given: mpsc::UnboundedReceiver<Order>,
 }
+
+/// What the nodes of a fleet share.
+#[derive(Clone)]
+struct Common {
+    informers: Informers,
+    timers: Timers,
+    recorder: EventRecorder,
+    shared_lease: bool,
+}
+
+impl Common {
+    fn core(&self, agent: AgentBuilder) -> Result<Arc<Core>, RuntimeError> {
+        let mut agent = agent.timers(&self.timers).recorder(&self.recorder);
+        if self.shared_lease {
+            agent = agent.renewed_with(SHARED_LEASE).status_period(STATUS_PERIOD);
+        }
+        agent.core(&self.informers, self.informers.of())
+    }
+}
+
+/// What a running fleet is told.
+enum Order {
+    Kill(String),
+    Start(Arc<Core>),
+}
+
+/// Ends single nodes of a running [`Fleet`], and starts them again.
+#[derive(Clone)]
+pub struct FleetHandle {
+    common: Common,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl std::fmt::Debug for FleetHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FleetHandle").finish_non_exhaustive()
+    }
+}
+
+impl FleetHandle {
+    /// The timers of the fleet, for its nodes' runtimes.
+    pub fn timers(&self) -> &Timers {
+        &self.common.timers
+    }
+
+    /// Ends the agent of a node where it stands: it gives no more sign of life, and its pods are
+    /// left alone. What its runtime runs goes on.
+    pub fn kill(&self, node: &str) {
+        // A fleet that has ended has no agents.
+        let _ = self.orders.send(Order::Kill(node.to_owned()));
+    }
+
+    /// Starts an agent, of a node that was killed or of a new one, with its options as in
+    /// [`Fleet::add`]. What is returned answers for its kubelet.
+    ///
+    /// # Errors
+    /// Its options do not go together.
+    pub fn start(&self, agent: AgentBuilder) -> Result<KubeletApi, RuntimeError> {
+        let core = self.common.core(agent)?;
+        let _ = self.orders.send(Order::Start(core.clone()));
+        Ok(KubeletApi::new(core))
+    }
+}
+
+/// Events of nodes' runtimes.
+type Events = SelectAll<BoxStream<'static, (Arc<Core>, RuntimeEvent)>>;
+
+/// Nodes that are being registered.
+type Registering = FuturesUnordered<BoxFuture<'static, Arc<Core>>>;
 
 impl std::fmt::Debug for Fleet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,15 +135,15 @@ impl std::fmt::Debug for Fleet {
 impl Fleet {
     /// A fleet without nodes. Call it within a tokio runtime.
     pub fn new(informers: &Informers) -> Self {
-        Self {
-            pods: informers.of(),
+        let (orders, given) = mpsc::unbounded_channel();
+        let common = Common {
             timers: Timers::new(),
             recorder: EventRecorder::new(informers.client(), "kubelet"),
             informers: informers.clone(),
             shared_lease: false,
-            cores: HashMap::new(),
-            order: Vec::new(),
-        }
+        };
+        let pods = informers.of();
+        Self { common, pods, cores: HashMap::new(), order: Vec::new(), orders, given }
     }
 
     /// One Lease for all nodes that are added from now on, renewed every 20 s: a node's own names it
@@ -76,22 +154,24 @@ impl Fleet {
     /// a simulated week of a thousand nodes would be spent on.
     #[must_use]
     pub fn shared_lease(mut self) -> Self {
-        self.shared_lease = true;
+        self.common.shared_lease = true;
         self
     }
 
     /// The timers of the fleet, for its nodes' runtimes.
     pub fn timers(&self) -> &Timers {
-        &self.timers
+        &self.common.timers
+    }
+
+    /// What ends and starts single nodes while the fleet runs, with the timers and the Lease that
+    /// the fleet has now.
+    pub fn handle(&self) -> FleetHandle {
+        FleetHandle { common: self.common.clone(), orders: self.orders.clone() }
     }
 
     /// Adds a node. Its options for informers, timers and the recorder are replaced by the fleet's.
     pub fn add(&mut self, agent: AgentBuilder) -> Result<(), RuntimeError> {
-        let mut agent = agent.timers(&self.timers).recorder(&self.recorder);
-        if self.shared_lease {
-            agent = agent.renewed_with(SHARED_LEASE).status_period(STATUS_PERIOD);
-        }
-        let core = agent.core(&self.informers, self.informers.of())?;
+        let core = self.common.core(agent)?;
         self.cores.insert(core.config.name.clone(), core.clone());
         self.order.push(core);
         Ok(())
@@ -108,44 +188,22 @@ impl Fleet {
     }
 
     /// Registers the nodes and runs their pods until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let _stopped: Vec<_> =
-            self.order.iter().map(|core| core.stopped.clone().drop_guard()).collect();
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let (client, shared_lease) = (self.common.informers.client(), self.common.shared_lease);
+        let renewing = async move {
+            if shared_lease {
+                renew_shared_lease(&client).await;
+            }
+        };
         let work = async {
-            tokio::join!(self.renew_shared_lease(), self.work());
+            tokio::join!(renewing, self.work());
         };
         shutdown.run_until_cancelled(work).await;
     }
 
-    /// Gives the sign of life of all nodes.
-    async fn renew_shared_lease(&self) {
-        if !self.shared_lease {
-            return;
-        }
-        let leases = Api::<Lease>::namespaced(self.informers.client(), LEASES);
-        let mut known = None;
-        loop {
-            let pause = match renew(&leases, known.take()).await {
-                Ok(lease) => {
-                    known = Some(lease);
-                    RENEW_EVERY
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the nodes' shared lease was not renewed");
-                    RENEW_AGAIN_AFTER
-                }
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn work(&self) {
+    async fn work(&mut self) {
         let mut changes = self.pods.subscribe();
-        let events = self.order.iter().map(|core| {
-            let owner = core.clone();
-            core.runtime.events().map(move |event: RuntimeEvent| (owner.clone(), event))
-        });
-        let mut events: SelectAll<_> = events.collect();
+        let mut events: Events = self.order.iter().map(events_of).collect();
         // Owned by each future: borrowed from `self` the whole would not be `Send`.
         let registrations = self.order.clone();
         let registrations =
@@ -161,12 +219,51 @@ impl Fleet {
         for core in &self.order {
             core.adopt_or_remove().await;
         }
+        let mut registering = Registering::new();
         loop {
             tokio::select! { biased;
+                // The sender is this fleet's own: it does not end.
+                Some(order) = self.given.recv() => match order {
+                    Order::Kill(name) => self.kill(&name).await,
+                    Order::Start(core) => registering.push(Box::pin(registered(core))),
+                },
+                Some(core) = registering.next(), if !registering.is_empty() => {
+                    events.push(events_of(&core));
+                    self.join(core).await;
+                }
                 change = changes.next_change() => self.take(change),
                 Some((core, event)) = events.next(), if !events.is_empty() => core.poke(&event.pod.uid),
             }
         }
+    }
+
+    async fn kill(&mut self, name: &str) {
+        if self.end(name) && self.common.shared_lease {
+            // Before anything else, or else its next agent could come first.
+            leave_shared_lease(&self.common.informers.client(), name).await;
+        }
+    }
+
+    /// Takes in a node that has registered while the fleet runs.
+    async fn join(&mut self, core: Arc<Core>) {
+        let name = core.config.name.clone();
+        self.end(&name);
+        self.cores.insert(name.clone(), core.clone());
+        self.order.push(core.clone());
+        for pod in self.pods.list() {
+            if pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&name) {
+                core.pod_changed(pod);
+            }
+        }
+        core.adopt_or_remove().await;
+    }
+
+    /// Ends the agent of a node. Whether there was one.
+    fn end(&mut self, name: &str) -> bool {
+        let Some(core) = self.cores.remove(name) else { return false };
+        self.order.retain(|other| !Arc::ptr_eq(other, &core));
+        core.stopped.cancel();
+        true
     }
 
     fn take(&self, change: Change<Pod>) {
@@ -186,6 +283,57 @@ impl Fleet {
                 }
             }
         }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for core in &self.order {
+            core.stopped.cancel();
+        }
+    }
+}
+
+/// The events of a node's runtime, until its agent ends.
+fn events_of(core: &Arc<Core>) -> BoxStream<'static, (Arc<Core>, RuntimeEvent)> {
+    let (owner, stopped) = (core.clone(), core.stopped.clone());
+    let events = core.runtime.events().map(move |event| (owner.clone(), event));
+    events.take_until(stopped.cancelled_owned()).boxed()
+}
+
+async fn registered(core: Arc<Core>) -> Arc<Core> {
+    core.register().await;
+    core
+}
+
+/// Gives the sign of life of all nodes.
+async fn renew_shared_lease(client: &Client) {
+    let leases = Api::<Lease>::namespaced(client.clone(), LEASES);
+    let mut known = None;
+    loop {
+        let pause = match renew(&leases, known.take()).await {
+            Ok(lease) => {
+                known = Some(lease);
+                RENEW_EVERY
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the nodes' shared lease was not renewed");
+                RENEW_AGAIN_AFTER
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The sign of life of all is no longer that of a node that was killed: its last one is now.
+async fn leave_shared_lease(client: &Client, node: &str) {
+    let leases = Api::<Lease>::namespaced(client.clone(), LEASES);
+    let change = json!({
+        "metadata": {"annotations": {RENEWED_WITH: null}},
+        "spec": {"renewTime": clock::now_micros()},
+    });
+    if let Err(error) = leases.patch(node, &PatchParams::default(), &Patch::Merge(change)).await {
+        tracing::warn!(node, %error, "a dead node still shares the lease");
     }
 }
 

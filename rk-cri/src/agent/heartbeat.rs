@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{Node, ObjectReference},
+        core::v1::{Node, NodeStatus, ObjectReference},
     },
     jiff::Timestamp,
 };
@@ -94,12 +94,12 @@ impl Core {
                 }
             }
         }
-        self.node_event("Starting", "Starting kubelet.");
+        self.node_event(EventType::Normal, "Starting", "Starting kubelet.");
         self.beat().await;
     }
 
-    fn node_event(&self, reason: &str, message: &str) {
-        self.event(&self.node_ref(), EventType::Normal, reason, message);
+    pub(super) fn node_event(&self, kind: EventType, reason: &str, message: &str) {
+        self.event(&self.node_ref(), kind, reason, message);
     }
 
     /// The node, as events are about it.
@@ -117,6 +117,12 @@ impl Core {
         let now = clock::now_seconds();
         let wanted = node::node(&self.config.identity, &now);
         let api = self.node_api();
+        if !self.config.settings.register {
+            // Somebody else makes it: until then there is nothing to report on.
+            let node = api.get(&self.config.name).await?;
+            self.heartbeat.lock().await.written(node);
+            return self.report_status(true).await;
+        }
         let node = match api.create(&PostParams::default(), &wanted).await {
             Ok(node) => node,
             Err(error) if is_status(&error, 409) => {
@@ -213,17 +219,35 @@ impl Core {
     }
 
     /// Reports the node's status if it changed, or if it is time to.
-    async fn report_status(&self, always: bool) -> kube::Result<()> {
+    pub(super) async fn report_status(&self, always: bool) -> kube::Result<()> {
         let mut heartbeat = self.heartbeat.lock().await;
         let Some(old) = self.newest_node(&mut heartbeat) else { return Ok(()) };
-        let images = self.runtime.list_images().await.unwrap_or_default();
+        let images = match self.runtime.list_images().await {
+            Ok(images) => {
+                self.state.lock().runtime_down = None;
+                images
+            }
+            Err(error) => {
+                let why =
+                    format!("container runtime is down: {}", super::handler::describe(&error));
+                self.state.lock().runtime_down = Some(why);
+                Vec::new()
+            }
+        };
+        let state = self.state.lock().clone();
         let now = clock::now();
         let due = heartbeat
             .reported_at
             .is_none_or(|at| now.duration_since(at).unsigned_abs() >= self.config.status_period);
         let old_status = old.status.clone().unwrap_or_default();
-        let new =
-            node::status(&self.config.identity, &images, Some(&old_status), &clock::now_seconds());
+        let new = node::status(
+            &self.config.identity,
+            &images,
+            &state,
+            Some(&old_status),
+            &clock::now_seconds(),
+        );
+        self.tell_conditions(&old_status, &new);
         let Some(patch) = node::status_patch(&old_status, &new, due || always) else {
             return Ok(());
         };
@@ -235,6 +259,14 @@ impl Core {
         heartbeat.written(patched);
         heartbeat.reported_at = Some(now);
         Ok(())
+    }
+
+    /// Events about conditions of the node that have changed, as the kubelet words them.
+    fn tell_conditions(&self, old: &NodeStatus, new: &NodeStatus) {
+        for reason in node::changes_of_conditions(old, new) {
+            let message = format!("Node {} status is now: {reason}", self.config.name);
+            self.node_event(EventType::Normal, reason, &message);
+        }
     }
 
     /// The newest version of the node that is known. The informer's is kept anyway.

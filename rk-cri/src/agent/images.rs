@@ -16,7 +16,7 @@ use self::{
     keyring::Keyring,
 };
 use super::{
-    backoff::BackOff,
+    backoff::{BackOff, LONGEST},
     handler::describe,
     spec::{image_with_tag, pod_ref, pull_policy},
     start::{CONFIG_RETRY, Refused, refused},
@@ -133,7 +133,7 @@ impl Core {
                 let (reason, message) = shown(kind, named, why);
                 warn("Failed", &format!("Error: {reason}"));
                 let now = clock::now();
-                tries.back_off.tried(now, now);
+                tries.back_off.tried(now, now, LONGEST);
                 tries.failure = Some((reason, message.clone()));
                 Err(refused(reason, message, Some(PULL_ERROR_SHOWN)))
             }

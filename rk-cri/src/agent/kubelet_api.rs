@@ -18,13 +18,25 @@ use self::query::Query;
 use super::{observed::Observed, worker::Core};
 use crate::runtime::{ContainerState, ContainerStatus};
 
+#[cfg(feature = "server")]
+mod access;
+#[cfg(feature = "server")]
+mod attributes;
 mod log_stream;
+mod node_pages;
 pub(crate) mod port_forward;
 mod query;
 mod resource_metrics;
+#[cfg(feature = "server")]
+mod serving;
 pub(crate) mod session;
 pub(crate) mod spdy;
+mod summary;
 mod websocket;
+
+#[cfg(feature = "server")]
+pub use self::access::Access;
+pub(super) use self::summary::LastTimes;
 
 /// The body of an answer.
 pub type KubeletBody = UnsyncBoxBody<Bytes, Infallible>;
@@ -35,13 +47,18 @@ pub type KubeletBody = UnsyncBoxBody<Bytes, Infallible>;
 /// |---|---|
 /// | `/healthz` | `ok` |
 /// | `/pods` | the node's pods |
-/// | `/metrics/resource` | use of CPU and memory, as Prometheus reads it |
+/// | `/runningpods` | what the runtime has of them |
+/// | `/configz` | the configuration |
+/// | `/stats/summary` | use of CPU, memory and disks |
+/// | `/metrics`, `/metrics/resource`, `/metrics/cadvisor`, `/metrics/probes` | as Prometheus reads it |
+/// | `/logs/…` | the machine's own logs, if the configuration opens them |
+/// | `/run/{namespace}/{pod}/{container}` | `cmd`; what it printed |
 /// | `/containerLogs/{namespace}/{pod}/{container}` | `follow`, `previous`, `tailLines`, `sinceSeconds`, `sinceTime`, `timestamps`, `limitBytes`, `stream` |
 /// | `/exec/{namespace}/{pod}/{container}` | `command` (repeated), `input`, `output`, `error`, `tty` |
 /// | `/attach/{namespace}/{pod}/{container}` | `input`, `output`, `error`, `tty` |
 /// | `/portForward/{namespace}/{pod}` | `port` (repeated) |
 ///
-/// The last three are upgrades, so they need a connection that allows them, as [`KubeletApi::serve`]
+/// `exec`, `attach` and `portForward` are upgrades, so they need a connection that allows them, as [`KubeletApi::serve`]
 /// does: to WebSockets with the subprotocols `v5.channel.k8s.io`, `v4.channel.k8s.io` and
 /// `channel.k8s.io`, or to SPDY/3.1 with `v4.channel.k8s.io` and its forerunners, for forwarded ports
 /// `portforward.k8s.io`.
@@ -64,6 +81,21 @@ pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Kubel
     *response.status_mut() = status;
     let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+fn json_answer(body: &serde_json::Value) -> Response<KubeletBody> {
+    let mut response = text(StatusCode::OK, body.to_string());
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// Prometheus' text format.
+fn metrics_page(page: String) -> Response<KubeletBody> {
+    let mut response = text(StatusCode::OK, page);
+    let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 
@@ -90,8 +122,20 @@ impl KubeletApi {
         let result = match parts[..] {
             _ if !known => Err((StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed".into())),
             ["healthz"] => Ok(text(StatusCode::OK, "ok")),
+            ["healthz", "ping" | "syncloop" | "log"] => Ok(text(StatusCode::OK, "ok")),
             ["pods"] => Ok(self.pods()),
+            ["stats", "summary"] => self.summary(&query).await,
+            ["metrics"] => Ok(self.metrics().await),
             ["metrics", "resource"] => Ok(self.resource_metrics().await),
+            ["metrics", "cadvisor"] => Ok(self.cadvisor().await),
+            ["metrics", "probes"] => Ok(self.probe_metrics()),
+            ["configz"] => self.configz(),
+            [place, ..] if self.is_closed(place) => {
+                Err((StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.".into()))
+            }
+            ["runningpods"] => self.running_pods().await,
+            ["logs", ..] => self.node_logs(path.strip_prefix("/logs").unwrap_or_default()).await,
+            ["run", namespace, pod, container] => self.run(namespace, pod, container, &query).await,
             ["containerLogs", namespace, pod, container] => {
                 self.logs(namespace, pod, container, &query).await
             }
@@ -109,13 +153,19 @@ impl KubeletApi {
         result.unwrap_or_else(|(status, message)| text(status, message))
     }
 
+    /// Whether the configuration turns this part off (`enableDebuggingHandlers`).
+    fn is_closed(&self, place: &str) -> bool {
+        let debugging =
+            ["runningpods", "logs", "run", "exec", "attach", "portForward", "containerLogs"];
+        let configuration = self.core.config.settings.configuration.as_deref();
+        debugging.contains(&place)
+            && configuration.is_some_and(|configuration| !configuration.enable_debugging_handlers)
+    }
+
     fn pods(&self) -> Response<KubeletBody> {
         let items = self.core.pods().iter().map(|pod| (**pod).clone()).collect();
         let list: List<Pod> = List { items, ..Default::default() };
-        let mut response = text(StatusCode::OK, serde_json::to_vec(&list).unwrap_or_default());
-        let json = header::HeaderValue::from_static("application/json");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
-        response
+        json_answer(&serde_json::to_value(&list).unwrap_or_default())
     }
 
     // === finding what a request is about ===

@@ -1,6 +1,6 @@
 //! The node's own object, its status and its lease.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc};
 
 use k8s_openapi::{
     api::{
@@ -17,10 +17,8 @@ use k8s_openapi::{
 };
 use serde_json::{Map, Value, json};
 
+use super::{eviction::thresholds::Pressure, housekeeping::NodeState, settings::Settings};
 use crate::runtime::Image;
-
-/// How many images a node's status lists at most: the largest ones.
-const IMAGES_MAX: usize = 50;
 
 /// Leaves it to the controllers to attach volumes to the node.
 const ATTACHED_BY_CONTROLLER: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
@@ -37,6 +35,7 @@ pub(crate) struct Identity {
     pub(crate) capacity: BTreeMap<String, String>,
     pub(crate) kubelet_port: u16,
     pub(crate) info: NodeSystemInfo,
+    pub(crate) settings: Arc<Settings>,
 }
 
 /// The node's object as it is registered.
@@ -65,9 +64,10 @@ pub(crate) fn node(identity: &Identity, now: &Time) -> Node {
             pod_cidr: identity.pod_cidr.clone(),
             pod_cidrs: identity.pod_cidr.clone().map(|range| vec![range]),
             taints: Some(identity.taints.clone()).filter(|taints| !taints.is_empty()),
+            provider_id: identity.settings.provider_id.clone(),
             ..Default::default()
         }),
-        status: Some(status(identity, &[], None, now)),
+        status: Some(status(identity, &[], &NodeState::default(), None, now)),
     }
 }
 
@@ -75,6 +75,7 @@ pub(crate) fn node(identity: &Identity, now: &Time) -> Node {
 pub(crate) fn status(
     identity: &Identity,
     images: &[Image],
+    state: &NodeState,
     old: Option<&NodeStatus>,
     now: &Time,
 ) -> NodeStatus {
@@ -92,13 +93,14 @@ pub(crate) fn status(
     addresses.push(address("Hostname", identity.name.clone()));
     NodeStatus {
         addresses: Some(addresses),
-        allocatable: Some(capacity.clone()),
+        allocatable: Some(allocatable(&identity.settings, &capacity)),
         capacity: Some(capacity),
-        conditions: Some(conditions(old, now)),
+        conditions: Some(conditions(state, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(identity.kubelet_port) }),
         }),
-        images: Some(image_list(images)).filter(|images| !images.is_empty()),
+        images: Some(image_list(images, identity.settings.images_max))
+            .filter(|images| !images.is_empty()),
         node_info: Some(identity.info.clone()),
         ..Default::default()
     }
@@ -116,42 +118,107 @@ fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
-fn conditions(old: Option<&NodeStatus>, now: &Time) -> Vec<NodeCondition> {
-    let conditions = [
-        (
-            "MemoryPressure",
-            "False",
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available",
+/// What Pods may have of a capacity.
+fn allocatable(
+    settings: &Settings,
+    capacity: &BTreeMap<String, Quantity>,
+) -> BTreeMap<String, Quantity> {
+    let left = |(name, amount): (&String, &Quantity)| {
+        let parsed = rk_api::meta::quantity::Quantity::parse(&amount.0);
+        let left = parsed.map(|parsed| settings.allocatable(name, parsed).into());
+        (name.clone(), left.unwrap_or_else(|_| amount.clone()))
+    };
+    capacity.iter().map(left).collect()
+}
+
+/// Whether something holds, by the condition's type, with the reason and the message for each.
+type Condition = (&'static str, bool, &'static str, String);
+
+fn verdicts(state: &NodeState) -> [Condition; 4] {
+    let pressure = |pressure: Pressure, yes: [&'static str; 2], no: [&'static str; 2]| {
+        let holds = state.pressures.contains(&pressure);
+        let [reason, message] = if holds { yes } else { no };
+        (pressure.condition(), holds, reason, message.to_owned())
+    };
+    let not_ready = match (&state.runtime_down, state.shutting_down) {
+        (_, true) => Some("node is shutting down".to_owned()),
+        (down, false) => down.clone(),
+    };
+    let ready = match not_ready {
+        Some(why) => ("Ready", false, "KubeletNotReady", why),
+        None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
+    };
+    [
+        pressure(
+            Pressure::Memory,
+            ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+            ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
         ),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        pressure(
+            Pressure::Disk,
+            ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+            ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
+        ),
+        pressure(
+            Pressure::Pid,
+            ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+            ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
+        ),
+        ready,
+    ]
+}
+
+/// The reasons of events about conditions that are another than before. One that is new is none,
+/// unless it is bad.
+pub(crate) fn changes_of_conditions(old: &NodeStatus, new: &NodeStatus) -> Vec<&'static str> {
+    let of = |status: &NodeStatus, kind: &str| {
+        let found = status.conditions.iter().flatten().find(|c| c.type_ == kind)?;
+        Some(found.status == "True")
+    };
+    let words = [
+        ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+        ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+        ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+        ("Ready", "NodeReady", "NodeNotReady"),
     ];
+    let changed = words.into_iter().filter_map(|(kind, yes, no)| {
+        let (before, now) = (of(old, kind)?, of(new, kind)?);
+        (before != now).then_some(if now { yes } else { no })
+    });
+    changed.collect()
+}
+
+fn conditions(state: &NodeState, old: Option<&NodeStatus>, now: &Time) -> Vec<NodeCondition> {
     let before = |type_: &str, status: &str| {
         let old =
             old?.conditions.as_ref()?.iter().find(|c| c.type_ == type_ && c.status == status)?;
         old.last_transition_time.clone()
     };
-    conditions
+    verdicts(state)
         .into_iter()
-        .map(|(type_, status, reason, message)| NodeCondition {
-            type_: type_.into(),
-            status: status.into(),
-            reason: Some(reason.into()),
-            message: Some(message.into()),
-            last_heartbeat_time: Some(now.clone()),
-            last_transition_time: Some(before(type_, status).unwrap_or_else(|| now.clone())),
+        .map(|(type_, holds, reason, message)| {
+            let status = if holds { "True" } else { "False" };
+            NodeCondition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: Some(reason.into()),
+                message: Some(message),
+                last_heartbeat_time: Some(now.clone()),
+                last_transition_time: Some(before(type_, status).unwrap_or_else(|| now.clone())),
+            }
         })
         .collect()
 }
 
-fn image_list(images: &[Image]) -> Vec<ContainerImage> {
+/// The images that a status lists: the largest ones, or all when `most` is negative.
+fn image_list(images: &[Image], most: i32) -> Vec<ContainerImage> {
     let mut images: Vec<&Image> = images.iter().collect();
     images.sort_by(|a, b| (b.size_bytes, &a.id).cmp(&(a.size_bytes, &b.id)));
-    let list = images.into_iter().take(IMAGES_MAX).map(|image| ContainerImage {
-        names: Some(image.digests.iter().chain(&image.tags).cloned().collect()),
-        size_bytes: i64::try_from(image.size_bytes).ok(),
+    let list = images.into_iter().take(usize::try_from(most).unwrap_or(usize::MAX)).map(|image| {
+        ContainerImage {
+            names: Some(image.digests.iter().chain(&image.tags).cloned().collect()),
+            size_bytes: i64::try_from(image.size_bytes).ok(),
+        }
     });
     list.collect()
 }
@@ -333,8 +400,8 @@ mod tests {
 
     #[test]
     fn a_heartbeat_alone_is_no_change() {
-        let old = status(&identity(), &[], None, &at(100));
-        let new = status(&identity(), &[], Some(&old), &at(110));
+        let old = status(&identity(), &[], &NodeState::default(), None, &at(100));
+        let new = status(&identity(), &[], &NodeState::default(), Some(&old), &at(110));
         assert_eq!(status_patch(&old, &new, false), None);
         let patch = status_patch(&old, &new, true).unwrap();
         let ready = &patch["status"]["conditions"][3];
@@ -345,11 +412,11 @@ mod tests {
     #[test]
     fn extended_resources_that_others_advertise_can_be_allocated_until_they_are_taken_back() {
         let amount = |amount: &str| Quantity(amount.to_owned());
-        let mut old = status(&identity(), &[], None, &at(100));
+        let mut old = status(&identity(), &[], &NodeState::default(), None, &at(100));
         let capacity = old.capacity.as_mut().unwrap();
         capacity.insert("example.com/foo".into(), amount("3"));
         capacity.insert("node.kubernetes.io/bar".into(), amount("3"));
-        let new = status(&identity(), &[], Some(&old), &at(100));
+        let new = status(&identity(), &[], &NodeState::default(), Some(&old), &at(100));
         let patch = status_patch(&old, &new, false).unwrap();
         assert_eq!(
             patch["status"],
@@ -361,22 +428,46 @@ mod tests {
 
         let mut old = new;
         old.capacity.as_mut().unwrap().remove("example.com/foo");
-        let new = status(&identity(), &[], Some(&old), &at(100));
+        let new = status(&identity(), &[], &NodeState::default(), Some(&old), &at(100));
         let patch = status_patch(&old, &new, false).unwrap();
         let taken_back = json!({"allocatable": {"cpu": "2", "example.com/foo": null}});
         assert_eq!(patch["status"], taken_back);
     }
 
     #[test]
+    fn a_condition_tells_what_is_short_and_since_when() {
+        let calm = NodeState::default();
+        let pressed = NodeState { pressures: [Pressure::Memory].into(), ..NodeState::default() };
+        let old = status(&identity(), &[], &calm, None, &at(100));
+        let new = status(&identity(), &[], &pressed, Some(&old), &at(110));
+        let condition = &new.conditions.as_ref().unwrap()[0];
+        assert_eq!(
+            (condition.type_.as_str(), condition.status.as_str()),
+            ("MemoryPressure", "True")
+        );
+        assert_eq!(condition.reason.as_deref(), Some("KubeletHasInsufficientMemory"));
+        assert_eq!(condition.last_transition_time, Some(at(110)));
+        assert_eq!(changes_of_conditions(&old, &new), ["NodeHasInsufficientMemory"]);
+        assert_eq!(changes_of_conditions(&new, &old), ["NodeHasSufficientMemory"]);
+        assert!(status_patch(&old, &new, false).is_some());
+
+        let stopping = NodeState { shutting_down: true, ..NodeState::default() };
+        let new = status(&identity(), &[], &stopping, Some(&old), &at(110));
+        let ready = &new.conditions.as_ref().unwrap()[3];
+        assert_eq!(ready.message.as_deref(), Some("node is shutting down"));
+        assert_eq!(changes_of_conditions(&old, &new), ["NodeNotReady"]);
+    }
+
+    #[test]
     fn a_new_image_is_a_change() {
-        let old = status(&identity(), &[], None, &at(100));
+        let old = status(&identity(), &[], &NodeState::default(), None, &at(100));
         let image = Image {
             id: "i".into(),
             tags: vec!["a:v1".into()],
             size_bytes: 7,
             ..Default::default()
         };
-        let new = status(&identity(), &[image], Some(&old), &at(110));
+        let new = status(&identity(), &[image], &NodeState::default(), Some(&old), &at(110));
         let patch = status_patch(&old, &new, false).unwrap();
         assert_eq!(patch["status"]["images"], json!([{"names": ["a:v1"], "sizeBytes": 7}]));
         assert_eq!(patch["status"].as_object().unwrap().len(), 1);

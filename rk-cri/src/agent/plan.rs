@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Container, EphemeralContainer, Pod, PodSpec},
+    api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec},
     jiff::Timestamp,
 };
 
@@ -89,18 +89,36 @@ pub(crate) fn initialized(spec: &PodSpec, observed: &Observed, memory: &dyn Reme
     })
 }
 
+/// Whether a container that ended with a code is to be started again: what its own rules say, else
+/// its own policy, else the Pod's (KEP-5307).
+pub(crate) fn restarts_after(container: &Container, pod_policy: &str, code: Option<i32>) -> bool {
+    let matches = |rule: &ContainerRestartRule| {
+        let (Some(on), Some(code)) = (&rule.exit_codes, code) else { return false };
+        let listed = on.values.iter().flatten().any(|value| *value == code);
+        match on.operator.as_str() {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        }
+    };
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    if rules.any(|rule| rule.action == "Restart" && matches(rule)) {
+        return true;
+    }
+    match container.restart_policy.as_deref().unwrap_or(pod_policy) {
+        "Never" => false,
+        "OnFailure" => code != Some(0),
+        _ => true,
+    }
+}
+
 /// Whether a container that does not run is to be started.
 fn wants_start(container: &Container, policy: &str, latest: Option<&ContainerStatus>) -> bool {
     let Some(latest) = latest else { return true };
     match latest.state {
         ContainerState::Running => false,
         ContainerState::Created | ContainerState::Unknown => true,
-        ContainerState::Exited => match policy {
-            _ if is_sidecar(container) => true,
-            "Never" => false,
-            "OnFailure" => latest.exit_code != Some(0),
-            _ => true,
-        },
+        ContainerState::Exited => restarts_after(container, policy, latest.exit_code),
     }
 }
 
@@ -284,7 +302,9 @@ impl Planner<'_> {
                 Some(status) if status.state == ContainerState::Running => return Proceed::Wait,
                 Some(status) if status.state == ContainerState::Exited => match status.exit_code {
                     Some(0) => continue,
-                    _ if self.policy == "Never" => return Proceed::Failed,
+                    code if !restarts_after(container, self.policy, code) => {
+                        return Proceed::Failed;
+                    }
                     _ => {}
                 },
                 _ => {}
@@ -312,7 +332,8 @@ impl Planner<'_> {
                 return true;
             }
             let Some(probe) = self.memory.health(status).failed else { return true };
-            let restarts = self.policy != "Never" || is_sidecar(container);
+            // A probe's kill is a failure.
+            let restarts = restarts_after(container, self.policy, Some(137));
             let then = if restarts { "will be restarted" } else { "will be killed" };
             let why = format!("Container {} failed {probe} probe, {then}", container.name);
             self.plan.stop.push((status.id.clone(), why));

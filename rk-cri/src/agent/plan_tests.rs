@@ -117,7 +117,7 @@ fn the_restart_policy_decides_what_is_started_again() {
 #[test]
 fn a_restart_waits_for_its_pause() {
     let mut back_off = BackOff::default();
-    back_off.tried(at(0), at(0));
+    back_off.tried(at(0), at(0), super::super::backoff::LONGEST);
     let memory = Fake { back_off, ..NOTHING };
     let observed = in_sandbox(vec![
         container("a", 1, Some(1)),
@@ -223,4 +223,21 @@ fn an_ephemeral_container_is_started_once() {
     check(&pod, in_sandbox(both.clone()), start(&["debugger"]));
     let ended = [both, vec![container("debugger", 0, Some(1))]].concat();
     check(&pod, in_sandbox(ended), Plan::default());
+}
+
+#[test]
+fn a_container_may_have_a_policy_and_rules_of_its_own() {
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let pod = pod(
+        "Always",
+        json!([]),
+        json!([
+            {"name": "a", "image": "i", "restartPolicy": "Never", "restartPolicyRules": rules},
+            {"name": "b", "image": "i", "restartPolicy": "OnFailure"}]),
+    );
+    let spec = pod.spec.unwrap();
+    let comes_back =
+        |at: usize, code: i32| restarts_after(&spec.containers[at], "Always", Some(code));
+    assert_eq!([0, 1, 42].map(|code| comes_back(0, code)), [false, false, true]);
+    assert_eq!([0, 1, 42].map(|code| comes_back(1, code)), [false, true, true]);
 }

@@ -270,12 +270,17 @@ impl Subject {
             // Boxed: a request under way is many times as large as the wait for the next.
             let Some(verdict) = Box::pin(self.ask()).await else { return };
             let success = match verdict {
-                Verdict::Success => true,
+                Verdict::Success => {
+                    self.count("successful");
+                    true
+                }
                 Verdict::Failure(why) => {
+                    self.count("failed");
                     self.event(&format!("{} probe failed: {why}", self.kind.name()));
                     false
                 }
                 Verdict::Unknown(why) => {
+                    self.count("unknown");
                     self.event(&format!(
                         "{} probe errored and resulted in unknown state: {why}",
                         self.kind.name()
@@ -298,6 +303,12 @@ impl Subject {
         }
     }
 
+    /// Notes a result for the metrics of probes.
+    fn count(&self, result: &'static str) {
+        let counted = (self.pod_uid.clone(), self.container.clone(), self.kind.name(), result);
+        self.core.count_probe(counted);
+    }
+
     /// Asks once; `None` when there is nobody left to ask.
     async fn ask(&self) -> Option<Verdict> {
         let pod = self.core.newest_pod(&self.pod_uid)?;
@@ -312,6 +323,51 @@ impl Subject {
         let Some(pod) = self.core.newest_pod(&self.pod_uid) else { return };
         let about: ObjectReference = self.core.container_ref(&pod, &self.container);
         self.core.event(&about, EventType::Warning, "Unhealthy", message);
+    }
+}
+
+/// Whose probe, of which kind, with which result.
+type Counted = (String, String, &'static str, &'static str);
+
+/// How often probes had which result.
+#[derive(Debug, Default)]
+pub(crate) struct ProbeCounts(BTreeMap<Counted, u64>);
+
+/// One of these numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct ProbeCount {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) container: String,
+    pub(crate) kind: &'static str,
+    pub(crate) result: &'static str,
+    pub(crate) count: u64,
+}
+
+impl Core {
+    /// Counts only where somebody is served the numbers.
+    fn count_probe(&self, counted: Counted) {
+        if self.config.settings.configuration.is_some() {
+            *self.probe_counts.lock().0.entry(counted).or_default() += 1;
+        }
+    }
+
+    pub(super) fn forget_probe_counts(&self, uid: &str) {
+        self.probe_counts.lock().0.retain(|(pod, ..), _| pod != uid);
+    }
+
+    pub(super) fn probe_counts(&self) -> Vec<ProbeCount> {
+        let counts: Vec<_> = {
+            let counts = self.probe_counts.lock();
+            counts.0.iter().map(|(key, count)| (key.clone(), *count)).collect()
+        };
+        let named = counts.into_iter().filter_map(|((uid, container, kind, result), count)| {
+            let pod = self.newest_pod(&uid)?;
+            let (namespace, pod) = (pod.metadata.namespace.clone()?, pod.metadata.name.clone()?);
+            Some(ProbeCount { namespace, pod, uid, container, kind, result, count })
+        });
+        named.collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Resource,
     api::{Patch, PatchParams, Request},
@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use super::{
     observed::Observed,
     spec::{full_name, pod_ref},
+    static_pods::{is_mirror_of, is_static},
     status::{self, pod_status},
     sync::{Memory, View, find},
     worker::Core,
@@ -47,6 +48,7 @@ impl Core {
                 waiting: &memory.waiting,
                 ended: memory.ended.as_ref(),
                 terminal,
+                disrupted: self.ended_from_outside(&pod_ref(&pod).uid).is_some(),
                 host_ips: &self.config.node_ips,
                 scheme: &self.scheme,
                 now: clock::now(),
@@ -54,6 +56,9 @@ impl Core {
             pod_status(&pod, observed, &inputs)
         };
         let old = pod.status.clone().unwrap_or_default();
+        if is_static(&pod) {
+            return self.report_of_static(&pod, new, memory).await;
+        }
         let reference = pod_ref(&pod);
         let Some(patch) = status::patch(&reference.uid, &old, &new) else {
             memory.unwritten = false;
@@ -77,6 +82,44 @@ impl Core {
                 pod
             }
         }
+    }
+
+    /// A static Pod keeps its status, and its mirror is given it.
+    async fn report_of_static(
+        &self,
+        pod: &Arc<Pod>,
+        new: PodStatus,
+        memory: &mut Memory,
+    ) -> Arc<Pod> {
+        let mut told = None;
+        if let Some(mirror) = self.mirror(pod).filter(|mirror| is_mirror_of(mirror, pod)) {
+            let reference = pod_ref(&mirror);
+            let old = mirror.status.clone().unwrap_or_default();
+            // What others write about the mirror stays.
+            let shown = PodStatus {
+                qos_class: old.qos_class.clone().or_else(|| new.qos_class.clone()),
+                ..new.clone()
+            };
+            if let Some(patch) = status::patch(&reference.uid, &old, &shown) {
+                told = Some(self.patch_status(&reference, &patch).await);
+            }
+        }
+        memory.unwritten = match told {
+            None => false,
+            Some(Ok(written)) => {
+                self.mirror_written(written);
+                false
+            }
+            // It is gone, or another one is there: the watch will tell.
+            Some(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => false,
+            Some(Err(error)) => {
+                tracing::debug!(pod = full_name(pod), %error, "unable to write the mirror's status");
+                true
+            }
+        };
+        let written = Arc::new(Pod { status: Some(new), ..(**pod).clone() });
+        memory.written = Some(written.clone());
+        written
     }
 
     async fn patch_status(&self, pod: &PodRef, patch: &serde_json::Value) -> kube::Result<Pod> {

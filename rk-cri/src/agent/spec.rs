@@ -64,9 +64,39 @@ pub(crate) fn log_directory(root: &Path, pod: &PodRef) -> PathBuf {
     root.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
 }
 
-pub(crate) fn hostname(pod: &Pod, node: &str) -> String {
+/// The host name inside a pod; its fully qualified one where it asks for that and has one.
+pub(crate) fn hostname(pod: &Pod, node: &str, domain: &str) -> String {
+    let short = short_hostname(pod, node);
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
+    let subdomain = spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty());
+    match subdomain.filter(|_| spec.set_hostname_as_fqdn == Some(true)) {
+        Some(subdomain) => {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            format!("{short}.{subdomain}.{namespace}.svc.{domain}")
+        }
+        None => short,
+    }
+}
+
+/// The kernel's limit on host names.
+const HOSTNAME_MAX: usize = 64;
+
+/// Why a pod cannot have the host name that it asks for, if it cannot.
+pub(crate) fn wrong_hostname(name: &str) -> Option<String> {
+    let surplus = name.len().checked_sub(HOSTNAME_MAX).filter(|surplus| *surplus > 0)?;
+    Some(format!(
+        "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long \
+         ({HOSTNAME_MAX} characters is the max, {surplus} characters too many)"
+    ))
+}
+
+fn short_hostname(pod: &Pod, node: &str) -> String {
+    let default = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&default);
+    if let Some(name) = spec.hostname_override.as_deref().filter(|name| !name.is_empty()) {
+        return name.to_string();
+    }
     if spec.host_network == Some(true) {
         return node.to_string();
     }
@@ -88,7 +118,7 @@ pub(crate) fn sandbox_config(pod: &Pod, attempt: u32, node: &NodeFacts<'_>) -> S
     let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.clone());
     SandboxConfig {
         attempt,
-        hostname: hostname(pod, node.name),
+        hostname: hostname(pod, node.name, &node.dns.domain),
         log_directory: log_directory(node.log_root, &reference),
         dns: dns(&reference.namespace, spec, node),
         port_mappings: port_mappings(spec),
@@ -199,7 +229,7 @@ pub(crate) fn hosts_file(pod: &Pod, ips: &[IpAddr], domain: &str) -> String {
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
-    let host = hostname(pod, "");
+    let host = short_hostname(pod, "");
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     for ip in ips {
         match spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty()) {
@@ -211,6 +241,21 @@ pub(crate) fn hosts_file(pod: &Pod, ips: &[IpAddr], domain: &str) -> String {
             None => out.push_str(&format!("{ip}\t{host}\n")),
         }
     }
+    add_aliases(&mut out, spec);
+    out
+}
+
+/// The hosts file of a pod on the node's network, whose entries of its own come after the node's;
+/// `None` where it has none.
+pub(crate) fn hosts_file_of_node(pod: &Pod, nodes: &str) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    spec.host_aliases.as_ref().filter(|aliases| !aliases.is_empty())?;
+    let mut out = format!("# Kubernetes-managed hosts file (host network).\n{nodes}");
+    add_aliases(&mut out, spec);
+    Some(out)
+}
+
+fn add_aliases(out: &mut String, spec: &PodSpec) {
     let aliases = spec.host_aliases.as_deref().unwrap_or_default();
     if !aliases.is_empty() {
         out.push_str("\n# Entries added by HostAliases.\n");
@@ -219,7 +264,40 @@ pub(crate) fn hosts_file(pod: &Pod, ips: &[IpAddr], domain: &str) -> String {
         let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
         out.push_str(&format!("{}\t{names}\n", alias.ip));
     }
-    out
+}
+
+/// Whether a container may be run by the user that it would be run by (`runAsNonRoot`); an error is
+/// why not. `image_user` is the image's own user.
+pub(crate) fn check_non_root(
+    pod: &Pod,
+    container: &Container,
+    image_user: &str,
+) -> Result<(), String> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let wanted = own.and_then(|own| own.run_as_non_root);
+    if wanted.or_else(|| of_pod.and_then(|of_pod| of_pod.run_as_non_root)) != Some(true) {
+        return Ok(());
+    }
+    let whose = format!("(pod: {:?}, container: {})", full_name(pod), container.name);
+    let user = own.and_then(|own| own.run_as_user);
+    match user.or_else(|| of_pod.and_then(|of_pod| of_pod.run_as_user)) {
+        Some(0) => return Err(format!("container's runAsUser breaks non-root policy {whose}")),
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    let user = image_user.split(':').next().unwrap_or_default();
+    match user.parse::<i64>() {
+        _ if user.is_empty() => {
+            Err(format!("container has runAsNonRoot and image will run as root {whose}"))
+        }
+        Ok(0) => Err(format!("container has runAsNonRoot and image will run as root {whose}")),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user \
+             is non-root {whose}"
+        )),
+    }
 }
 
 /// A container's settings.
@@ -271,11 +349,13 @@ fn security(pod: &Pod, container: &Container) -> Security {
     let capabilities = own.capabilities.unwrap_or_default();
     let mut supplemental_groups = of_pod.supplemental_groups.unwrap_or_default();
     supplemental_groups.extend(of_pod.fs_group);
+    let strict_groups = of_pod.supplemental_groups_policy.as_deref() == Some("Strict");
     Security {
         run_as_user: own.run_as_user.or(of_pod.run_as_user),
         run_as_username: None,
         run_as_group: own.run_as_group.or(of_pod.run_as_group),
         supplemental_groups,
+        strict_groups,
         read_only_root: own.read_only_root_filesystem == Some(true),
         privileged: own.privileged == Some(true),
         add_capabilities: capabilities.add.unwrap_or_default(),
@@ -361,6 +441,49 @@ mod tests {
             ["", "Nginx", "nginx:", "a//b", "-x", "nginx:a b", "app@sha256:12", "http://x/y"]
         {
             assert!(image_with_tag(name).is_err(), "{name}");
+        }
+    }
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        let pod = serde_json::json!({
+            "metadata": {"name": "web", "namespace": "team", "uid": "u"}, "spec": spec});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn a_host_name_may_be_the_qualified_one() {
+        let name = |spec: serde_json::Value| hostname(&pod(spec), "n1", "cluster.local");
+        let spec = |more: serde_json::Value| {
+            let mut spec = serde_json::json!({"containers": [], "subdomain": "db"});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        assert_eq!(name(spec(serde_json::json!({}))), "web");
+        let qualified = name(spec(serde_json::json!({"setHostnameAsFQDN": true})));
+        assert_eq!(qualified, "web.db.team.svc.cluster.local");
+        assert_eq!(wrong_hostname(&qualified), None);
+        assert!(wrong_hostname(&"x".repeat(70)).unwrap().contains("6 characters too many"));
+        assert_eq!(name(serde_json::json!({"containers": [], "hostNetwork": true})), "n1");
+        assert_eq!(name(serde_json::json!({"containers": [], "hostnameOverride": "a.b"})), "a.b");
+    }
+
+    #[test]
+    fn who_must_not_be_root_is_shown_not_to_be() {
+        let check = |user: Option<i64>, image: &str| {
+            let pod = pod(serde_json::json!({"containers": [{"name": "c"}],
+                "securityContext": {"runAsNonRoot": true, "runAsUser": user}}));
+            check_non_root(&pod, &pod.spec.as_ref().unwrap().containers[0], image)
+        };
+        assert_eq!(check(Some(5), ""), Ok(()));
+        assert_eq!(check(None, "1000:1000"), Ok(()));
+        for (user, image, why) in [
+            (Some(0), "1000", "runAsUser breaks non-root policy"),
+            (None, "", "image will run as root"),
+            (None, "0", "image will run as root"),
+            (None, "nobody", "non-numeric user (nobody)"),
+        ] {
+            let error = check(user, image).unwrap_err();
+            assert!(error.contains(why), "{error}");
         }
     }
 

@@ -22,7 +22,8 @@ use super::{
     claims, env,
     handler::{self, Action, Place, Verdict, describe},
     observed::Observed,
-    spec::{container_config, hosts_file, pod_ref},
+    spec::{check_non_root, container_config, hosts_file, hosts_file_of_node, pod_ref},
+    static_pods::is_static,
     status::Waiting,
     stop::STOP_LEAST,
     sync::Memory,
@@ -104,6 +105,11 @@ impl Core {
             refused(reason, why, Some(CONFIG_RETRY))
         };
         let config_error = |why: String| fail("CreateContainerConfigError", why);
+        if !self.runtime.simulated() {
+            let known = self.runtime.image_status(&image).await.ok().flatten();
+            let user = known.map(|image| image.user).unwrap_or_default();
+            check_non_root(pod, container, &user).map_err(config_error)?;
+        }
         let attempt = self.next_attempt(pod, container, latest);
         let env = self.environment(pod, container, &sandbox.ips).await.map_err(config_error)?;
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
@@ -128,11 +134,16 @@ impl Core {
             &format!("Created container: {}", container.name),
         );
         let now = clock::now();
+        let longest = self.config.settings.longest_back_off;
         if let Some(failed_at) = latest
             .filter(|latest| latest.state == ContainerState::Exited)
             .and_then(|l| l.finished_at)
         {
-            memory.back_offs.entry(container.name.clone()).or_default().tried(failed_at, now);
+            memory
+                .back_offs
+                .entry(container.name.clone())
+                .or_default()
+                .tried(failed_at, now, longest);
         }
         if let Err(error) = self.runtime.start_container(&id).await {
             let why = describe(&error);
@@ -144,7 +155,7 @@ impl Core {
                 None
             } else {
                 let back_off = memory.back_offs.entry(container.name.clone()).or_default();
-                back_off.tried(now, now);
+                back_off.tried(now, now, longest);
                 Some(back_off.pause())
             };
             return Err(refused("RunContainerError", why, pause));
@@ -205,7 +216,10 @@ impl Core {
         let links = pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
         let mut services: Vec<Arc<Service>> = Vec::new();
         if let Some(informer) = &self.services {
-            informer.synced().await;
+            // One that is to run without an API server does not wait for it.
+            if !is_static(pod) {
+                informer.synced().await;
+            }
             services.extend(informer.get("default", "kubernetes"));
             if links {
                 services.extend(informer.list_in(namespace).into_iter().filter(|service| {
@@ -242,6 +256,12 @@ impl Core {
         let read_only = claims::read_only(pod);
         let hosts = hosts_file(pod, pod_ips, &self.config.cluster_dns.domain);
         let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let hosts = if host_network {
+            let nodes = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            hosts_file_of_node(pod, &nodes)
+        } else {
+            Some(hosts)
+        };
         let work = move || {
             let mut mounts = volumes::mounts(&dir, &container, &volumes, &read_only, &env)?;
             let taken = |mounts: &[Mount], path: &str| {
@@ -254,7 +274,7 @@ impl Core {
                 std::fs::write(&path, text).map_err(|error| error.to_string())?;
                 Ok::<_, String>(path)
             };
-            if !host_network && !taken(&mounts, "/etc/hosts") {
+            if let Some(hosts) = hosts.filter(|_| !taken(&mounts, "/etc/hosts")) {
                 let host_path = file(dir.join("etc-hosts"), &hosts)?;
                 mounts.push(Mount {
                     host_path,
@@ -325,10 +345,11 @@ impl Core {
         let mut paths = BTreeMap::new();
         if !self.runtime.simulated() {
             let dir = self.pod_dir(pod);
+            let group = volumes::group_of(pod);
             let work = move || {
                 for (name, source) in sources {
-                    let path =
-                        volumes::set_up(&dir, &name, source).map_err(|why| (name.clone(), why))?;
+                    let path = volumes::set_up(&dir, &name, source, group)
+                        .map_err(|why| (name.clone(), why))?;
                     paths.insert(name, path);
                 }
                 Ok::<_, volumes::Failure>(paths)

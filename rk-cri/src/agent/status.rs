@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     observed::Observed,
-    plan::{Remembered, as_container, initialized, is_sidecar, restart_policy},
+    plan::{Remembered, as_container, initialized, is_sidecar, restart_policy, restarts_after},
 };
 use crate::runtime::{ContainerState, ContainerStatus};
 
@@ -36,6 +36,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) ended: Option<&'a (String, String)>,
     /// Nothing of the pod runs or will run.
     pub(crate) terminal: bool,
+    /// It was ended by its node, which needed its place.
+    pub(crate) disrupted: bool,
     /// The node's addresses, the primary one first.
     pub(crate) host_ips: &'a [IpAddr],
     /// The scheme of container ids, for example `rk`.
@@ -256,7 +258,7 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
     let find = |list: &'_ Option<Vec<ApiContainerStatus>>, name: &str| {
         list.iter().flatten().find(|status| status.name == name).cloned()
     };
-    let (mut init_pending, mut init_failed) = (0, 0);
+    let (mut init_pending, mut init_failed, mut init_over) = (0, 0, false);
     for container in spec.init_containers.iter().flatten() {
         let found = find(&status.init_container_statuses, &container.name);
         let state = found.as_ref().and_then(|status| status.state.as_ref());
@@ -268,11 +270,15 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
         }
         match exit_code(state).or_else(|| exit_code(last)) {
             Some(0) if exit_code(state).is_some() => {}
-            Some(code) if code != 0 => init_failed += 1,
+            Some(code) if code != 0 => {
+                init_failed += 1;
+                init_over |= !restarts_after(container, policy, Some(code));
+            }
             _ => init_pending += 1,
         }
     }
     let (mut unknown, mut running, mut waiting, mut stopped, mut failed) = (0, 0, 0, 0, 0);
+    let mut comes_back = false;
     for container in &spec.containers {
         let found = find(&status.container_statuses, &container.name);
         let state = found.as_ref().and_then(|status| status.state.as_ref());
@@ -282,18 +288,20 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
             Some(state) if state.terminated.is_some() => {
                 stopped += 1;
                 failed += i32::from(exit_code(Some(state)) != Some(0));
+                comes_back |= restarts_after(container, policy, exit_code(Some(state)));
             }
             Some(state) if state.waiting.is_some() => match exit_code(last) {
-                Some(_) => {
+                Some(code) => {
                     stopped += 1;
                     failed += 1;
+                    comes_back |= restarts_after(container, policy, Some(code));
                 }
                 None => waiting += 1,
             },
             _ => unknown += 1,
         }
     }
-    if init_failed > 0 && policy == "Never" {
+    if init_over {
         return "Failed";
     }
     if terminal && running == 0 {
@@ -307,11 +315,10 @@ fn phase(spec: &PodSpec, status: &PodStatus, initialized: bool, terminal: bool) 
         return "Running";
     }
     if running == 0 && stopped > 0 && unknown == 0 {
-        return match policy {
-            "Always" => "Running",
-            _ if failed == 0 => "Succeeded",
-            "Never" => "Failed",
-            _ => "Running",
+        return match (comes_back, failed) {
+            (true, _) => "Running",
+            (false, 0) => "Succeeded",
+            (false, _) => "Failed",
         };
     }
     "Pending"
@@ -379,6 +386,20 @@ fn conditions(
             }
             None => kept.push(condition),
         }
+    }
+    if let (Some((_, message)), true) = (inputs.ended, inputs.disrupted)
+        && !kept.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+    {
+        kept.retain(|condition| condition.type_ != "DisruptionTarget");
+        kept.push(PodCondition {
+            type_: "DisruptionTarget".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(message.clone()),
+            last_transition_time: Some(seconds(inputs.now)),
+            observed_generation: pod.metadata.generation,
+            ..Default::default()
+        });
     }
     status.conditions = Some(kept);
 }

@@ -149,7 +149,12 @@ impl Core {
 
     fn current_grace(&self, job: &Job) -> Duration {
         let uid = job.pod.metadata.uid.as_deref().unwrap_or_default();
-        grace(&self.newest_pod(uid).unwrap_or_else(|| Arc::clone(&job.pod)))
+        let grace = grace(&self.newest_pod(uid).unwrap_or_else(|| Arc::clone(&job.pod)));
+        match self.ended_from_outside(uid) {
+            // The node may not have the time that the pod asks for.
+            Some(ended) => grace.min(ended.grace.max(Duration::from_secs(1))),
+            None => grace,
+        }
     }
 
     /// Stops one container of a pod that goes on.

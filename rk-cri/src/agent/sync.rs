@@ -20,14 +20,15 @@ use kube::Api;
 use rk_api::{client::EventType, clock};
 
 use super::{
-    admission::{Refusal, admit},
+    admission::{Refusal, admit, allow_sysctls},
     backoff::BackOff,
     env::{Facts, Referenced},
     images::Tries,
     observed::Observed,
     plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
-    spec::{NodeFacts, full_name, sandbox_config},
+    spec::{NodeFacts, full_name, sandbox_config, wrong_hostname},
+    static_pods::is_static,
     status::{Waiting, is_terminal},
     stop::grace_after,
     volumes,
@@ -106,6 +107,8 @@ impl Memory {
         let version = |pod: &Pod| pod.metadata.resource_version.as_ref()?.parse::<u64>().ok();
         match &self.written {
             Some(written) if version(written) > version(pod) => written.clone(),
+            // What runs from a file has its status nowhere else.
+            Some(written) if is_static(pod) => written.clone(),
             _ => {
                 self.written = None;
                 pod.clone()
@@ -146,6 +149,21 @@ impl Core {
         if job.gone {
             return self.clean_up(job, memory).await;
         }
+        if is_static(&job.pod) {
+            if self.replaces_another(&job.pod) {
+                return Next::Wait(Some(RETRY));
+            }
+            let mirrored = self.keep_mirror(&job.pod).await;
+            let next = self.sync_live(job, memory).await;
+            return match next {
+                Next::Wait(wake) if !mirrored => Next::Wait(sooner(wake, Some(RETRY))),
+                next => next,
+            };
+        }
+        self.sync_live(job, memory).await
+    }
+
+    async fn sync_live(self: &Arc<Self>, job: &Job, memory: &mut Memory) -> Next {
         let pod = memory.newest(&job.pod);
         let observed = match self.observe(&pod).await {
             Ok(observed) => observed,
@@ -158,7 +176,11 @@ impl Core {
         if phase.is_some_and(is_terminal) {
             return self.stop_finished(job, &pod, &observed, memory).await;
         }
-        if let Err(refusal) = self.admitted(&pod, &observed, memory) {
+        if let Some(ended) =
+            self.ended_from_outside(pod.metadata.uid.as_deref().unwrap_or_default())
+        {
+            memory.ended = Some(ended.refusal);
+        } else if let Err(refusal) = self.admitted(&pod, &observed, memory) {
             memory.ended = Some(refusal);
         }
         let deadline = self.check_deadline(&pod, memory);
@@ -330,6 +352,12 @@ impl Core {
             node_dns: &self.config.node_dns,
         };
         let config = sandbox_config(pod, attempt, &facts);
+        if let Some(why) = wrong_hostname(&config.hostname) {
+            let message = format!("Failed to create pod sandbox: {why}");
+            let about = self.pod_reference(pod);
+            self.event(&about, EventType::Warning, "FailedCreatePodSandBox", &message);
+            return failed(memory);
+        }
         if !self.runtime.simulated() {
             // The runtime may want to put files there.
             let directory = config.log_directory.clone();
@@ -389,7 +417,10 @@ impl Core {
                 !over && (taken_on || born(other) < born(pod))
             })
             .collect();
-        let verdict = admit(pod, &others, &node);
+        let verdict = self
+            .takes_on(pod)
+            .and_then(|()| admit(pod, &others, &node))
+            .and_then(|()| allow_sysctls(pod, &self.config.settings.allowed_unsafe_sysctls));
         match &verdict {
             Ok(()) => memory.admitted = true,
             Err((reason, message)) => {

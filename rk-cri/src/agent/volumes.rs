@@ -244,12 +244,18 @@ fn downward_files(
     Ok(())
 }
 
-/// Makes a volume, or brings its contents up to date, and returns where it is. Blocks.
-pub(crate) fn set_up(pod_dir: &Path, volume: &str, source: Source) -> Result<PathBuf, String> {
+/// Makes a volume, or brings its contents up to date, and returns where it is. What the agent makes
+/// belongs to `group` (`fsGroup`), which may write to empty directories and read files. Blocks.
+pub(crate) fn set_up(
+    pod_dir: &Path,
+    volume: &str,
+    source: Source,
+    group: Option<u32>,
+) -> Result<PathBuf, String> {
     match source {
         Source::EmptyDir { memory, size_limit } => {
             let path = directory(pod_dir, "empty-dir", volume);
-            empty_dir(&path, memory, size_limit).map_err(|error| error.to_string())?;
+            empty_dir(&path, memory, size_limit, group).map_err(|error| error.to_string())?;
             Ok(path)
         }
         Source::HostPath { path, type_ } => {
@@ -258,13 +264,18 @@ pub(crate) fn set_up(pod_dir: &Path, volume: &str, source: Source) -> Result<Pat
         }
         Source::Files { plugin, files } => {
             let path = directory(pod_dir, plugin, volume);
-            atomic::write(&path, &files).map_err(|error| error.to_string())?;
+            atomic::write(&path, &files, group).map_err(|error| error.to_string())?;
             Ok(path)
         }
     }
 }
 
-fn empty_dir(path: &Path, memory: bool, size_limit: Option<i64>) -> io::Result<()> {
+fn empty_dir(
+    path: &Path,
+    memory: bool,
+    size_limit: Option<i64>,
+    group: Option<u32>,
+) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
@@ -273,7 +284,29 @@ fn empty_dir(path: &Path, memory: bool, size_limit: Option<i64>) -> io::Result<(
     if memory {
         mount_tmpfs(path, size_limit);
     }
+    if let Some(group) = group {
+        give_to_group(path, group)?;
+        // What is made in it belongs to the group too.
+        set_mode(path, 0o2777)?;
+    }
     Ok(())
+}
+
+/// Gives a file or directory, not what a link leads to, to a group.
+#[cfg(unix)]
+pub(crate) fn give_to_group(path: &Path, group: u32) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, None, Some(group))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn give_to_group(_: &Path, _: u32) -> io::Result<()> {
+    Ok(())
+}
+
+/// The group that a pod's volumes belong to.
+pub(crate) fn group_of(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(context.fs_group?).ok()
 }
 
 /// Memory behind a directory, where that is allowed; else the directory does.

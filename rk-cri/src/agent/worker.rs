@@ -20,8 +20,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Config,
     heartbeat::{Alarms, Heartbeat},
+    housekeeping::{EndedPods, NodeState},
     images::Pulls,
+    kubelet_api::LastTimes,
+    probes::ProbeCounts,
     spec::pod_ref,
+    static_pods::Mirrors,
     sync::Memory,
 };
 use crate::{
@@ -48,6 +52,12 @@ pub(crate) struct Core {
     pub(super) heartbeat: tokio::sync::Mutex<Heartbeat>,
     pub(super) alarms: Mutex<Alarms>,
     pub(super) pulls: Pulls,
+    /// What of the node its status tells, and changes.
+    pub(super) state: Mutex<NodeState>,
+    pub(super) ended: Mutex<EndedPods>,
+    pub(super) mirrors: Mutex<Mirrors>,
+    pub(super) probe_counts: Mutex<ProbeCounts>,
+    pub(super) last_times: LastTimes,
     /// Ends all work on pods; what runs keeps running.
     pub(super) stopped: CancellationToken,
     slots: Mutex<Slots>,
@@ -118,6 +128,11 @@ impl Core {
             heartbeat: Default::default(),
             alarms: Mutex::default(),
             pulls,
+            state: Mutex::default(),
+            ended: Mutex::default(),
+            mirrors: Mutex::default(),
+            probe_counts: Mutex::default(),
+            last_times: LastTimes::default(),
             stopped: CancellationToken::new(),
             slots: Mutex::new(Slots { next: HEARTBEAT + 1, ..Slots::default() }),
         })
@@ -189,6 +204,20 @@ impl Core {
         pods
     }
 
+    /// All pods that there is anything left of.
+    pub(super) fn all_pods(&self) -> Vec<Arc<Pod>> {
+        self.slots.lock().by_uid.values().map(|slot| slot.pod.clone()).collect()
+    }
+
+    /// The node's pods as they were last written, or else seen. One that is being worked on is as it
+    /// was seen.
+    pub(super) fn pods_as_written(&self) -> Vec<Arc<Pod>> {
+        let slots = self.slots.lock();
+        let written = |slot: &Slot| slot.memory.as_ref().and_then(|memory| memory.written.clone());
+        let live = slots.by_uid.values().filter(|slot| !slot.gone);
+        live.map(|slot| written(slot).unwrap_or_else(|| slot.pod.clone())).collect()
+    }
+
     /// A pod as it was last seen.
     pub(super) fn newest_pod(&self, uid: &str) -> Option<Arc<Pod>> {
         self.slots.lock().by_uid.get(uid).map(|slot| slot.pod.clone())
@@ -231,6 +260,8 @@ impl Core {
             let slots = &mut *slots;
             let Some(slot) = slots.by_uid.get_mut(&uid) else { return };
             if next == Next::Forget {
+                self.forget_end(&uid);
+                self.forget_probe_counts(&uid);
                 slots.uids.remove(&slot.number);
                 slots.by_uid.remove(&uid);
                 return;

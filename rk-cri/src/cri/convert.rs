@@ -134,6 +134,10 @@ fn security_to_v1(
         },
         readonly_rootfs: security.read_only_root,
         supplemental_groups: security.supplemental_groups.clone(),
+        supplemental_groups_policy: match security.strict_groups {
+            true => v1::SupplementalGroupsPolicy::Strict.into(),
+            false => v1::SupplementalGroupsPolicy::Merge.into(),
+        },
         no_new_privs: security.no_new_privileges,
         masked_paths: paths(&MASKED_PATHS),
         readonly_paths: paths(&READONLY_PATHS),
@@ -143,12 +147,15 @@ fn security_to_v1(
 }
 
 fn security_from_v1(context: v1::LinuxContainerSecurityContext) -> Security {
+    let strict_groups =
+        context.supplemental_groups_policy() == v1::SupplementalGroupsPolicy::Strict;
     let capabilities = context.capabilities.unwrap_or_default();
     Security {
         run_as_user: context.run_as_user.map(|user| user.value),
         run_as_username: Some(context.run_as_username).filter(|name| !name.is_empty()),
         run_as_group: context.run_as_group.map(|group| group.value),
         supplemental_groups: context.supplemental_groups,
+        strict_groups,
         read_only_root: context.readonly_rootfs,
         privileged: context.privileged,
         add_capabilities: capabilities.add_capabilities,

@@ -58,6 +58,9 @@ pub struct Registries {
     endpoints: Arc<Mutex<HashMap<String, Cached>>>,
 }
 
+/// Registries whose connections and tokens are kept.
+const REGISTRIES_MAX: usize = 100;
+
 /// The endpoints of a registry, and the configuration that they were made from.
 #[derive(Debug)]
 struct Cached {
@@ -180,7 +183,12 @@ impl Registries {
             })
             .collect::<Result<_, _>>()?;
         let cached = Cached { config, endpoints: made.clone() };
-        self.endpoints.lock().insert(host.to_owned(), cached);
+        let mut endpoints = self.endpoints.lock();
+        // Names of images may name any number of hosts.
+        if endpoints.len() >= REGISTRIES_MAX {
+            endpoints.clear();
+        }
+        endpoints.insert(host.to_owned(), cached);
         Ok(made)
     }
 }

@@ -56,6 +56,10 @@ impl Runtime for NativeRuntime {
         self.inner.stop_container(id, grace).await
     }
 
+    async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError> {
+        self.inner.reopen_log(id).await
+    }
+
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         self.inner.remove_container(id).await
     }

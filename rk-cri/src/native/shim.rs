@@ -306,6 +306,15 @@ impl Shim {
                 }
                 self.answer(id, &Reply::Done, &[]);
             }
+            Request::ReopenLog { container } => {
+                // One that has ended writes no more.
+                let reopened =
+                    self.containers.get_mut(&container).map_or(Ok(()), |c| c.reopen_log());
+                match reopened {
+                    Ok(()) => self.answer(id, &Reply::Done, &[]),
+                    Err(error) => self.fail(id, error.to_string()),
+                }
+            }
             Request::Shutdown => self.shut_down(id),
         }
     }

@@ -81,6 +81,7 @@ impl Accounts {
         let mut groups = Vec::new();
         if let Some(account) = &account
             && group.is_empty()
+            && !security.strict_groups
         {
             groups = self.groups_of(&account.name);
         }

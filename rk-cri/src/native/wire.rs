@@ -50,6 +50,8 @@ pub(super) enum Request {
     Attach { container: String, stdin: bool },
     /// Set the size of a container's terminal.
     Resize { container: String, columns: u16, rows: u16 },
+    /// Open a container's log file anew: the one before was moved away.
+    ReopenLog { container: String },
     /// Kill everything and end.
     Shutdown,
 }

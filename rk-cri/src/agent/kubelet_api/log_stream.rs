@@ -1,6 +1,6 @@
 //! `containerLogs`: a container's log as a stream.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, path::Path, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -99,14 +99,14 @@ impl Reader {
     async fn run(self) -> io::Result<()> {
         match self.source().await? {
             LogSource::File(path) => match File::open(&path).await {
-                Ok(file) => self.file(file).await,
+                Ok(file) => self.file(file, &path).await,
                 // Nothing was printed yet.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.follow => Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     while self.runs().await && !self.sender.is_closed() {
                         tokio::time::sleep(POLL).await;
                         if let Ok(file) = File::open(&path).await {
-                            return self.file(file).await;
+                            return self.file(file, &path).await;
                         }
                     }
                     Ok(())
@@ -135,13 +135,15 @@ impl Reader {
         !self.filter.exhausted() && !self.sender.is_closed()
     }
 
-    async fn file(mut self, mut file: File) -> io::Result<()> {
+    async fn file(mut self, mut file: File, path: &Path) -> io::Result<()> {
         let end = file.seek(SeekFrom::End(0)).await?;
         let start = tail_start(&mut file, end, self.filter.tail_lines()).await?;
         file.seek(SeekFrom::Start(start)).await?;
         // Unless it is followed, a log is what it was when it was asked for.
         let mut left = if self.follow { u64::MAX } else { end - start };
         let mut pending = Vec::new();
+        // The log was moved away, and goes on in this file.
+        let mut next = None;
         loop {
             // Asked before the read, so that what was printed last is read after the end.
             let runs = self.follow && self.runs().await;
@@ -159,6 +161,18 @@ impl Reader {
                     if !self.show(&lines).await {
                         return Ok(());
                     }
+                }
+            }
+            if let Some(newer) = next.take() {
+                file = newer;
+                continue;
+            }
+            if self.follow {
+                // Whatever was written before there was a new file is in the old one, which is read
+                // to its end once more.
+                next = newer_file(&file, path).await;
+                if next.is_some() {
+                    continue;
                 }
             }
             if !runs {
@@ -203,6 +217,14 @@ impl Reader {
             runs = self.runs().await;
         }
     }
+}
+
+/// The file that has this path now, if it is another one.
+async fn newer_file(file: &File, path: &Path) -> Option<File> {
+    use std::os::unix::fs::MetadataExt;
+    let newer = File::open(path).await.ok()?;
+    let (old, new) = (file.metadata().await.ok()?, newer.metadata().await.ok()?);
+    ((old.dev(), old.ino()) != (new.dev(), new.ino())).then_some(newer)
 }
 
 /// Where the last `lines` of a file that ends at `end` begin, read from there.

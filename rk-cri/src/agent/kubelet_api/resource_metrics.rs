@@ -4,13 +4,11 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use http::{Response, StatusCode, header};
+use http::Response;
 use k8s_openapi::jiff::Timestamp;
 
-use super::{KubeletApi, KubeletBody, text};
+use super::{KubeletApi, KubeletBody, metrics_page};
 use crate::runtime::{ContainerStats, NodeStats};
-
-const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl KubeletApi {
     pub(super) async fn resource_metrics(&self) -> Response<KubeletBody> {
@@ -20,10 +18,7 @@ impl KubeletApi {
         let failed = node.is_err() || containers.is_err();
         let node = node.ok().flatten();
         let page = render(node.as_ref(), &containers.unwrap_or_default(), failed);
-        let mut response = text(StatusCode::OK, page);
-        let content_type = header::HeaderValue::from_static(CONTENT_TYPE);
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-        response
+        metrics_page(page)
     }
 }
 

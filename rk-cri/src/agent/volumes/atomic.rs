@@ -11,7 +11,7 @@ use std::{
 
 use rk_api::clock;
 
-use super::set_mode;
+use super::{give_to_group, set_mode};
 
 /// Contents and mode by relative path.
 pub(crate) type Files = BTreeMap<String, (Vec<u8>, u32)>;
@@ -19,9 +19,20 @@ pub(crate) type Files = BTreeMap<String, (Vec<u8>, u32)>;
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
 
-/// Makes `dir` hold exactly `files`. Whether anything changed. Blocks.
-pub(crate) fn write(dir: &Path, files: &Files) -> io::Result<bool> {
+/// Makes `dir` hold exactly `files`, which `group` may read. Whether anything changed. Blocks.
+pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> {
     check(files)?;
+    let readable: Files;
+    let files = match group {
+        Some(_) => {
+            readable = files
+                .iter()
+                .map(|(path, (text, mode))| (path.clone(), (text.clone(), mode | 0o440)))
+                .collect();
+            &readable
+        }
+        None => files,
+    };
     fs::create_dir_all(dir)?;
     let old = fs::read_link(dir.join(DATA)).ok();
     if old.is_some() && read(&dir.join(DATA))? == *files {
@@ -32,6 +43,10 @@ pub(crate) fn write(dir: &Path, files: &Files) -> io::Result<bool> {
     let fresh = dir.join(&stamp);
     fs::create_dir_all(&fresh)?;
     set_mode(&fresh, 0o755)?;
+    if let Some(group) = group {
+        give_to_group(&fresh, group)?;
+        give_to_group(dir, group)?;
+    }
     for (path, (contents, mode)) in files {
         let file = fresh.join(path);
         if let Some(parent) = file.parent() {
@@ -39,6 +54,11 @@ pub(crate) fn write(dir: &Path, files: &Files) -> io::Result<bool> {
         }
         fs::write(&file, contents)?;
         set_mode(&file, *mode)?;
+        if let Some(group) = group {
+            give_to_group(&file, group)?;
+            let above = file.ancestors().skip(1).take_while(|above| *above != fresh);
+            above.into_iter().try_for_each(|above| give_to_group(above, group))?;
+        }
     }
     let _ = fs::remove_file(dir.join(NEW_DATA));
     symlink(Path::new(&stamp), &dir.join(NEW_DATA))?;
@@ -138,15 +158,28 @@ mod tests {
     }
 
     #[test]
+    fn a_group_may_read_what_is_its_own() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        // The group that this process has anyway, which needs no rights.
+        let group = std::fs::metadata(dir).unwrap().gid();
+        let private = Files::from([("a".to_owned(), (b"1".to_vec(), 0o600))]);
+        assert!(write(dir, &private, Some(group)).unwrap());
+        assert_eq!(std::fs::metadata(dir.join("a")).unwrap().mode() & 0o777, 0o640);
+        assert!(!write(dir, &private, Some(group)).unwrap(), "nothing has changed");
+    }
+
+    #[test]
     fn files_appear_change_and_go() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        assert!(write(dir, &files(&[("a", "1"), ("sub/b", "2"), ("old", "3")])).unwrap());
+        assert!(write(dir, &files(&[("a", "1"), ("sub/b", "2"), ("old", "3")]), None).unwrap());
         assert_eq!(fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
         assert_eq!(mode_of(&dir.join("a")).unwrap(), 0o640);
 
-        assert!(!write(dir, &files(&[("a", "1"), ("sub/b", "2"), ("old", "3")])).unwrap());
-        assert!(write(dir, &files(&[("a", "one"), ("new", "4")])).unwrap());
+        assert!(!write(dir, &files(&[("a", "1"), ("sub/b", "2"), ("old", "3")]), None).unwrap());
+        assert!(write(dir, &files(&[("a", "one"), ("new", "4")]), None).unwrap());
         assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "one");
         assert_eq!(listing(dir), ["..data", "a", "new"]);
         let held = fs::read_dir(dir).unwrap().count();
@@ -157,7 +190,7 @@ mod tests {
     fn paths_that_lead_out_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for path in ["../a", "/etc/passwd", "a/../../b", "..data", ""] {
-            assert!(write(dir.path(), &files(&[(path, "x")])).is_err(), "{path}");
+            assert!(write(dir.path(), &files(&[(path, "x")]), None).is_err(), "{path}");
         }
     }
 }

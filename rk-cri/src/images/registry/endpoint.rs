@@ -1,6 +1,10 @@
 //! One host that has images: requests to it, with login and redirects.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use base64::Engine;
 use bytes::{Bytes, BytesMut};
@@ -58,6 +62,8 @@ pub(super) struct Endpoint {
     headers: HeaderMap,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     tokens: Mutex<HashMap<String, Token>>,
+    /// It has asked for name and password before, and is shown them unasked since.
+    wants_basic: AtomicBool,
     idle_timeout: Duration,
 }
 
@@ -111,8 +117,16 @@ impl Endpoint {
         let own = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
         // The list before the registry may have the registry, too, for its settings.
         let mirrors = (!itself && authority.as_str() != own).then(|| registry.to_owned());
-        let tokens = Mutex::default();
-        Ok(Self { config, base, mirrors, headers, client, tokens, idle_timeout })
+        Ok(Self {
+            config,
+            base,
+            mirrors,
+            headers,
+            client,
+            tokens: Mutex::default(),
+            wants_basic: AtomicBool::new(false),
+            idle_timeout,
+        })
     }
 
     pub(super) fn can(&self, what: Capability) -> bool {
@@ -156,6 +170,9 @@ impl Endpoint {
         let token = auth.map(|auth| auth.registry_token.as_str()).filter(|token| !token.is_empty());
         match token {
             Some(token) => token::bearer(token),
+            None if self.wants_basic.load(Relaxed) => {
+                auth.filter(|auth| !auth.username.is_empty()).and_then(token::basic)
+            }
             None => self.tokens.lock().get(key).and_then(Token::header),
         }
     }
@@ -181,6 +198,7 @@ impl Endpoint {
                     };
                     let token = self.token(&realm, &service, &scope, auth, uri).await?;
                     let header = token.header();
+                    self.wants_basic.store(false, Relaxed);
                     let mut tokens = self.tokens.lock();
                     tokens.retain(|_, token| token.header().is_some());
                     if tokens.len() >= TOKENS_MAX {
@@ -191,6 +209,7 @@ impl Endpoint {
                 }
                 Challenge::Basic => {
                     if let Some(auth) = auth.filter(|auth| !auth.username.is_empty()) {
+                        self.wants_basic.store(true, Relaxed);
                         return Ok(token::basic(auth));
                     }
                 }

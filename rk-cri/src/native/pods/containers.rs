@@ -195,6 +195,12 @@ impl Inner {
         }
     }
 
+    /// Has a running container write its log to a new file of its name.
+    pub(in crate::native) async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
+        self.ask(id, &Request::ReopenLog { container: id.to_owned() }, SHIM_TIMEOUT).await?;
+        Ok(())
+    }
+
     pub(in crate::native) async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let Ok(record) = self.record_of(id) else { return Ok(()) };
         self.stop_container(id, Duration::ZERO).await?;

@@ -59,6 +59,7 @@ pub(super) struct Container {
     pub(super) killed: bool,
     libcontainer: PathBuf,
     log: Option<File>,
+    log_path: PathBuf,
     /// Where its terminal will come from.
     console: Option<OwnedFd>,
     /// Its terminal's other side, for input and output.
@@ -112,6 +113,7 @@ impl Container {
                 true => None,
                 false => Some(log::open(&record.log_path)?),
             },
+            log_path: record.log_path.clone(),
             console: None,
             terminal: None,
             stdin: None,
@@ -247,6 +249,14 @@ impl Container {
                 true
             }
         }
+    }
+
+    /// Writes the log to a new file of its name; the old file is complete then.
+    pub(super) fn reopen_log(&mut self) -> io::Result<()> {
+        if self.log.is_some() {
+            self.log = Some(log::open(&self.log_path)?);
+        }
+        Ok(())
     }
 
     fn write_log(&mut self, entries: &[u8]) {
