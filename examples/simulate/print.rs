@@ -1,8 +1,11 @@
 //! What is printed.
 
-use std::time::Duration;
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use rk::simulation::{Action, Outcome, Scenario, Told, invariants};
+
+/// How many resources are named.
+const SHOWN: usize = 8;
 
 pub fn heading(scenario: &Scenario) {
     println!(
@@ -52,6 +55,7 @@ pub fn outcome(outcome: &Outcome, real: Duration) {
         outcome.steps,
         outcome.pods,
     );
+    println!("written most: {}", most(&outcome.writes));
     println!(
         "{} requests: {} delayed, {} lost, {} answers lost, {} failed, {} sent twice, {} hung, {} refused; \
          {} watches cut",
@@ -72,6 +76,14 @@ pub fn outcome(outcome: &Outcome, real: Duration) {
         real.as_secs_f64(),
         speed_up(outcome.simulated, real),
     );
+}
+
+/// The resources that were written most, with their numbers.
+fn most(writes: &BTreeMap<String, u64>) -> String {
+    let mut writes: Vec<_> = writes.iter().collect();
+    writes.sort_by_key(|(_, count)| Reverse(**count));
+    let first = writes.iter().take(SHOWN).map(|(resource, count)| format!("{resource} {count}"));
+    first.collect::<Vec<_>>().join(", ")
 }
 
 pub fn summary(histories: u64, failed: u64, simulated: Duration, real: Duration) {

@@ -63,6 +63,7 @@ mod typed;
 mod versions;
 mod volume_attachment;
 mod volume_attributes_class;
+mod warnings;
 mod workload;
 
 use std::{any::Any, borrow::Cow, fmt, sync::Arc};
@@ -384,8 +385,9 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
         crate::meta::table::name_and_age(Object::meta(object), now)
     }
 
-    /// Warnings for the client that wrote this.
-    fn warnings(_object: &Self::Object) -> Vec<String> {
+    /// What the client is warned of who creates the object, or changes the `old` one to it. Asked
+    /// when nothing is wrong, and not about subresources.
+    fn warnings(_object: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
         Vec::new()
     }
 
@@ -497,7 +499,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// See [`Kind::cells`].
     fn cells(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
     /// See [`Kind::warnings`].
-    fn warnings(&self, object: &dyn Object) -> Vec<String>;
+    fn warnings(&self, object: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
     /// See [`Kind::grace_period_seconds`].
     fn grace_period_seconds(&self, object: &dyn Object, options: &DeleteOptions) -> Option<i64>;
     /// See [`Kind::scale`].

@@ -328,3 +328,80 @@ async fn others_than_administrators_only_see_discovery() {
         )
     );
 }
+
+#[tokio::test]
+async fn what_is_odd_is_told_when_it_is_written() {
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+    let server = secured().await;
+    let told = async |method: Method, path: &str, kind: &str, body: Value| -> Vec<String> {
+        let answer = send(&server, method, path, kind, body.to_string().as_bytes()).await;
+        assert!(answer.code < 300, "{}", answer.body);
+        let headers = answer.headers.get_all("warning").iter();
+        headers.map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let merge = "application/merge-patch+json";
+    let deployment = serde_json::json!({"metadata": {"name": "a.b"}, "spec": {
+        "selector": {"matchLabels": {"app": "a"}},
+        "template": {"metadata": {"labels": {"app": "a"}}, "spec": {
+            "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+            "containers": [{"name": "c", "image": "i"}]}}}});
+    let label = "299 - \"spec.template.spec.nodeSelector[beta.kubernetes.io/os]: deprecated since \
+                 v1.14; use \\\"kubernetes.io/os\\\" instead\"";
+
+    let created = told(Method::POST, DEPLOYMENTS, "application/json", deployment.clone()).await;
+    assert_eq!(created.len(), 2, "{created:?}");
+    let name = "299 - \"metadata.name: this is used in Pod names and hostnames, which can result \
+                in surprising behavior; a DNS label is recommended: [";
+    assert!(created[0].starts_with(name) && created[1] == label, "{created:?}");
+
+    let path = format!("{DEPLOYMENTS}/a.b");
+    let scaled = serde_json::json!({"spec": {"replicas": 2}});
+    assert_eq!(told(Method::PATCH, &path, merge, scaled.clone()).await, [label]);
+    assert_eq!(told(Method::PATCH, &path, merge, scaled).await, [""; 0]);
+    let labelled = serde_json::json!({"metadata": {"labels": {"a": "b"}}});
+    assert_eq!(told(Method::PATCH, &path, merge, labelled).await, [""; 0]);
+    let status = serde_json::json!({"status": {"replicas": 1}});
+    assert_eq!(told(Method::PATCH, &format!("{path}/status"), merge, status).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn configurations_of_webhooks_are_replaced_only_as_they_were_read() {
+    const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let server = secured().await;
+    let body = |version: &str| {
+        let hooks = serde_json::json!({"metadata": {"name": "h", "resourceVersion": version}});
+        hooks.to_string()
+    };
+    let json = "application/json";
+    let created = send(&server, Method::POST, HOOKS, json, body("").as_bytes()).await;
+    assert_eq!(created.code, 201, "{}", created.body);
+    let put = async |version: &str| {
+        send(&server, Method::PUT, &format!("{HOOKS}/h"), json, body(version).as_bytes()).await
+    };
+    let why = "validatingwebhookconfigurations.admissionregistration.k8s.io \"h\" is invalid: \
+               metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+    check(&put("").await, 422, "Invalid", why);
+    let version = created.body["metadata"]["resourceVersion"].as_str().unwrap();
+    assert_eq!(put(version).await.code, 200);
+}
+
+#[tokio::test]
+async fn a_status_says_nothing_about_the_metadata_of_a_volume_attachment() {
+    const ALL: &str = "/apis/storage.k8s.io/v1/volumeattachments";
+    let server = secured().await;
+    let attachment = serde_json::json!({"metadata": {"name": "a", "labels": {"a": "b"}}, "spec": {
+        "attacher": "d.example.com", "nodeName": "n",
+        "source": {"persistentVolumeName": "v"}}});
+    let json = "application/json";
+    let body = attachment.to_string();
+    let created = send(&server, Method::POST, ALL, json, body.as_bytes()).await;
+    assert_eq!(created.code, 201, "{}", created.body);
+    let patch = serde_json::json!({"metadata": {"labels": {"a": "c"}, "finalizers": ["x.y/z"]},
+        "status": {"attached": true}});
+    let (path, merge) = (format!("{ALL}/a/status"), "application/merge-patch+json");
+    let told = send(&server, Method::PATCH, &path, merge, patch.to_string().as_bytes()).await;
+    assert_eq!(told.code, 200, "{}", told.body);
+    assert_eq!(told.body["metadata"]["labels"]["a"], "b");
+    assert!(told.body["metadata"]["finalizers"].is_null());
+    assert_eq!(told.body["status"]["attached"], true);
+}

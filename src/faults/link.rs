@@ -1,15 +1,25 @@
 //! Whether a component reaches the API server.
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// The connection of one life of a component.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Link {
-    condition: watch::Sender<Condition>,
+    state: Mutex<State>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, Default)]
+struct State {
+    condition: Condition,
+    /// Cancelled when it goes down, and a new one when it comes back. It wakes those who wait in
+    /// their order, where a `watch` channel leaves that to chance.
+    down: CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Condition {
+    #[default]
     Up,
     /// It may come back.
     Cut,
@@ -17,9 +27,13 @@ enum Condition {
     Dead,
 }
 
-impl Default for Link {
-    fn default() -> Self {
-        Self { condition: watch::Sender::new(Condition::Up) }
+impl State {
+    fn turn(&mut self, condition: Condition) {
+        self.condition = condition;
+        match condition {
+            Condition::Up => self.down = CancellationToken::new(),
+            Condition::Cut | Condition::Dead => self.down.cancel(),
+        }
     }
 }
 
@@ -27,28 +41,24 @@ impl Link {
     /// Cuts it, or puts it together again if it is not dead.
     pub(super) fn cut(&self, off: bool) {
         let wanted = if off { Condition::Cut } else { Condition::Up };
-        self.condition.send_if_modified(|condition| {
-            let change = *condition != Condition::Dead && *condition != wanted;
-            if change {
-                *condition = wanted;
-            }
-            change
-        });
+        let mut state = self.state.lock();
+        if state.condition != Condition::Dead && state.condition != wanted {
+            state.turn(wanted);
+        }
     }
 
     pub(super) fn kill(&self) {
-        self.condition.send_replace(Condition::Dead);
+        self.state.lock().turn(Condition::Dead);
     }
 
     pub(super) fn is_down(&self) -> bool {
-        *self.condition.borrow() != Condition::Up
+        self.state.lock().condition != Condition::Up
     }
 
     /// Returns when it is cut, at once if it is.
     pub(super) async fn down(&self) {
-        let mut condition = self.condition.subscribe();
-        // The sender lives as long as `self`: there is no error.
-        let _ = condition.wait_for(|condition| *condition != Condition::Up).await;
+        let down = self.state.lock().down.clone();
+        down.cancelled().await;
     }
 }
 
@@ -66,9 +76,10 @@ mod tests {
         assert!(link.is_down());
         link.down().await;
         link.cut(false);
-        assert!(!link.is_down());
+        assert!(!link.is_down() && link.down().now_or_never().is_none());
         link.kill();
         link.cut(false);
         assert!(link.is_down(), "the dead stay dead");
+        link.down().await;
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use rk_store::Revision;
 use serde_json::Value;
 
 use super::view::Step;
@@ -19,8 +20,15 @@ const SOON: SignedDuration = SignedDuration::from_secs(30);
 
 /// How often each object went from one content to another and straight back, without anything else
 /// in between. Times in it do not count as content.
+///
+/// What counts Pods goes back and forth with them, so that a change has a cause when a Pod of the
+/// namespace was written since the change before.
 #[derive(Debug, Default)]
-pub struct Flips(BTreeMap<Arc<str>, Flip>);
+pub struct Flips {
+    objects: BTreeMap<Arc<str>, Flip>,
+    /// When a Pod of a namespace was last written.
+    pods: BTreeMap<String, Revision>,
+}
 
 #[derive(Debug)]
 struct Flip {
@@ -28,32 +36,40 @@ struct Flip {
     before: u64,
     times: u32,
     last: Timestamp,
+    revision: Revision,
 }
 
 impl Flips {
     pub(super) fn note(&mut self, step: &Step) {
+        let object = step.after.as_ref().or(step.before.as_ref());
+        let namespace = object.and_then(|object| object.pointer("/metadata/namespace"));
+        let namespace = namespace.and_then(Value::as_str).unwrap_or_default();
+        if step.resource() == "pods" {
+            self.pods.insert(namespace.to_owned(), step.revision);
+        }
         let Some(after) = &step.after else {
-            self.0.remove(&step.key);
+            self.objects.remove(&step.key);
             return;
         };
-        let content = content(after);
-        let Some(flip) = self.0.get_mut(&step.key) else {
-            let flip = Flip { now: content, before: content, times: 0, last: step.at };
-            self.0.insert(step.key.clone(), flip);
+        let (now, last, revision) = (content(after), step.at, step.revision);
+        let Some(flip) = self.objects.get_mut(&step.key) else {
+            let flip = Flip { now, before: now, times: 0, last, revision };
+            self.objects.insert(step.key.clone(), flip);
             return;
         };
-        if content == flip.now {
+        if now == flip.now {
             return;
         }
-        let back = content == flip.before && step.at.duration_since(flip.last) <= SOON;
-        flip.times = if back { flip.times + 1 } else { 0 };
-        flip.before = std::mem::replace(&mut flip.now, content);
-        flip.last = step.at;
+        let caused = step.resource() != "pods"
+            && self.pods.get(namespace).is_some_and(|pod| *pod > flip.revision);
+        let back = now == flip.before && last.duration_since(flip.last) <= SOON;
+        let times = if back && !caused { flip.times + 1 } else { 0 };
+        *flip = Flip { before: flip.now, now, times, last, revision };
     }
 
     /// How often the object went back and forth by now.
     pub fn times(&self, key: &str) -> u32 {
-        self.0.get(key).map_or(0, |flip| flip.times)
+        self.objects.get(key).map_or(0, |flip| flip.times)
     }
 }
 

@@ -1,6 +1,12 @@
 //! Lives a history and watches it.
 
-use std::{cmp::Reverse, collections::BinaryHeap, io, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use k8s_openapi::jiff::SignedDuration;
@@ -15,7 +21,7 @@ use super::{
     invariants::{self, Violation},
     scenario::{Action, Scenario, What},
     user,
-    view::View,
+    view::{self, View},
 };
 use crate::{
     Cluster, ClusterError, Component,
@@ -52,6 +58,8 @@ pub struct Outcome {
     pub steps: u64,
     /// How many Pods there were, one after another.
     pub pods: u64,
+    /// How often objects of each resource were written: `pods`, `deployments`, `minions`.
+    pub writes: BTreeMap<String, u64>,
     /// What went wrong on the way.
     pub faults: Counts,
 }
@@ -138,6 +146,7 @@ async fn live(scenario: &Scenario, tell: &mut impl FnMut(&Told)) -> Result<Outco
         simulated,
         steps: watcher.steps,
         pods: watcher.pods,
+        writes: watcher.writes,
         faults: history.faults.counts(),
     })
 }
@@ -312,6 +321,7 @@ struct Watcher {
     violations: Vec<Violation>,
     steps: u64,
     pods: u64,
+    writes: BTreeMap<String, u64>,
 }
 
 impl Watcher {
@@ -324,6 +334,7 @@ impl Watcher {
             violations: Vec::new(),
             steps: 0,
             pods: 0,
+            writes: BTreeMap::new(),
         }
     }
 
@@ -331,6 +342,11 @@ impl Watcher {
         for event in &batch.events {
             self.digest.add(event);
             self.revision = event.revision;
+            let resource = view::resource(&event.key);
+            match self.writes.get_mut(resource) {
+                Some(writes) => *writes += 1,
+                None => drop(self.writes.insert(resource.to_owned(), 1)),
+            }
             let Some(step) = self.view.apply(event, clock::now()) else { continue };
             self.steps += 1;
             self.pods += u64::from(step.resource() == "pods" && step.before.is_none());

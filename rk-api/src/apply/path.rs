@@ -1,16 +1,18 @@
 //! Steps of a field's path, and their order.
 
-use std::{cmp::Ordering, fmt};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 use serde_json::{Map, Value};
+use smol_str::SmolStr;
 
-/// One step from a value to a part of it.
+/// One step from a value to a part of it. Sets of fields copy them a lot, so that a copy costs next to
+/// nothing.
 #[derive(Clone, Debug)]
 pub enum PathElement {
     /// A field of an object, by name.
-    Field(Box<str>),
+    Field(SmolStr),
     /// The item of a list whose key fields have these values, sorted by field.
-    Key(Vec<(Box<str>, Value)>),
+    Key(Arc<[(SmolStr, Value)]>),
     /// The item of a set that is this value.
     Value(Value),
     /// An item of a list, by position.
@@ -53,9 +55,9 @@ impl PathElement {
     }
 
     /// The item with these key fields.
-    pub fn key(mut fields: Vec<(Box<str>, Value)>) -> Self {
+    pub fn key(mut fields: Vec<(SmolStr, Value)>) -> Self {
         fields.sort_by(|a, b| a.0.cmp(&b.0));
-        Self::Key(fields)
+        Self::Key(fields.into())
     }
 
     /// Writes the form that [`Self::parse`] reads.
@@ -79,7 +81,7 @@ impl PathElement {
                     if at > 0 {
                         out.push(',');
                     }
-                    out.push_str(&Value::from(name.as_ref()).to_string());
+                    out.push_str(&Value::from(name.as_str()).to_string());
                     out.push(':');
                     out.push_str(&value.to_string());
                 }
@@ -145,7 +147,7 @@ impl PathElement {
     }
 }
 
-fn compare_keys(a: &[(Box<str>, Value)], b: &[(Box<str>, Value)]) -> Ordering {
+fn compare_keys(a: &[(SmolStr, Value)], b: &[(SmolStr, Value)]) -> Ordering {
     for ((a_name, a_value), (b_name, b_value)) in a.iter().zip(b) {
         let order = a_name.cmp(b_name).then_with(|| compare_values(a_value, b_value));
         if order.is_ne() {

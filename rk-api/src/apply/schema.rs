@@ -63,7 +63,7 @@ pub(super) enum ListKind {
 /// A field that tells items apart.
 #[derive(Clone, Debug)]
 pub(super) struct Key {
-    pub(super) name: Box<str>,
+    pub(super) name: SmolStr,
     /// What its absence means.
     pub(super) default: Option<Value>,
 }

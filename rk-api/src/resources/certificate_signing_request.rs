@@ -151,7 +151,7 @@ impl Kind for CertificateSigningRequests {
     ) -> ErrorList {
         let mut errors = Errors::default();
         if part == Part::Status {
-            errors.extend(Self::validate(new));
+            status(&mut errors, new, &Path::new("status"));
         }
         for type_ in TERMINAL {
             let count = |request| conditions(request, |other| other == *type_).len();

@@ -15,7 +15,7 @@ use super::{
     job,
     pod::defaults,
     row::Row,
-    workload,
+    warnings, workload,
 };
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -146,6 +146,27 @@ impl Kind for CronJobs {
             }
         }
         errors.0
+    }
+
+    fn warnings(new: &CronJob, old: Option<&CronJob>) -> Vec<String> {
+        let mut all = Vec::new();
+        if old.is_none() {
+            warnings::workload_name(&mut all, &new.metadata);
+        }
+        let changed = old.is_none_or(|old| old.metadata.generation != new.metadata.generation);
+        if let Some(spec) = new.spec.job_template.spec.as_ref().filter(|_| changed) {
+            job::spec_warnings(&mut all, spec, &Path::new("spec.jobTemplate.spec"));
+        }
+        if new.spec.schedule.contains("TZ") {
+            // The path is spelt so in Kubernetes' message.
+            all.push(
+                "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+                 https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more \
+                 details"
+                    .to_owned(),
+            );
+        }
+        all
     }
 
     fn cells(cron: &CronJob, now: Timestamp) -> Vec<Value> {

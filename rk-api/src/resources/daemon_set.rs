@@ -12,7 +12,7 @@ use super::{
     check::{Errors, default_text, is_zero, text},
     pod::defaults,
     row::Row,
-    workload,
+    warnings, workload,
 };
 use crate::{
     field::{ErrorList, Path},
@@ -119,6 +119,12 @@ impl Kind for DaemonSets {
             errors.immutable(&at, &new.spec.selector, &old.spec.selector);
         }
         errors.0
+    }
+
+    fn warnings(new: &DaemonSet, old: Option<&DaemonSet>) -> Vec<String> {
+        let old = old.map(|old| &old.metadata);
+        let path = Path::new("spec.template");
+        warnings::workload(&new.metadata, old, false, Some(&new.spec.template), &path)
     }
 
     fn cells(set: &DaemonSet, now: Timestamp) -> Vec<Value> {

@@ -15,7 +15,7 @@ use super::{
     check::{Errors, default_text, is_zero, text},
     pod::defaults,
     row::Row,
-    workload,
+    warnings, workload,
 };
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -134,6 +134,12 @@ impl Kind for Deployments {
             errors.immutable(&at, &new.spec.selector, &old.spec.selector);
         }
         errors.0
+    }
+
+    fn warnings(new: &Deployment, old: Option<&Deployment>) -> Vec<String> {
+        let old = old.map(|old| &old.metadata);
+        let path = Path::new("spec.template");
+        warnings::workload(&new.metadata, old, true, Some(&new.spec.template), &path)
     }
 
     fn cells(deployment: &Deployment, now: Timestamp) -> Vec<Value> {

@@ -70,13 +70,6 @@ impl Kind for EndpointsKind {
         ]
     }
 
-    fn warnings(_: &Endpoints) -> Vec<String> {
-        vec![
-            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
-                .to_owned(),
-        ]
-    }
-
     const CREATE_ON_UPDATE: bool = true;
 }
 

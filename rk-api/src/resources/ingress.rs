@@ -92,6 +92,19 @@ impl Kind for Ingresses {
         errors.0
     }
 
+    fn warnings(ingress: &Ingress, old: Option<&Ingress>) -> Vec<String> {
+        const CLASS: &str = "kubernetes.io/ingress.class";
+        let annotations = ingress.metadata.annotations.as_ref();
+        let is_annotated = annotations.is_some_and(|all| all.contains_key(CLASS));
+        let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
+        if old.is_some() || !is_annotated || class.is_some() {
+            return Vec::new();
+        }
+        vec![format!(
+            "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+        )]
+    }
+
     fn cells(ingress: &Ingress, now: Timestamp) -> Vec<Value> {
         let spec = ingress.spec.clone().unwrap_or_default();
         let annotations = ingress.metadata.annotations.as_ref();

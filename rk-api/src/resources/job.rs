@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::{
     Column, Fields, Kind, Part, Resource,
     check::{Errors, default_text, list, text},
-    pod::{defaults, validation},
+    pod::{self, defaults, validation},
     row::Row,
-    workload,
+    warnings, workload,
 };
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -142,6 +142,21 @@ impl Kind for Jobs {
 
     const FIELDS: &'static [&'static str] = &["status.successful"];
 
+    fn warnings(new: &Job, old: Option<&Job>) -> Vec<String> {
+        let old = old.map(|old| &old.metadata);
+        if old.is_some_and(|old| old.generation == new.metadata.generation) {
+            return Vec::new();
+        }
+        let mut all = Vec::new();
+        if old.is_none() {
+            warnings::workload_name(&mut all, &new.metadata);
+        }
+        if let Some(spec) = &new.spec {
+            spec_warnings(&mut all, spec, &Path::new("spec"));
+        }
+        all
+    }
+
     fn cells(job: &Job, now: Timestamp) -> Vec<Value> {
         let spec = job.spec.clone().unwrap_or_default();
         let status = job.status.clone().unwrap_or_default();
@@ -170,6 +185,20 @@ impl Kind for Jobs {
     }
 
     const ORPHAN_BY_DEFAULT: bool = true;
+}
+
+/// What is odd about a Job's spec, also where a CronJob holds it.
+pub(super) fn spec_warnings(all: &mut Vec<String>, spec: &JobSpec, path: &Path) {
+    let is_large =
+        spec.completions.unwrap_or(0) > 100_000 && spec.parallelism.unwrap_or(0) > 10_000;
+    if is_large && text(&spec.completion_mode) == "Indexed" {
+        all.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a \
+             parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes \
+             when a big number of indexes fail"
+        ));
+    }
+    all.extend(pod::template_warnings(&spec.template, &path.child("template")));
 }
 
 /// A Job without labels has those of its Pods.

@@ -15,6 +15,7 @@ use super::{
     check::{Errors, IMMUTABLE, default_text, list, list_mut, round_to_millis, text},
     pod::validation::{csi_driver_name, differences, node_selector},
     row::Row,
+    warnings,
 };
 use crate::{
     clock,
@@ -202,6 +203,41 @@ impl Kind for PersistentVolumes {
             errors.forbidden(&at, "update from non-nil value to nil is forbidden");
         }
         errors.0
+    }
+
+    fn warnings(volume: &PersistentVolume, _: Option<&PersistentVolume>) -> Vec<String> {
+        let mut all = Vec::new();
+        warnings::class_annotation(&mut all, &volume.metadata);
+        let (Some(spec), path) = (&volume.spec, Path::new("spec")) else { return all };
+        if text(&spec.persistent_volume_reclaim_policy) == "Recycle" {
+            all.push(format!(
+                "{}: The Recycle reclaim policy is deprecated. Instead, the recommended approach \
+                 is to use dynamic provisioning.",
+                path.child("persistentVolumeReclaimPolicy")
+            ));
+        }
+        let required = spec.node_affinity.as_ref().and_then(|nodes| nodes.required.as_ref());
+        for (i, term) in required.iter().flat_map(|all| &all.node_selector_terms).enumerate() {
+            let at = path.child("nodeAffinity.required.nodeSelectorTerms").index(i);
+            warnings::node_term(&mut all, term, &at);
+        }
+        for (field, is_used, since) in [
+            ("cephfs", spec.cephfs.is_some(), "v1.28, non-functional in v1.31+"),
+            (
+                "photonPersistentDisk",
+                spec.photon_persistent_disk.is_some(),
+                "v1.11, non-functional in v1.16+",
+            ),
+            ("scaleIO", spec.scale_io.is_some(), "v1.16, non-functional in v1.22+"),
+            ("storageOS", spec.storageos.is_some(), "v1.22, non-functional in v1.25+"),
+            ("glusterfs", spec.glusterfs.is_some(), "v1.25, non-functional in v1.26+"),
+            ("rbd", spec.rbd.is_some(), "v1.28, non-functional in v1.31+"),
+        ] {
+            if is_used {
+                all.push(format!("{}: deprecated in {since}", path.child(field)));
+            }
+        }
+        all
     }
 
     fn cells(volume: &PersistentVolume, now: Timestamp) -> Vec<Value> {

@@ -13,6 +13,7 @@ use super::{
     check::{Errors, default_text, list, round_to_millis, text},
     persistent_volume::{ACCESS_MODES, access_modes, class},
     row::Row,
+    warnings,
 };
 use crate::{
     field::{ErrorList, Path},
@@ -133,6 +134,15 @@ impl Kind for PersistentVolumeClaims {
         part: Part,
     ) -> ErrorList {
         if part == Part::Status { update::status(new) } else { update::validate(new, old) }
+    }
+
+    fn warnings(claim: &PersistentVolumeClaim, _: Option<&PersistentVolumeClaim>) -> Vec<String> {
+        let mut all = Vec::new();
+        warnings::class_annotation(&mut all, &claim.metadata);
+        if let Some(spec) = &claim.spec {
+            warnings::claim(&mut all, spec, &Path::new("spec"));
+        }
+        all
     }
 
     fn cells(claim: &PersistentVolumeClaim, now: Timestamp) -> Vec<Value> {

@@ -18,8 +18,10 @@ pub(super) mod defaults;
 mod qos;
 mod table;
 pub(super) mod validation;
+mod warnings;
 
 pub use self::qos::qos_class;
+pub(super) use self::warnings::of_template as template_warnings;
 
 /// The row of Pod.
 pub(super) fn row() -> Resource {
@@ -134,6 +136,12 @@ impl Kind for Pods {
 
     fn cells(pod: &Pod, now: Timestamp) -> Vec<Value> {
         table::cells(pod, now)
+    }
+
+    /// Programs change Pods, and do not read warnings: only who creates one is warned.
+    fn warnings(pod: &Pod, old: Option<&Pod>) -> Vec<String> {
+        let spec = pod.spec.as_ref().filter(|_| old.is_none());
+        spec.map(|spec| warnings::of_pod(&pod.metadata, spec)).unwrap_or_default()
     }
 
     fn grace_period_seconds(pod: &Pod, options: &DeleteOptions) -> Option<i64> {

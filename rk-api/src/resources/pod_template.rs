@@ -7,7 +7,7 @@ use super::{
     Column, Kind, Part, Resource,
     pod::{defaults, validation},
     row::Row,
-    workload,
+    warnings, workload,
 };
 use crate::{
     field::{ErrorList, Path},
@@ -49,6 +49,11 @@ impl Kind for PodTemplates {
     fn validate(template: &PodTemplate) -> ErrorList {
         let template = template.template.clone().unwrap_or_default();
         validation::template(&template, &Path::new("template"))
+    }
+
+    fn warnings(new: &PodTemplate, old: Option<&PodTemplate>) -> Vec<String> {
+        let (old, path) = (old.map(|old| &old.metadata), Path::new("template"));
+        warnings::workload(&new.metadata, old, false, new.template.as_ref(), &path)
     }
 
     fn cells(template: &PodTemplate, _: Timestamp) -> Vec<Value> {

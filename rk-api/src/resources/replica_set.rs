@@ -10,7 +10,8 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    Column, Fields, Kind, Part, Resource, check::Errors, pod::defaults, row::Row, workload,
+    Column, Fields, Kind, Part, Resource, check::Errors, pod::defaults, row::Row, warnings,
+    workload,
 };
 use crate::{
     field::{ErrorList, Path},
@@ -105,6 +106,12 @@ impl Kind for ReplicaSets {
     }
 
     const FIELDS: &'static [&'static str] = &["status.replicas"];
+
+    fn warnings(new: &ReplicaSet, old: Option<&ReplicaSet>) -> Vec<String> {
+        let old = old.map(|old| &old.metadata);
+        let path = Path::new("spec.template");
+        warnings::workload(&new.metadata, old, true, new.spec.template.as_ref(), &path)
+    }
 
     fn cells(set: &ReplicaSet, now: Timestamp) -> Vec<Value> {
         let spec = &set.spec;

@@ -10,7 +10,8 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    Fields, Kind, Part, Resource, check::Errors, pod::defaults, replica_set, row::Row, workload,
+    Fields, Kind, Part, Resource, check::Errors, pod::defaults, replica_set, row::Row, warnings,
+    workload,
 };
 use crate::{
     field::{ErrorList, Path},
@@ -127,6 +128,13 @@ impl Kind for ReplicationControllers {
     }
 
     const FIELDS: &'static [&'static str] = &["status.replicas"];
+
+    fn warnings(new: &ReplicationController, old: Option<&ReplicationController>) -> Vec<String> {
+        let old = old.map(|old| &old.metadata);
+        let template = new.spec.as_ref().and_then(|spec| spec.template.as_ref());
+        let path = Path::new("spec.template");
+        warnings::workload(&new.metadata, old, true, template, &path)
+    }
 
     fn cells(controller: &ReplicationController, now: Timestamp) -> Vec<Value> {
         let spec = controller.spec.clone().unwrap_or_default();

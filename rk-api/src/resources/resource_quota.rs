@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     field::{ErrorList, Path},
-    meta::table::{age, name},
+    meta::{
+        quantity::Quantity as Amount,
+        table::{age, name},
+    },
 };
 
 /// The row of ResourceQuota.
@@ -95,6 +98,29 @@ impl Kind for ResourceQuotas {
             amounts(&mut errors, status.used.iter().flatten(), &path.child("used"));
         }
         errors.0
+    }
+
+    /// Requests that are allowed and can never be limited.
+    fn warnings(quota: &ResourceQuota, old: Option<&ResourceQuota>) -> Vec<String> {
+        let mut all = Vec::new();
+        let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+        let Some(hard) = hard.filter(|_| old.is_none()) else { return all };
+        for resource in ["cpu", "memory", "storage", "ephemeral-storage"] {
+            let full = format!("requests.{resource}");
+            let bare = matches!(resource, "cpu" | "memory").then(|| resource.to_owned());
+            let name = [Some(full), bare].into_iter().flatten().find(|n| hard.contains_key(n));
+            let limit_name = format!("limits.{resource}");
+            let (Some(name), Some(limit)) = (name, hard.get(&limit_name)) else { continue };
+            let amounts = (hard.get(&name).map(Amount::try_from), Amount::try_from(limit));
+            if let (Some(Ok(request)), Ok(limit)) = amounts
+                && request > limit
+            {
+                all.push(format!(
+                    "ResourceQuota {name} ({request}) should be less than {limit_name} ({limit})"
+                ));
+            }
+        }
+        all
     }
 
     fn cells(quota: &ResourceQuota, now: Timestamp) -> Vec<Value> {

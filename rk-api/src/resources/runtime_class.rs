@@ -8,6 +8,7 @@ use super::{
     check::{Errors, labels, list, round_to_millis},
     pod::validation::tolerations,
     row::Row,
+    warnings::node_label,
 };
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -71,6 +72,13 @@ impl Kind for RuntimeClasses {
         let mut errors = Errors::default();
         errors.immutable(&Path::new("handler"), &new.handler, &old.handler);
         errors.0
+    }
+
+    fn warnings(class: &RuntimeClass, _: Option<&RuntimeClass>) -> Vec<String> {
+        let scheduling = class.scheduling.as_ref();
+        let selector = scheduling.and_then(|scheduling| scheduling.node_selector.as_ref());
+        let old = selector.into_iter().flat_map(|all| all.keys()).filter_map(|l| node_label(l));
+        old.map(|why| format!("scheduling.nodeSelector: {why}")).collect()
     }
 
     fn cells(class: &RuntimeClass, now: Timestamp) -> Vec<Value> {

@@ -5,7 +5,7 @@
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec, ServiceStatus},
-    apimachinery::pkg::util::intstr::IntOrString,
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
@@ -109,6 +109,10 @@ impl Kind for Services {
 
     const FIELDS: &'static [&'static str] = &["spec.clusterIP", "spec.type"];
 
+    fn warnings(service: &Service, _: Option<&Service>) -> Vec<String> {
+        service.spec.as_ref().map(|spec| odd(&service.metadata, spec)).unwrap_or_default()
+    }
+
     fn cells(service: &Service, now: Timestamp) -> Vec<Value> {
         let spec = service.spec.clone().unwrap_or_default();
         let internal = match (list(&spec.cluster_ips).first(), text(&spec.cluster_ip)) {
@@ -128,6 +132,40 @@ impl Kind for Services {
     }
 
     const CREATE_ON_UPDATE: bool = true;
+}
+
+/// What a Service says in vain, or in words of yesterday.
+fn odd(meta: &ObjectMeta, spec: &ServiceSpec) -> Vec<String> {
+    const OLD_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let has_hints = meta.annotations.as_ref().is_some_and(|all| all.contains_key(OLD_HINTS));
+    let headless = is_headless(spec) && text(&spec.type_) == "ClusterIP";
+    let (external, ips) = (is_external_name(spec), !list(&spec.external_ips).is_empty());
+    let all = [
+        (
+            has_hints,
+            "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use \
+             service.kubernetes.io/topology-mode instead",
+        ),
+        (
+            headless && !text(&spec.load_balancer_ip).is_empty(),
+            "spec.loadBalancerIP is ignored for headless services",
+        ),
+        (headless && ips, "spec.externalIPs is ignored for headless services"),
+        (
+            headless && text(&spec.session_affinity) != "None",
+            "spec.SessionAffinity is ignored for headless services",
+        ),
+        (external && ips, "spec.externalIPs is ignored when spec.type is \"ExternalName\""),
+        (
+            !external && !text(&spec.external_name).is_empty(),
+            "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+        ),
+        (
+            text(&spec.traffic_distribution) == "PreferClose",
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+        ),
+    ];
+    all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, why)| why.to_owned()).collect()
 }
 
 fn is_external_name(spec: &ServiceSpec) -> bool {

@@ -39,6 +39,18 @@ impl Kind for ServiceAccounts {
         name_secrets(new);
     }
 
+    fn warnings(account: &ServiceAccount, _: Option<&ServiceAccount>) -> Vec<String> {
+        const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+        let annotations = account.metadata.annotations.as_ref();
+        if !annotations.is_some_and(|all| all.contains_key(ENFORCE)) {
+            return Vec::new();
+        }
+        vec![format!(
+            "metadata.annotations[{ENFORCE}]: deprecated in v1.32+; prefer separate namespaces to \
+             isolate access to mounted secrets"
+        )]
+    }
+
     fn cells(account: &ServiceAccount, now: Timestamp) -> Vec<Value> {
         vec![
             json!(name(&account.metadata)),

@@ -16,7 +16,7 @@ use super::{
     persistent_volume_claim,
     pod::defaults,
     row::Row,
-    workload,
+    warnings, workload,
 };
 use crate::{
     field::{ErrorList, Path},
@@ -142,6 +142,29 @@ impl Kind for StatefulSets {
             );
         }
         errors.0
+    }
+
+    fn warnings(new: &StatefulSet, old: Option<&StatefulSet>) -> Vec<String> {
+        let (old, path) = (old.map(|old| &old.metadata), Path::new("spec"));
+        let (spec, at) = (&new.spec, path.child("template"));
+        let mut all = warnings::workload(&new.metadata, old, false, Some(&spec.template), &at);
+        if old.is_some_and(|old| old.generation == new.metadata.generation) {
+            return all;
+        }
+        for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
+            let at = path.child("volumeClaimTemplates").index(i);
+            if let Some(spec) = &claim.spec {
+                warnings::claim(&mut all, spec, &at.child("spec"));
+            }
+        }
+        if spec.revision_history_limit.is_some_and(|limit| limit < 0) {
+            all.push(
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a \
+                 value >= 0 is recommended"
+                    .to_owned(),
+            );
+        }
+        all
     }
 
     fn cells(set: &StatefulSet, now: Timestamp) -> Vec<Value> {

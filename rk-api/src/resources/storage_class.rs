@@ -12,6 +12,7 @@ use super::{
     Column, Kind, Part, Resource,
     check::{Errors, list, text},
     row::Row,
+    warnings::node_label,
 };
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -78,6 +79,20 @@ impl Kind for StorageClasses {
             &old.volume_binding_mode,
         );
         errors.0
+    }
+
+    fn warnings(class: &StorageClass, _: Option<&StorageClass>) -> Vec<String> {
+        let mut all = Vec::new();
+        for (i, term) in list(&class.allowed_topologies).iter().enumerate() {
+            for (j, wanted) in list(&term.match_label_expressions).iter().enumerate() {
+                if let Some(why) = node_label(&wanted.key) {
+                    let at = Path::new("allowedTopologies").index(i);
+                    let at = at.child("matchLabelExpressions").index(j).child("key");
+                    all.push(format!("{at}: {why}"));
+                }
+            }
+        }
+        all
     }
 
     fn cells(class: &StorageClass, now: Timestamp) -> Vec<Value> {

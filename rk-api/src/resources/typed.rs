@@ -131,8 +131,9 @@ impl<K: Kind> Strategy for Typed<K> {
         typed::<K>(object).map(|object| K::cells(object, now)).unwrap_or_default()
     }
 
-    fn warnings(&self, object: &dyn Object) -> Vec<String> {
-        typed::<K>(object).map(K::warnings).unwrap_or_default()
+    fn warnings(&self, object: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {
+        let old = old.and_then(typed::<K>);
+        typed::<K>(object).map(|object| K::warnings(object, old)).unwrap_or_default()
     }
 
     fn grace_period_seconds(&self, object: &dyn Object, options: &DeleteOptions) -> Option<i64> {

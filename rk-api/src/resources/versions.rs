@@ -493,8 +493,8 @@ impl Strategy for Converted {
         self.stored.cells(object, now)
     }
 
-    fn warnings(&self, object: &dyn Object) -> Vec<String> {
-        self.stored.warnings(object)
+    fn warnings(&self, object: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {
+        self.stored.warnings(object, old)
     }
 
     fn grace_period_seconds(&self, object: &dyn Object, options: &DeleteOptions) -> Option<i64> {

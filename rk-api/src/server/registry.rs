@@ -98,6 +98,13 @@ impl Target<'_> {
         Write { manager, api_version, subresource, filter, now }
     }
 
+    /// Tells the client, if there is one.
+    pub(super) fn warn(&self, warnings: impl IntoIterator<Item = String>) {
+        if let Some(context) = self.context {
+            warnings.into_iter().for_each(|warning| context.warnings.add(warning));
+        }
+    }
+
     /// The object's key.
     pub(super) fn key(&self) -> String {
         self.resource.key(self.namespace, self.name)

@@ -81,15 +81,12 @@ impl Jobs {
     ) -> (BTreeSet<String>, Option<kube::Error>) {
         let removals = pods.iter().map(|pod| async move {
             self.memory.expect_release(key, uid(pod));
-            let result = self.take_finalizer(pod).await;
-            if result.is_err() {
-                self.memory.release_observed(key, uid(pod));
-            }
-            match result {
-                Err(error) if !error::is_not_found(&error) && !error::is_conflict(&error) => {
+            match self.take_finalizer(pod).await {
+                // One that is gone has none, whatever a cache that lags behind shows.
+                Err(error) if !error::is_not_found(&error) => {
+                    self.memory.release_observed(key, uid(pod));
                     Err(error)
                 }
-                // Of a Pod that was replaced by another of its name nothing is left either.
                 _ => Ok(uid(pod).to_owned()),
             }
         });

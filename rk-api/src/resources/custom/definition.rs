@@ -183,7 +183,10 @@ impl Kind for Definitions {
         vec![json!(name(&definition.metadata)), json!(created.map(|time| time.0.to_string()))]
     }
 
-    fn warnings(definition: &CustomResourceDefinition) -> Vec<String> {
+    fn warnings(
+        definition: &CustomResourceDefinition,
+        _: Option<&CustomResourceDefinition>,
+    ) -> Vec<String> {
         schema::warnings(&definition.spec)
     }
 

@@ -310,7 +310,7 @@ impl Strategy for Version {
         cells
     }
 
-    fn warnings(&self, _: &dyn Object) -> Vec<String> {
+    fn warnings(&self, _: &dyn Object, _: Option<&dyn Object>) -> Vec<String> {
         Vec::new()
     }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        check::{Errors, ResourceList, is_native_resource, list, text},
+        check::{Errors, ResourceList, is_native_resource, text},
         pod::validation::differences,
     },
     source,
@@ -141,10 +141,6 @@ fn class_annotation(errors: &mut Errors, new: &PersistentVolumeClaim, old: &Pers
 /// What is wrong with the status of the claim.
 pub(super) fn status(claim: &PersistentVolumeClaim) -> ErrorList {
     let mut errors = Errors::default();
-    if claim.spec.as_ref().is_none_or(|spec| list(&spec.access_modes).is_empty()) {
-        // The path is spelt so in Kubernetes' message.
-        errors.required(&Path::new("Spec.accessModes"), "");
-    }
     let (Some(status), path) = (&claim.status, Path::new("status")) else { return errors.0 };
     let amounts = |errors: &mut Errors, amounts: &Option<ResourceList>, at: &Path| {
         for (name, amount) in amounts.iter().flatten() {

@@ -36,9 +36,6 @@ impl<'a> Call<'a> {
         let target = self.target(resource, options.dry_run);
         check_namespace(object.as_mut(), target.namespace)?;
         resource.strategy.default(object.as_mut());
-        for warning in resource.strategy.warnings(object.as_ref()) {
-            warnings.add(warning);
-        }
         let managed = ManagedFields::Sent(managed);
         let created = self.server.registry.create_as(&target, Change { object, managed }).await?;
         self.shaped(201, output, &shaper, &created).await
@@ -62,9 +59,6 @@ impl<'a> Call<'a> {
         check_namespace(object.as_mut(), target.namespace)?;
         check_name(object.as_ref(), target.name)?;
         resource.strategy.default(object.as_mut());
-        for warning in resource.strategy.warnings(object.as_ref()) {
-            warnings.add(warning);
-        }
         let part = self.part();
         let may_create = resource.strategy.create_on_update() && part == Part::Main;
         let change = |before: Option<&Current>| match before {

@@ -147,6 +147,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
         }
+        target.warn(strategy.warnings(object.as_ref(), None));
         let admission = AdmissionRequest {
             object: Some(object),
             managed: managed.into(),

@@ -285,11 +285,12 @@ impl Registry {
         }
         let (wrong, forgiven) = strategy.judge_update(new.as_ref(), old, part);
         errors.extend(wrong);
-        if let Some(context) = target.context {
-            forgiven.iter().for_each(|error| context.warnings.add(error.to_string()));
-        }
+        target.warn(forgiven.iter().map(ToString::to_string));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::kind(target.resource), target.name, &errors));
+        }
+        if part == Part::Main {
+            target.warn(strategy.warnings(new.as_ref(), Some(old)));
         }
         if target.subresource == "scale" {
             return self.validate_scale(target, new.as_ref(), old).await;
