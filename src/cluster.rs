@@ -5,6 +5,7 @@ mod launch;
 mod metrics;
 mod node;
 mod parts;
+mod runtime_node;
 mod sim_nodes;
 mod start;
 
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use node::NativeNode;
+pub use runtime_node::RuntimeNode;
 
 use crate::faults::Faults;
 

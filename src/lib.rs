@@ -36,7 +36,7 @@ mod cluster;
 pub mod faults;
 pub mod simulation;
 
-pub use cluster::{Cluster, ClusterBuilder, ClusterError, Component, NativeNode};
+pub use cluster::{Cluster, ClusterBuilder, ClusterError, Component, NativeNode, RuntimeNode};
 
 pub use k8s_openapi;
 pub use kube;

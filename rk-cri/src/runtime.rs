@@ -446,6 +446,14 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn start_container(&self, id: &str) -> Result<(), RuntimeError>;
     /// Asks it to stop, and kills it after `grace`. Returns when it has ended.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError>;
+    /// Changes the limits of a container that is made, running or not; those that are unset stay.
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        _resources: Resources,
+    ) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to change the limits of {id}")))
+    }
     /// Removes it; kills it first if it runs.
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError>;
     /// All containers, those that have ended too.

@@ -34,6 +34,8 @@ const TESTS: &[(&str, Test)] = tests![
     runtime::a_container_that_was_made_before_is_known_to_the_next_process,
     runtime::sessions_have_a_terminal_and_attach_carries_input,
     runtime::what_containers_use_is_told,
+    runtime::a_log_goes_on_in_a_new_file,
+    runtime::limits_are_changed_while_a_container_runs,
     runtime::a_removed_pod_leaves_nothing_behind,
     agent::a_pod_runs_is_probed_and_is_taken_down,
     agent::pods_converge_after_the_daemon_was_killed,

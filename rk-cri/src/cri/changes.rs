@@ -54,11 +54,11 @@ pub(super) async fn follow(inner: Weak<Inner>) {
     let mut pause = RELIST_EVERY;
     loop {
         let Some(client) = inner.upgrade().map(|inner| inner.client.clone()) else { return };
-        let tell = |event| match inner.upgrade() {
-            Some(inner) => {
+        let tell = |event| {
+            if let Some(inner) = inner.upgrade() {
+                // Nobody listens just now.
                 inner.events.send(event).ok();
             }
-            None => {}
         };
         pause = match follower.round(&client, tell).await {
             Ok(()) => RELIST_EVERY,

@@ -113,10 +113,23 @@ impl Client {
 fn failure(status: Status, deadline: Duration) -> Failure {
     // What was made on this side has a cause; what the runtime said has none.
     match (status.code(), std::error::Error::source(&status)) {
-        (Code::DeadlineExceeded | Code::Cancelled, Some(_)) => Failure::Late(deadline),
+        (_, Some(source)) if is_timeout(source) => Failure::Late(deadline),
         (_, Some(source)) => Failure::Unreachable(chain(source)),
         (Code::Unavailable, None) => Failure::Unreachable(status.message().to_owned()),
         _ => Failure::Refused(status),
+    }
+}
+
+/// Whether a deadline passed that this side had set.
+fn is_timeout(mut error: &(dyn std::error::Error + 'static)) -> bool {
+    loop {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        match error.source() {
+            Some(cause) => error = cause,
+            None => return false,
+        }
     }
 }
 

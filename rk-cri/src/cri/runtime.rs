@@ -26,8 +26,8 @@ use super::{
 };
 use crate::runtime::{
     ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
-    ImageFilesystem, Io, PodRuntimeStatus, PullImage, Runtime, RuntimeError, RuntimeEvent,
-    SandboxConfig, SandboxStatus, Session,
+    ImageFilesystem, Io, PodRuntimeStatus, PullImage, Resources, Runtime, RuntimeError,
+    RuntimeEvent, SandboxConfig, SandboxStatus, Session,
 };
 
 /// How long a call may take, as the kubelet has it (`runtimeRequestTimeout`).
@@ -444,6 +444,28 @@ impl Runtime for CriRuntime {
         let deadline = CALL_WITHIN + Duration::from_secs(timeout.unsigned_abs());
         let stopped = self.client().call(request, deadline).await;
         gone_is_fine(stopped, |failure| failure.of("container", id, "stop"))
+    }
+
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: Resources,
+    ) -> Result<(), RuntimeError> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(sandbox::resources_to_v1(&resources)),
+            ..Default::default()
+        };
+        let fail = |failure: Failure| failure.of("container", id, "change the limits of");
+        self.call(request).await.map_err(fail)?;
+        Ok(())
+    }
+
+    async fn reopen_container_log(&self, id: &str) -> Result<(), RuntimeError> {
+        let request = v1::ReopenContainerLogRequest { container_id: id.to_owned() };
+        let fail = |failure: Failure| failure.of("container", id, "open anew the log of");
+        self.call(request).await.map_err(fail)?;
+        Ok(())
     }
 
     async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {

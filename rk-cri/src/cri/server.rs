@@ -34,8 +34,7 @@ const CONNECTIONS_MAX: usize = 256;
 /// HTTP server on a port of the loopback interface that the kernel chooses. A URL of it holds a
 /// secret, works once, and for a minute.
 ///
-/// Checkpoints, metrics, the statistics of whole sandboxes and the rotation of logs are answered with
-/// `UNIMPLEMENTED`. Logs that a runtime keeps in memory ([`LogSource::Memory`](crate::runtime::LogSource))
+/// Checkpoints, metrics and the statistics of whole sandboxes are answered with `UNIMPLEMENTED`. Logs that a runtime keeps in memory ([`LogSource::Memory`](crate::runtime::LogSource))
 /// cannot be read through CRI, which knows files only.
 ///
 /// # Errors
@@ -102,6 +101,8 @@ async fn answer(service: &Arc<Service>, request: Request<Incoming>) -> Response<
         StartContainerRequest => start_container,
         StopContainerRequest => stop_container,
         RemoveContainerRequest => remove_container,
+        UpdateContainerResourcesRequest => update_container_resources,
+        ReopenContainerLogRequest => reopen_container_log,
         ListContainersRequest => list_containers,
         ContainerStatusRequest => container_status,
         ContainerStatsRequest => container_stats,

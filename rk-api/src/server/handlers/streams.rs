@@ -82,7 +82,9 @@ impl<'a> Call<'a> {
         let flag = |key: &str, agent_key: &'static str| query.flag(key).then_some((agent_key, "1"));
         let path = match info.subresource.as_str() {
             "portforward" => {
-                parameters.extend(query.all("port").map(|port| ("port", port)));
+                // PodPortForwardOptions calls them ports, the kubelet port.
+                let ports = query.all("port").chain(query.all("ports"));
+                parameters.extend(ports.map(|port| ("port", port)));
                 vec!["portForward".to_owned(), namespace.to_owned(), name.to_owned()]
             }
             verb => {

@@ -146,6 +146,12 @@ pub(in crate::cri) fn status_from_v1(
     let told = status.image.unwrap_or_default().image;
     let state = state_from_v1(status.state);
     let ended = state == ContainerState::Exited;
+    let (started_at, finished_at) = (time(status.started_at), time(status.finished_at));
+    // containerd notes the start when it has heard of it: a short program has ended before that.
+    let started_at = match finished_at {
+        Some(finished) if ended => started_at.map(|started| started.min(finished)),
+        _ => started_at,
+    };
     let config = ContainerConfig {
         name: metadata.name,
         attempt: metadata.attempt,
@@ -160,8 +166,8 @@ pub(in crate::cri) fn status_from_v1(
         config,
         state,
         created_at: time(status.created_at).unwrap_or_default(),
-        started_at: time(status.started_at),
-        finished_at: time(status.finished_at),
+        started_at,
+        finished_at,
         exit_code: ended.then_some(status.exit_code),
         reason: status.reason,
         message: status.message,
@@ -305,6 +311,21 @@ mod tests {
         let told = status_from_v1(status_to_v1(&status), "s1".into());
         let expected = ContainerConfig { env: Vec::new(), ..config() };
         assert_eq!(told, ContainerStatus { config: expected, ..status });
+    }
+
+    #[test]
+    fn no_container_ends_before_it_started() {
+        let told = status_from_v1(
+            v1::ContainerStatus {
+                state: v1::ContainerState::Exited.into(),
+                started_at: 2_000,
+                finished_at: 1_000,
+                ..Default::default()
+            },
+            String::new(),
+        );
+        assert_eq!(told.started_at, time(1_000));
+        assert_eq!(told.finished_at, time(1_000));
     }
 
     #[test]

@@ -180,6 +180,24 @@ impl Service {
         Ok(v1::RemoveContainerResponse {})
     }
 
+    pub(super) async fn update_container_resources(
+        &self,
+        request: v1::UpdateContainerResourcesRequest,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
+        let limits = sandbox::resources_from_v1(request.linux.unwrap_or_default());
+        let updated = self.runtime.update_container_resources(&request.container_id, limits).await;
+        updated.map_err(status)?;
+        Ok(v1::UpdateContainerResourcesResponse {})
+    }
+
+    pub(super) async fn reopen_container_log(
+        &self,
+        request: v1::ReopenContainerLogRequest,
+    ) -> Answer<v1::ReopenContainerLogResponse> {
+        self.runtime.reopen_container_log(&request.container_id).await.map_err(status)?;
+        Ok(v1::ReopenContainerLogResponse {})
+    }
+
     pub(super) async fn list_containers(
         &self,
         request: v1::ListContainersRequest,

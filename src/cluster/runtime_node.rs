@@ -1,0 +1,59 @@
+//! Nodes on a container runtime of one's own choice.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use rk_api::server::UserInfo;
+use rk_cri::{Runtime, agent::Agent};
+
+use super::{Cluster, ClusterError, start::part};
+
+/// A node whose containers are run by a given [`Runtime`]: containerd or CRI-O by
+/// [`CriRuntime`](rk_cri::cri::CriRuntime), or one of your own.
+#[derive(Clone, Debug)]
+pub struct RuntimeNode {
+    name: String,
+    runtime: Arc<dyn Runtime>,
+    root: PathBuf,
+    addresses: Vec<IpAddr>,
+}
+
+impl RuntimeNode {
+    /// A node of this name. It keeps volumes and logs in the directory `root`.
+    pub fn new(
+        name: impl Into<String>,
+        runtime: Arc<dyn Runtime>,
+        root: impl Into<PathBuf>,
+    ) -> Self {
+        Self { name: name.into(), runtime, root: root.into(), addresses: Vec::new() }
+    }
+
+    /// The node's addresses, the primary one first.
+    #[must_use]
+    pub fn addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.addresses.extend(addresses);
+        self
+    }
+}
+
+impl Cluster {
+    /// Starts the agent of a further node. It ends with the cluster; what it runs then goes on, as
+    /// the runtime is yours. The node has no Service proxy: Pods reach Services only as far as the
+    /// runtime's network does it.
+    ///
+    /// # Errors
+    /// The agent cannot be made of these settings.
+    pub fn run_node(&self, node: RuntimeNode) -> Result<(), ClusterError> {
+        let RuntimeNode { name, runtime, root, addresses } = node;
+        let client = self.server.client_as(UserInfo::node(&name));
+        let agent = Agent::builder(client, runtime)
+            .node_name(name)
+            .node_ips(addresses)
+            .log_dir(root.join("pods"))
+            .root_dir(root)
+            .build()
+            .map_err(part("the node"))?;
+        self.launcher.kubelets.add(agent.node_name(), agent.kubelet_api());
+        self.tasks.lock().spawn(agent.run(self.stop.clone()));
+        Ok(())
+    }
+}
