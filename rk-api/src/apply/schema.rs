@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
+use smol_str::SmolStr;
 
 use super::path::PathElement;
 use crate::schema::{self, Definition, Graph, ListType, Type};
