@@ -207,7 +207,7 @@ fn volumes_belong_to_the_pods_group(t: &Shell) {
         "securityContext: {runAsUser: 1000, fsGroup: 4004}\n\
          volumes: [{name: e, emptyDir: {}}, {name: m, configMap: {name: text, defaultMode: 0400}}]\n\
          containers:\n- {name: c, image: busybox, \
-         command: [sh, -c, 'touch /e/f; stat -c \"%u %g\" /e/f; cat /m/a; id -G'], \
+         command: [sh, -c, 'touch /e/f; stat -c \"%u %g\" /e/f; cat /m/a; echo; id -G'], \
          volumeMounts: [{name: e, mountPath: /e}, {name: m, mountPath: /m}]}",
     );
     let words: Vec<_> = shown.split_whitespace().collect();

@@ -36,6 +36,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) ended: Option<&'a (String, String)>,
     /// Nothing of the pod runs or will run.
     pub(crate) terminal: bool,
+    /// The node did not take it on.
+    pub(crate) rejected: bool,
     /// It was ended by its node, which needed its place.
     pub(crate) disrupted: bool,
     /// The node's addresses, the primary one first.
@@ -70,6 +72,12 @@ pub(crate) fn pod_status(pod: &Pod, observed: &Observed, inputs: &Inputs<'_>) ->
         spec.ephemeral_containers.iter().flatten().map(as_container).collect();
     status.ephemeral_container_statuses =
         statuses(&ephemeral, &old.ephemeral_container_statuses, false);
+    if inputs.rejected {
+        // Its containers wait for nothing: why it was rejected is all there is to say.
+        status.container_statuses = old.container_statuses.clone();
+        status.init_container_statuses = old.init_container_statuses.clone();
+        status.ephemeral_container_statuses = old.ephemeral_container_statuses.clone();
+    }
 
     let phase = match &old.phase {
         Some(phase) if is_terminal(phase) => phase.clone(),

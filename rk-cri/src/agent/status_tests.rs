@@ -109,6 +109,7 @@ impl Case {
             waiting: &waiting,
             ended: None,
             terminal: self.terminal,
+            rejected: false,
             disrupted: false,
             host_ips: &["192.168.0.1".parse().unwrap()],
             scheme: "rk",
