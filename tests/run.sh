@@ -26,9 +26,15 @@ nft:nftables
 ip:iproute2
 script:bsdutils util-linux
 openssl:openssl
+containerd:containerd
+runc:runc
+/usr/lib/cni/bridge:containernetworking-plugins
 curl:curl
 etcd:etcd-server
 etcdctl:etcd-client
+docker-registry:docker-registry
+skopeo:skopeo
+setpriv:util-linux
 /usr/lib/python3/dist-packages/kubernetes/__init__.py:python3-kubernetes
 '
 

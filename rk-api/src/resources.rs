@@ -349,7 +349,8 @@ pub trait Kind: fmt::Debug + Default + Send + Sync + 'static {
     /// Puts back what this part may not change, and raises the generation when the spec changed.
     fn prepare_update(_new: &mut Self::Object, _old: &Self::Object, _part: Part) {}
 
-    /// What is wrong with the object as it stands (metadata excepted).
+    /// What is wrong with the object as it stands (metadata excepted). An update of its status is
+    /// not asked about: [`validate_update`](Kind::validate_update) says all that is wrong with that.
     fn validate(_object: &Self::Object) -> ErrorList {
         ErrorList::new()
     }

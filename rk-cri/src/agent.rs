@@ -33,6 +33,7 @@ use self::{
 pub use self::{
     connector::Kubelets,
     fleet::{Fleet, FleetHandle},
+    images::gc::ImageGc,
     kubelet_api::{KubeletApi, KubeletBody},
     shutdown::NodeShutdown,
     spec::ClusterDns,
@@ -56,6 +57,7 @@ mod fleet;
 mod handler;
 mod heartbeat;
 mod housekeeping;
+mod images;
 mod kubelet_api;
 mod log_rotation;
 mod node;
@@ -75,6 +77,8 @@ mod sync;
 mod volumes;
 mod worker;
 
+pub(crate) use kubelet_api::{Refusal, port_forward, session, spdy, text};
+
 /// What an agent is told, in the form that its parts use.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -91,6 +95,8 @@ pub(crate) struct Config {
     identity: node::Identity,
     /// The node's CPU in millicores and memory in bytes.
     allocatable: (i64, i64),
+    image_pulls_at_once: Option<usize>,
+    image_gc: ImageGc,
     settings: Arc<Settings>,
 }
 
@@ -118,6 +124,8 @@ pub struct AgentBuilder {
     status_period: Duration,
     renewed_with: Option<String>,
     kubelet_port: u16,
+    image_pulls_at_once: Option<usize>,
+    image_gc: ImageGc,
     settings: Settings,
     resolv_conf: Option<PathBuf>,
 }
@@ -217,6 +225,20 @@ impl AgentBuilder {
     /// The node's Lease is renewed whenever another one is, see [`rk_api::meta::RENEWED_WITH`].
     fn renewed_with(mut self, lease: &str) -> Self {
         self.renewed_with = Some(lease.to_owned());
+        self
+    }
+
+    /// How many images are fetched at the same time, the kubelet's `maxParallelImagePulls`; by
+    /// default any number. One after the other, as the kubelet has it unless told otherwise, lets a
+    /// single large image hold up every Pod of the node.
+    pub fn image_pulls_at_once(mut self, pulls: usize) -> Self {
+        self.image_pulls_at_once = Some(pulls);
+        self
+    }
+
+    /// When unused images are removed. Simulated nodes have no disk, and keep theirs.
+    pub fn image_gc(mut self, policy: ImageGc) -> Self {
+        self.image_gc = policy;
         self
     }
 
@@ -354,6 +376,8 @@ impl AgentBuilder {
             renewed_with: self.renewed_with,
             identity,
             allocatable,
+            image_pulls_at_once: self.image_pulls_at_once,
+            image_gc: self.image_gc,
             settings,
         };
         let recorder = self.record_events.then(|| {
@@ -403,6 +427,8 @@ impl Agent {
             status_period: Duration::from_secs(300),
             renewed_with: None,
             kubelet_port: 10250,
+            image_pulls_at_once: None,
+            image_gc: ImageGc::default(),
             settings: Settings::default(),
             resolv_conf: Some("/etc/resolv.conf".into()),
         }
@@ -459,7 +485,7 @@ impl Agent {
             }
         };
         let all = async {
-            tokio::join!(biased; statics, work, core.keep_house());
+            tokio::join!(biased; statics, work, core.keep_house(), core.collect_images());
         };
         shutdown.run_until_cancelled(all).await;
         drop(stopped);

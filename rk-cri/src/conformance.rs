@@ -202,7 +202,7 @@ impl Bench {
 
     async fn create(&self, sandbox: &str, config: ContainerConfig) -> Result<String, String> {
         if self.runtime.image_status(&self.kit.image).await.map_err(text)?.is_none() {
-            self.runtime.pull_image(&self.kit.image).await.map_err(text)?;
+            self.runtime.pull_image(self.kit.image.as_str().into()).await.map_err(text)?;
         }
         self.runtime.create_container(sandbox, config).await.map_err(text)
     }
@@ -555,7 +555,7 @@ impl Bench {
         let image = &self.kit.missing_image;
         let status = self.runtime.image_status(image).await.map_err(text)?;
         ensure!(status.is_none(), "it is there: {status:?}");
-        let pulled = self.runtime.pull_image(image).await;
+        let pulled = self.runtime.pull_image(image.as_str().into()).await;
         ensure!(matches!(pulled, Err(RuntimeError::ImagePull { .. })), "pull: {pulled:?}");
         let sandbox = self.sandbox("pod").await?;
         let config = ContainerConfig { image: image.clone(), ..self.shell("main", "exit 0") };
@@ -567,7 +567,7 @@ impl Bench {
     async fn images(&self) -> Result<(), String> {
         let image = &self.kit.image;
         if self.runtime.image_status(image).await.map_err(text)?.is_none() {
-            self.runtime.pull_image(image).await.map_err(text)?;
+            self.runtime.pull_image(image.as_str().into()).await.map_err(text)?;
         }
         let status = self.runtime.image_status(image).await.map_err(text)?.ok_or("not there")?;
         ensure!(!status.id.is_empty(), "no id");

@@ -10,19 +10,23 @@
 //! - A layer's directory is complete as soon as it has its final name, and is never changed after.
 //! - The index is replaced as a whole, so that a crash leaves the old one or the new one.
 
+mod blobs;
 pub mod build;
+pub mod manifest;
 mod name;
+pub mod registry;
 pub mod samples;
 mod source;
 mod store;
 mod unpack;
+mod zstd;
 
 use std::{fmt, path::PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
 pub use name::ImageName;
-pub use store::{ImageConfig, ImageStore, ImportOptions, StoredImage};
+pub use store::{ImageConfig, ImageStore, ImportOptions, Limits, StoredImage};
 
 /// A sha256 digest, the only algorithm that is supported.
 #[derive(
@@ -112,13 +116,13 @@ pub enum ImageError {
         why: String,
     },
     /// Something the image refers to is not in the archive.
-    #[error("{what} is missing from the archive")]
+    #[error("{what} is missing from the image")]
     Missing {
         /// The blob or file.
         what: String,
     },
     /// Content and digest differ.
-    #[error("{what} has digest {found}, not {expected}: the archive is damaged")]
+    #[error("{what} has digest {found}, not {expected}: its content is damaged or was replaced")]
     DigestMismatch {
         /// The blob.
         what: String,
@@ -155,7 +159,7 @@ pub enum ImageError {
     #[error("not supported: {0}")]
     Unsupported(String),
     /// No image of the archive fits this machine.
-    #[error("no image for {wanted} in the archive; it has {found}")]
+    #[error("no match for platform {wanted}: the image is for {found}")]
     Platform {
         /// This machine's platform.
         wanted: String,

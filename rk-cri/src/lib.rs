@@ -3,6 +3,8 @@
 pub mod agent;
 pub mod conformance;
 #[cfg(target_os = "linux")]
+pub mod cri;
+#[cfg(target_os = "linux")]
 pub mod images;
 pub mod logs;
 #[cfg(all(target_os = "linux", feature = "native"))]

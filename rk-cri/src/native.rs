@@ -54,7 +54,7 @@ use self::{
     pods::{Inner, fail},
 };
 use crate::{
-    images::{ImageError, ImageStore, ImportOptions},
+    images::{ImageError, ImageStore, ImportOptions, registry::Registries},
     runtime::{Image, RuntimeError},
 };
 
@@ -80,9 +80,17 @@ pub struct NativeRuntimeBuilder {
     shim_path: Option<PathBuf>,
     node_netns: Option<PathBuf>,
     node_ips: Vec<IpAddr>,
+    registries: Option<Registries>,
 }
 
 impl NativeRuntimeBuilder {
+    /// Where images are pulled from. By default nowhere: they are imported, and a pull finds what
+    /// is there. The same holds for registries that [`Registries::only_configured`] leaves out.
+    pub fn registries(mut self, registries: Registries) -> Self {
+        self.registries = Some(registries);
+        self
+    }
+
     /// The cgroup, below every hierarchy's root, that holds all others. The default is `rk/` and a
     /// name made from the root directory, so that two runtimes do not meet.
     pub fn cgroup_root(mut self, path: impl Into<PathBuf>) -> Self {
@@ -134,7 +142,7 @@ impl NativeRuntimeBuilder {
         let root = self.root.canonicalize().map_err(fail("cannot find the root directory"))?;
         check_root(&root)?;
         let lock = lock(&root)?;
-        let images = open_images(&root)?;
+        let images = Arc::new(open_images(&root)?);
         let cgroup_root = self.cgroup_root.unwrap_or_else(|| {
             let name = crate::images::Digest::of(root.as_os_str().as_encoded_bytes());
             Path::new("rk").join(&name.hex()[..12])
@@ -149,6 +157,7 @@ impl NativeRuntimeBuilder {
             program,
             self.node_netns,
             self.node_ips,
+            self.registries,
             lock,
         )?;
         let inner = Arc::new(inner);
@@ -167,6 +176,7 @@ impl NativeRuntime {
             shim_path: None,
             node_netns: None,
             node_ips: Vec::new(),
+            registries: None,
         }
     }
 

@@ -45,6 +45,9 @@ pub struct SandboxConfig {
     pub host_ipc: bool,
     /// All containers share one process namespace.
     pub share_process_namespace: bool,
+    /// Some container of it may do everything: runtimes that CRI describes want to know beforehand.
+    #[serde(default)]
+    pub privileged: bool,
     /// Kernel parameters, set inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
     /// Cgroup path of the pod, below the runtime's root, for example `burstable/pod1234`.
@@ -270,6 +273,57 @@ pub struct Image {
     pub size_bytes: u64,
     /// The user it is to run as, as the image says it.
     pub user: String,
+    /// Never collected, however full the disk is.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// An image to fetch, and how (CRI's `PullImageRequest`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullImage {
+    /// Its name, with tag or digest.
+    pub image: String,
+    /// Who asks the registry; `None` is nobody in particular.
+    pub auth: Option<RegistryAuth>,
+    /// The pod it is for; `None` when it is for none.
+    pub pod: Option<PodRef>,
+}
+
+impl From<&str> for PullImage {
+    fn from(image: &str) -> Self {
+        Self { image: image.to_owned(), ..Self::default() }
+    }
+}
+
+/// Credentials for a registry (CRI's `AuthConfig`). Empty is unset; its `Debug` shows no secrets.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegistryAuth {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+    /// A refresh token that the registry's token service takes instead of name and password.
+    pub identity_token: String,
+    /// A bearer token for the registry itself.
+    pub registry_token: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// Where images are kept, and how much they take up (CRI's `ImageFsInfo`). How large the file
+/// system is, the kernel says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageFilesystem {
+    /// A directory on it.
+    pub path: PathBuf,
+    /// Bytes that images take up.
+    pub used_bytes: u64,
+    /// Files and directories that images take up; zero when that is not known.
+    pub used_inodes: u64,
 }
 
 /// A change that the agent should look at.
@@ -439,16 +493,34 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
 
     /// An image by name, tag, digest or id; `None` when it is not on the node.
     async fn image_status(&self, image: &str) -> Result<Option<Image>, RuntimeError>;
-    /// Fetches an image, and returns its id.
-    async fn pull_image(&self, image: &str) -> Result<String, RuntimeError>;
+    /// Fetches an image, and returns its id. One that is there is looked up again, for its tag may
+    /// have moved.
+    async fn pull_image(&self, request: PullImage) -> Result<String, RuntimeError>;
     /// All images.
     async fn list_images(&self) -> Result<Vec<Image>, RuntimeError>;
     /// Removes an image by any of its names.
     async fn remove_image(&self, image: &str) -> Result<(), RuntimeError>;
+    /// Where images are kept. `None`, the default, is nowhere that could become full.
+    async fn image_filesystem(&self) -> Result<Option<ImageFilesystem>, RuntimeError> {
+        Ok(None)
+    }
 
     /// Changes from now on. A reader that falls behind misses events, never the newest one; the
     /// agent looks at everything from time to time anyway.
     fn events(&self) -> BoxStream<'static, RuntimeEvent>;
+}
+
+/// Kinds of failed pulls that the Pod's status tells apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PullFailure {
+    /// None of the others: `ErrImagePull`.
+    #[default]
+    Failed,
+    /// The registry does not answer: `RegistryUnavailable`.
+    RegistryUnavailable,
+    /// The image's signature is not accepted: `SignatureValidationFailed`.
+    SignatureInvalid,
 }
 
 /// Why a runtime call failed, by what the agent does next.
@@ -470,6 +542,8 @@ pub enum RuntimeError {
         image: String,
         /// Why.
         reason: String,
+        /// What kind of failure it is.
+        kind: PullFailure,
     },
     /// The image or the configuration cannot be run, whatever the number of tries.
     #[error("{0}")]

@@ -462,6 +462,7 @@ fn image(name: &str) -> Image {
         digests: Vec::new(),
         size_bytes: 1024 * 1024,
         user: String::new(),
+        pinned: false,
     }
 }
 

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+#[path = "native/endpoint.rs"]
+mod endpoint;
 #[path = "native/lab.rs"]
 mod lab;
 #[path = "native/life.rs"]
@@ -63,6 +65,7 @@ const TESTS: &[(&str, Test)] = tests![
     restart::a_sandbox_that_was_half_made_is_taken_down,
     restart::a_sandbox_whose_supervisor_died_is_not_ready,
     restart::one_directory_has_one_owner,
+    endpoint::the_conformance_kit_passes_over_a_cri_endpoint,
 ];
 
 fn main() -> ExitCode {

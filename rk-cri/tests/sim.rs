@@ -25,7 +25,7 @@ async fn start(runtime: &SimRuntime, annotations: &[(&str, &str)], command: &[&s
         ..Default::default()
     };
     let sandbox = runtime.run_pod_sandbox(config).await.unwrap();
-    runtime.pull_image("app:v1").await.unwrap();
+    runtime.pull_image("app:v1".into()).await.unwrap();
     let config = ContainerConfig {
         name: "main".into(),
         image: "app:v1".into(),
@@ -104,9 +104,9 @@ async fn images_are_missing_by_name_by_rule_and_by_annotation() {
         .unwrap();
     start(&runtime, &[("sim.rk.dev/image-missing", "lost:v1, lost:v2")], &[]).await;
     for image in ["ghost:v1", "private/app", "r.invalid/app:v1", "app:missing", "lost:v2"] {
-        assert!(runtime.pull_image(image).await.is_err(), "{image}");
+        assert!(runtime.pull_image(image.into()).await.is_err(), "{image}");
     }
     for image in ["ghost:v2", "quay.io/app", "app", "lost:v3"] {
-        assert!(runtime.pull_image(image).await.is_ok(), "{image}");
+        assert!(runtime.pull_image(image.into()).await.is_ok(), "{image}");
     }
 }

@@ -14,7 +14,11 @@ use rk_api::{
 };
 use rk_controllers::{CertificateRequest, CertificateSigner, TokenRequest, TokenSigner};
 use rk_cri::{
-    agent::Agent, images::ImportOptions, native::NativeRuntime, sim::SimRuntime, timers::Timers,
+    agent::{Agent, ImageGc},
+    images::{ImportOptions, registry::Registries},
+    native::NativeRuntime,
+    sim::SimRuntime,
+    timers::Timers,
 };
 use rk_net::{NodeNetwork, ipam::Cidr};
 use rk_proxy::{
@@ -103,11 +107,20 @@ pub struct NativeNode {
     name: Option<String>,
     images: Vec<PathBuf>,
     host_network: bool,
+    registries: Option<Registries>,
+    image_gc: ImageGc,
 }
 
 impl Default for NativeNode {
     fn default() -> Self {
-        Self { root: "/var/lib/rk".into(), name: None, images: Vec::new(), host_network: false }
+        Self {
+            root: "/var/lib/rk".into(),
+            name: None,
+            images: Vec::new(),
+            host_network: false,
+            registries: None,
+            image_gc: ImageGc::default(),
+        }
     }
 }
 
@@ -140,6 +153,20 @@ impl NativeNode {
     #[must_use]
     pub fn load(mut self, images: impl IntoIterator<Item = PathBuf>) -> Self {
         self.images.extend(images);
+        self
+    }
+
+    /// Pulls images from these registries. By default from none: the node has what was loaded.
+    #[must_use]
+    pub fn registries(mut self, registries: Registries) -> Self {
+        self.registries = Some(registries);
+        self
+    }
+
+    /// When images that no container uses are removed.
+    #[must_use]
+    pub fn image_gc(mut self, policy: ImageGc) -> Self {
+        self.image_gc = policy;
         self
     }
 
@@ -207,6 +234,9 @@ pub(super) async fn start_native(
         NativeRuntime::builder(root.join("runtime"), network.plugin()).node_ips(network.node_ips());
     if let Some(netns) = network.netns() {
         runtime = runtime.node_netns(netns);
+    }
+    if let Some(registries) = &node.registries {
+        runtime = runtime.registries(registries.clone());
     }
     let runtime = match runtime.build().await {
         Ok(runtime) => runtime,
@@ -278,6 +308,7 @@ async fn run_agent(
         .node_ips(running.network.node_ips())
         .pod_cidr(format!("{pods}/{NODE_PREFIX}"))
         .root_dir(root.join("agent"))
+        .image_gc(node.image_gc)
         .build()
         .map_err(part("the node"))
 }

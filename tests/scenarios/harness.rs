@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rk::{Cluster, NativeNode};
+use rk::{Cluster, NativeNode, cri::images::registry::Registries};
 
 use tokio::runtime::Runtime;
 
@@ -22,6 +22,8 @@ pub(crate) enum Needs {
     Sim,
     /// It looks into a container.
     Real,
+    /// It looks into one whose image comes from a registry, which it starts.
+    Registry,
     /// It starts the `apiserver` example.
     Program,
     /// It starts that and etcd.
@@ -108,7 +110,10 @@ impl Clusters {
             return Some("kubectl is not on the PATH".into());
         }
         match (needs, &self.real) {
-            (Needs::Real, Err(reason)) => Some(reason.clone()),
+            (Needs::Real | Needs::Registry, Err(reason)) => Some(reason.clone()),
+            (Needs::Registry, _) if !runs("docker-registry") || !runs("skopeo") => {
+                Some("docker-registry or skopeo is not on the PATH".into())
+            }
             (Needs::Etcd, _) if !cfg!(feature = "etcd") => {
                 Some("it was built without the feature etcd".into())
             }
@@ -121,8 +126,8 @@ impl Clusters {
     pub(crate) fn run(&self, scenario: &Scenario) -> Outcome {
         let running = match (scenario.needs, &self.real) {
             (Needs::Sim | Needs::Program | Needs::Etcd, _) => &self.sim,
-            (Needs::Real, Ok(real)) => real,
-            (Needs::Real, Err(reason)) => return Outcome::Failed(reason.clone()),
+            (Needs::Real | Needs::Registry, Ok(real)) => real,
+            (Needs::Real | Needs::Registry, Err(reason)) => return Outcome::Failed(reason.clone()),
         };
         let id = scenario.name.split('_').next().unwrap_or(scenario.name);
         let directory = self.directory.path().join(scenario.name);
@@ -196,7 +201,13 @@ async fn start_real(directory: &Path) -> Result<Running, String> {
     let written = stand_ins::images(busybox)
         .and_then(|images| rk::cri::images::build::write_archive(&archive, &images));
     written.map_err(|error| error.to_string())?;
-    let node = NativeNode::new().root(directory.join("node")).name("server3").load([archive]);
+    // Tests that start a registry say there how it is reached. No other is asked.
+    let registries = Registries::new().directory(directory.join("certs.d")).only_configured();
+    let node = NativeNode::new()
+        .root(directory.join("node"))
+        .name("server3")
+        .load([archive])
+        .registries(registries);
     start(Cluster::builder().native(node), directory.join("real")).await
 }
 
@@ -213,8 +224,11 @@ fn has_kubectl() -> bool {
 }
 
 fn has_etcd() -> bool {
-    let runs = |program| Command::new(program).arg("--help").output().is_ok();
     runs("etcd") && runs("etcdctl")
+}
+
+fn runs(program: &str) -> bool {
+    Command::new(program).arg("--help").output().is_ok()
 }
 
 /// What a command printed, and how it ended.

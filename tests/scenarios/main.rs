@@ -35,6 +35,7 @@ mod pods;
 mod probes;
 mod programs;
 mod rbac;
+mod registries;
 mod sets;
 mod stand_ins;
 mod streams;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         pods::all(),
         probes::all(),
         rbac::all(),
+        registries::all(),
         sets::all(),
         versions::all(),
         volumes::all(),
@@ -162,7 +164,7 @@ fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Tria
         let required = std::env::var("RK_REQUIRE").is_ok_and(|value| value == "all");
         let kind = match scenario.needs {
             Needs::Sim => "sim",
-            Needs::Real => "real",
+            Needs::Real | Needs::Registry => "real",
             Needs::Program => "program",
             Needs::Etcd => "etcd",
         };

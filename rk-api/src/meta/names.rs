@@ -342,6 +342,25 @@ pub fn domain_prefixed_path(path: &str) -> Vec<String> {
     wrong
 }
 
+/// The reason of a condition: a word in camel case, or several.
+pub fn condition_reason(reason: &str) -> Vec<String> {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"_,:".contains(&b);
+    let ends = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let bytes = reason.as_bytes();
+    let is_good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(|b| ends(*b))
+        && bytes.iter().all(|b| inner(*b));
+    if is_good {
+        return Vec::new();
+    }
+    vec![form(
+        "a condition reason must start with alphabetic character, optionally followed by a string \
+         of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+    )]
+}
+
 /// An address as Kubernetes reads it today: no leading zeros, no IPv4-mapped IPv6.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse().ok().filter(|ip| match ip {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Column, Fields, Kind, Part, Resource,
-    check::{Errors, list, text},
+    check::{Errors, list, list_mut, text},
     row::Row,
 };
 use crate::{
@@ -147,15 +147,27 @@ impl Kind for CertificateSigningRequests {
     fn validate_update(
         new: &CertificateSigningRequest,
         old: &CertificateSigningRequest,
-        _: Part,
+        part: Part,
     ) -> ErrorList {
         let mut errors = Errors::default();
+        if part == Part::Status {
+            errors.extend(Self::validate(new));
+        }
         for type_ in TERMINAL {
             let count = |request| conditions(request, |other| other == *type_).len();
             if count(new) < count(old) {
                 let wrong = format!("updates may not remove a condition of type {type_:?}");
                 errors.forbidden(&Path::new("status.conditions"), &wrong);
             }
+        }
+        let certificate = |request: &CertificateSigningRequest| {
+            let certificate = request.status.as_ref().and_then(|all| all.certificate.clone());
+            certificate.filter(|certificate| !certificate.0.is_empty())
+        };
+        let issued = certificate(old);
+        if issued.is_some() && certificate(new) != issued {
+            let wrong = "updates may not modify existing certificate content";
+            errors.forbidden(&Path::new("status.certificate"), wrong);
         }
         errors.0
     }
@@ -206,10 +218,6 @@ fn conditions(
 
 fn some(conditions: Vec<Condition>) -> Option<Vec<Condition>> {
     Some(conditions).filter(|conditions| !conditions.is_empty())
-}
-
-fn list_mut<T>(items: &mut Option<Vec<T>>) -> &mut [T] {
-    items.as_deref_mut().unwrap_or_default()
 }
 
 /// Says when conditions were set, where nobody did: those that stayed as they were, when they were.

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::{
-    api::resource::Quantity as ApiQuantity, apis::meta::v1::LabelSelector,
-    util::intstr::IntOrString,
+use k8s_openapi::{
+    apimachinery::pkg::{
+        api::resource::Quantity as ApiQuantity,
+        apis::meta::v1::{Condition, LabelSelector},
+        util::intstr::IntOrString,
+    },
+    jiff::Timestamp,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,6 +18,10 @@ use crate::{
     field::{ErrorList, FieldError, Path},
     meta::{names, quantity::Quantity},
 };
+
+/// The longest reason and message of a condition, in bytes.
+const REASON_MAX: usize = 1024;
+const MESSAGE_MAX: usize = 32 * 1024;
 
 /// Amounts of resources by name.
 pub(super) type ResourceList = BTreeMap<String, ApiQuantity>;
@@ -42,6 +50,12 @@ impl Errors {
         detail: impl Into<String>,
     ) {
         self.push(FieldError::invalid(path, value, detail));
+    }
+
+    /// The value as a whole makes no sense, so the message does not show it.
+    pub(super) fn invalid_as_it_is(&mut self, path: &Path, detail: impl Into<String>) {
+        let error = FieldError::invalid(path, Value::Null, detail);
+        self.push(FieldError { value: None, ..error });
     }
 
     pub(super) fn forbidden(&mut self, path: &Path, detail: &str) {
@@ -114,6 +128,37 @@ impl Errors {
     pub(super) fn immutable<T: PartialEq + Serialize>(&mut self, path: &Path, new: &T, old: &T) {
         if new != old {
             self.invalid(path, json!(new), IMMUTABLE);
+        }
+    }
+
+    /// Conditions of the form that all newer kinds have: each type once, with a reason and a time.
+    pub(super) fn conditions(&mut self, conditions: &[Condition], path: &Path) {
+        for (i, condition) in conditions.iter().enumerate() {
+            let (at, type_) = (path.index(i), condition.type_.as_str());
+            if conditions[..i].iter().any(|other| other.type_ == type_) {
+                self.push(FieldError::duplicate(&at, type_));
+            }
+            match type_ {
+                "" => self.required(&at.child("type"), "is required"),
+                type_ => self.label_key(&at.child("type"), type_),
+            }
+            let statuses = ["False", "True", "Unknown"];
+            self.required_one_of(&at.child("status"), &condition.status, &statuses);
+            if let Some(generation) = condition.observed_generation.filter(|number| *number < 0) {
+                let wrong = "must be greater than or equal to zero";
+                self.invalid(&at.child("observedGeneration"), generation, wrong);
+            }
+            if condition.last_transition_time.0 == Timestamp::UNIX_EPOCH {
+                self.required(&at.child("lastTransitionTime"), "");
+            }
+            let (reason, reason_at) = (condition.reason.as_str(), at.child("reason"));
+            self.required_form(&reason_at, reason, names::condition_reason);
+            if reason.len() > REASON_MAX {
+                self.push(FieldError::too_long(&reason_at, REASON_MAX));
+            }
+            if condition.message.len() > MESSAGE_MAX {
+                self.push(FieldError::too_long(&at.child("message"), MESSAGE_MAX));
+            }
         }
     }
 
@@ -221,6 +266,11 @@ pub(super) fn text(value: &Option<String>) -> &str {
 /// A list that may be left out.
 pub(super) fn list<T>(value: &Option<Vec<T>>) -> &[T] {
     value.as_deref().unwrap_or_default()
+}
+
+/// A list that may be left out, to change.
+pub(super) fn list_mut<T>(value: &mut Option<Vec<T>>) -> &mut [T] {
+    value.as_deref_mut().unwrap_or_default()
 }
 
 /// Fills in a text that is left out or empty.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::{
-        batch::v1::{CronJob, CronJobStatus},
+        batch::v1::{CronJob, CronJobSpec, CronJobStatus},
         core::v1::Container,
     },
     jiff::{Timestamp, tz::TimeZone},
@@ -18,10 +18,9 @@ use super::{
     workload,
 };
 use crate::{
-    field::{ErrorList, Path},
+    field::{ErrorList, FieldError, Path},
     meta::{
         cron::Schedule,
-        names,
         table::{NONE, age, containers_and_images, name, selector, since},
     },
 };
@@ -81,26 +80,11 @@ impl Kind for CronJobs {
     fn validate(cron: &CronJob) -> ErrorList {
         let (spec, path) = (&cron.spec, Path::new("spec"));
         let mut errors = Errors::default();
-        let name = text(&cron.metadata.name);
-        if name.len() > NAME_MAX_BYTES {
-            errors.invalid(&Path::new("metadata.name"), name, names::too_long(NAME_MAX_BYTES));
-        }
         let at = path.child("schedule");
         if spec.schedule.is_empty() {
             errors.required(&at, "");
-        } else if spec.schedule.contains("TZ") {
-            let wrong = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-            errors.invalid(&at, spec.schedule.as_str(), wrong);
         } else if let Err(wrong) = Schedule::parse(&spec.schedule) {
             errors.invalid(&at, spec.schedule.as_str(), wrong);
-        }
-        if let Some(zone) = &spec.time_zone {
-            let at = path.child("timeZone");
-            if zone.is_empty() {
-                errors.invalid(&at, "", "timeZone must be nil or non-empty string");
-            } else if zone.eq_ignore_ascii_case("Local") || TimeZone::get(zone).is_err() {
-                errors.invalid(&at, zone.as_str(), format!("unknown time zone {zone}"));
-            }
         }
         errors.opt_not_negative(
             &path.child("startingDeadlineSeconds"),
@@ -128,6 +112,39 @@ impl Kind for CronJobs {
                 "`selector` will be auto-generated",
             );
         }
+        if job_spec.manual_selector == Some(true) {
+            let mut error =
+                FieldError::not_supported(&at.child("manualSelector"), "true", &["nil", "false"]);
+            error.value = Some(json!(true));
+            errors.push(error);
+        }
+        errors.0
+    }
+
+    fn validate_create(cron: &CronJob) -> ErrorList {
+        let (spec, path) = (&cron.spec, Path::new("spec"));
+        let mut errors = Errors::default();
+        let name = text(&cron.metadata.name);
+        if name.len() > NAME_MAX_BYTES {
+            let wrong = format!("must be no more than {NAME_MAX_BYTES} characters");
+            errors.invalid(&Path::new("metadata.name"), name, wrong);
+        }
+        zone_in_schedule(&mut errors, spec, false, &path);
+        time_zone(&mut errors, spec, &path);
+        errors.0
+    }
+
+    /// A name that is too long stays, and so do a time zone that is not known any more and one in
+    /// the schedule.
+    fn validate_update(new: &CronJob, old: &CronJob, part: Part) -> ErrorList {
+        let mut errors = Errors::default();
+        if part == Part::Main {
+            let path = Path::new("spec");
+            zone_in_schedule(&mut errors, &new.spec, old.spec.schedule.contains("TZ"), &path);
+            if new.spec.time_zone != old.spec.time_zone {
+                time_zone(&mut errors, &new.spec, &path);
+            }
+        }
         errors.0
     }
 
@@ -152,4 +169,34 @@ impl Kind for CronJobs {
             json!(selector(job.and_then(|job| job.selector.as_ref()))),
         ]
     }
+}
+
+/// A schedule names no time zone any more; one that did before may (KEP-3140).
+fn zone_in_schedule(errors: &mut Errors, spec: &CronJobSpec, did: bool, path: &Path) {
+    if !spec.schedule.contains("TZ") {
+        return;
+    }
+    let wrong = match did {
+        false => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        true if spec.time_zone.is_some() => {
+            "cannot use both timeZone field and TZ or CRON_TZ in schedule"
+        }
+        true => return,
+    };
+    errors.invalid(&path.child("schedule"), spec.schedule.as_str(), wrong);
+}
+
+fn time_zone(errors: &mut Errors, spec: &CronJobSpec, path: &Path) {
+    let Some(zone) = spec.time_zone.as_deref() else { return };
+    let wrong = if zone.is_empty() {
+        "timeZone must be nil or non-empty string".to_owned()
+    } else if zone.eq_ignore_ascii_case("Local") {
+        "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
+            .to_owned()
+    } else if TimeZone::get(zone).is_err() {
+        format!("unknown time zone {zone}")
+    } else {
+        return;
+    };
+    errors.invalid(&path.child("timeZone"), zone, wrong);
 }

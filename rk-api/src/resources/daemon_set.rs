@@ -83,7 +83,8 @@ impl Kind for DaemonSets {
     fn validate(set: &DaemonSet) -> ErrorList {
         let (spec, path) = (&set.spec, Path::new("spec"));
         let mut errors = Errors::default();
-        let query = workload::selector(&mut errors, &spec.selector, &path.child("selector"));
+        let query =
+            workload::selector(&mut errors, &spec.selector, "daemonset", &path.child("selector"));
         let at = path.child("template");
         workload::template(&mut errors, &spec.template, query.as_ref(), "DaemonSet", &at);
         errors.opt_not_negative(&path.child("minReadySeconds"), spec.min_ready_seconds);
@@ -110,6 +111,9 @@ impl Kind for DaemonSets {
             ] {
                 errors.not_negative(&path.child(field), count);
             }
+            workload::observed_generation(&mut errors, status.observed_generation, &path);
+            let was = old.status.as_ref().and_then(|status| status.collision_count);
+            workload::collision_count(&mut errors, status.collision_count, was, &path);
         } else {
             let at = Path::new("spec.selector");
             errors.immutable(&at, &new.spec.selector, &old.spec.selector);

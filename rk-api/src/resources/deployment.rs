@@ -85,7 +85,8 @@ impl Kind for Deployments {
         let (spec, path) = (&deployment.spec, Path::new("spec"));
         let mut errors = Errors::default();
         errors.opt_not_negative(&path.child("replicas"), spec.replicas);
-        let query = workload::selector(&mut errors, &spec.selector, &path.child("selector"));
+        let query =
+            workload::selector(&mut errors, &spec.selector, "deployment", &path.child("selector"));
         workload::template(
             &mut errors,
             &spec.template,
@@ -114,25 +115,20 @@ impl Kind for Deployments {
             let none = DeploymentStatus::default();
             let status = new.status.as_ref().unwrap_or(&none);
             let path = Path::new("status");
-            let parts = [
-                ("updatedReplicas", status.updated_replicas),
-                ("readyReplicas", status.ready_replicas),
-                ("availableReplicas", status.available_replicas),
-            ];
-            workload::counts(&mut errors, &path, status.replicas.unwrap_or(0), &parts);
-            if status.available_replicas > status.ready_replicas {
-                errors.invalid(
-                    &path.child("availableReplicas"),
-                    status.available_replicas,
-                    "cannot be greater than readyReplicas",
-                );
-            }
-            errors.opt_not_negative(&path.child("observedGeneration"), status.observed_generation);
+            let parts = [("updatedReplicas", status.updated_replicas)];
+            let counts = workload::Counts {
+                total: status.replicas.unwrap_or(0),
+                parts: &parts,
+                ready: status.ready_replicas,
+                available: status.available_replicas,
+                ready_name: "readyReplicas",
+            };
+            counts.check(&mut errors, &path);
+            let unavailable = path.child("unavailableReplicas");
+            errors.opt_not_negative(&unavailable, status.unavailable_replicas);
+            workload::observed_generation(&mut errors, status.observed_generation, &path);
             let was = old.status.as_ref().and_then(|status| status.collision_count);
-            if status.collision_count < was {
-                let at = path.child("collisionCount");
-                errors.invalid(&at, status.collision_count, "cannot be decremented");
-            }
+            workload::collision_count(&mut errors, status.collision_count, was, &path);
         } else {
             let at = Path::new("spec.selector");
             errors.immutable(&at, &new.spec.selector, &old.spec.selector);

@@ -100,6 +100,15 @@ impl Kind for FlowSchemas {
         errors.0
     }
 
+    fn validate_update(new: &FlowSchema, _: &FlowSchema, part: Part) -> ErrorList {
+        let mut errors = Errors::default();
+        if part == Part::Status {
+            let conditions = new.status.iter().flat_map(|status| list(&status.conditions));
+            condition_types(&mut errors, conditions.map(|condition| condition.type_.as_str()));
+        }
+        errors.0
+    }
+
     fn cells(schema: &FlowSchema, now: Timestamp) -> Vec<Value> {
         let spec = &schema.spec;
         let or_none = |text: &str| if text.is_empty() { NONE } else { text }.to_owned();

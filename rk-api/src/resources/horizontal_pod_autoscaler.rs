@@ -124,6 +124,20 @@ impl Kind for HorizontalPodAutoscalers {
         errors.0
     }
 
+    fn validate_update(
+        new: &HorizontalPodAutoscaler,
+        _: &HorizontalPodAutoscaler,
+        part: Part,
+    ) -> ErrorList {
+        let mut errors = Errors::default();
+        if let Some(status) = new.status.as_ref().filter(|_| part == Part::Status) {
+            let path = Path::new("status");
+            errors.opt_not_negative(&path.child("currentReplicas"), status.current_replicas);
+            errors.not_negative(&path.child("desiredReplicas"), status.desired_replicas);
+        }
+        errors.0
+    }
+
     fn cells(autoscaler: &HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
         let spec = &autoscaler.spec;
         let status = autoscaler.status.clone().unwrap_or_default();

@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::{
-        batch::v1::{Job, JobSpec, JobStatus},
-        core::v1::PodTemplateSpec,
-    },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    api::batch::v1::{Job, JobSpec, JobStatus},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
@@ -28,7 +25,10 @@ use crate::{
     },
 };
 
+mod indexes;
 mod policies;
+mod status;
+mod update;
 
 /// The row of Job.
 pub(super) fn row() -> Resource {
@@ -122,66 +122,13 @@ impl Kind for Jobs {
                 }
             }
         }
+        is_own_selector(&mut errors, job, spec);
         validate_spec(&mut errors, spec, &path);
         errors.0
     }
 
     fn validate_update(new: &Job, old: &Job, part: Part) -> ErrorList {
-        let mut errors = Errors::default();
-        let (Some(new_spec), Some(old_spec)) = (&new.spec, &old.spec) else { return errors.0 };
-        let path = Path::new("spec");
-        if part == Part::Status {
-            let status = new.status.clone().unwrap_or_default();
-            for (field, count) in [
-                ("active", status.active),
-                ("succeeded", status.succeeded),
-                ("failed", status.failed),
-            ] {
-                errors.opt_not_negative(&Path::new("status").child(field), count);
-            }
-            return errors.0;
-        }
-        let indexed = text(&new_spec.completion_mode) == "Indexed";
-        let resized = indexed && new_spec.completions == new_spec.parallelism;
-        if !resized {
-            errors.immutable(
-                &path.child("completions"),
-                &new_spec.completions,
-                &old_spec.completions,
-            );
-        }
-        errors.immutable(&path.child("selector"), &new_spec.selector, &old_spec.selector);
-        let started = old.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        // Before its first Pod a suspended Job can still be told where to run them.
-        let may_move = old_spec.suspend == Some(true) && !started;
-        let template = if may_move {
-            with_scheduling_of(&new_spec.template, &old_spec.template)
-        } else {
-            new_spec.template.clone()
-        };
-        errors.immutable(&path.child("template"), &template, &old_spec.template);
-        errors.immutable(
-            &path.child("completionMode"),
-            &new_spec.completion_mode,
-            &old_spec.completion_mode,
-        );
-        errors.immutable(
-            &path.child("podFailurePolicy"),
-            &new_spec.pod_failure_policy,
-            &old_spec.pod_failure_policy,
-        );
-        errors.immutable(
-            &path.child("backoffLimitPerIndex"),
-            &new_spec.backoff_limit_per_index,
-            &old_spec.backoff_limit_per_index,
-        );
-        errors.immutable(&path.child("managedBy"), &new_spec.managed_by, &old_spec.managed_by);
-        errors.immutable(
-            &path.child("successPolicy"),
-            &new_spec.success_policy,
-            &old_spec.success_policy,
-        );
-        errors.0
+        if part == Part::Status { status::validate(new, old) } else { update::validate(new, old) }
     }
 
     fn validate_name(name: &str, generate_prefix: bool) -> Vec<String> {
@@ -274,37 +221,49 @@ pub(super) fn validate_spec(errors: &mut Errors, spec: &JobSpec, path: &Path) {
     }
 }
 
-/// Labels the template with the Job's uid, and selects by it.
+/// Labels the template with the Job's uid, and selects by it. Labels that are there already stay:
+/// [`is_own_selector`] refuses those of another Job.
 fn select_own_pods(spec: &mut JobSpec, meta: &ObjectMeta) {
     let (uid, name) = (text(&meta.uid), text(&meta.name));
     let labels = spec.template.metadata.get_or_insert_default().labels.get_or_insert_default();
-    for (label, value) in
-        [(OLD_NAME_LABEL, name), (NAME_LABEL, name), (OLD_UID_LABEL, uid), (UID_LABEL, uid)]
-    {
-        labels.insert(label.to_owned(), value.to_owned());
+    for (label, value) in own_labels(name, uid) {
+        labels.entry(label.to_owned()).or_insert_with(|| value.to_owned());
     }
-    if spec.selector.is_none() {
-        spec.selector = Some(LabelSelector {
-            match_labels: Some(BTreeMap::from([(UID_LABEL.to_owned(), uid.to_owned())])),
-            ..LabelSelector::default()
-        });
-    }
+    let selector = spec.selector.get_or_insert_default().match_labels.get_or_insert_default();
+    selector.entry(UID_LABEL.to_owned()).or_insert_with(|| uid.to_owned());
 }
 
-/// The new template with the old one's scheduling directives.
-fn with_scheduling_of(new: &PodTemplateSpec, old: &PodTemplateSpec) -> PodTemplateSpec {
-    let mut template = new.clone();
-    if let (Some(new), Some(old)) = (&mut template.spec, &old.spec) {
-        new.node_selector = old.node_selector.clone();
-        new.affinity = old.affinity.clone();
-        new.tolerations = old.tolerations.clone();
-        new.scheduling_gates = old.scheduling_gates.clone();
+fn own_labels<'a>(name: &'a str, uid: &'a str) -> [(&'static str, &'a str); 4] {
+    [(OLD_UID_LABEL, uid), (OLD_NAME_LABEL, name), (UID_LABEL, uid), (NAME_LABEL, name)]
+}
+
+/// A Job that does not select by labels of the user's has Pods of its own.
+fn is_own_selector(errors: &mut Errors, job: &Job, spec: &JobSpec) {
+    let Some(selector) = spec.selector.as_ref().filter(|_| spec.manual_selector != Some(true))
+    else {
+        return;
+    };
+    let (name, uid) = (text(&job.metadata.name), text(&job.metadata.uid));
+    let labels = spec.template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+    let found = |label: &str| labels.and_then(|labels| labels.get(label));
+    // Jobs from before there were labels with a prefix do not have them.
+    let is_old = found(UID_LABEL).is_none() && found(NAME_LABEL).is_none();
+    let wanted = own_labels(name, uid);
+    let wanted = if is_old { &wanted[..2] } else { &wanted[..] };
+    for (label, value) in wanted {
+        let at = Path::new("spec.template.metadata.labels").key(label);
+        let wrong = format!("must be '{value}'");
+        match found(label) {
+            None => errors.required(&at, &wrong),
+            Some(found) if found != value => errors.invalid(&at, json!(labels), wrong),
+            Some(_) => {}
+        }
     }
-    if let (Some(new), Some(old)) = (&mut template.metadata, &old.metadata) {
-        new.labels = old.labels.clone();
-        new.annotations = old.annotations.clone();
+    let own = own_labels(name, uid).map(|(label, value)| (label.to_owned(), value.to_owned()));
+    if !LabelQuery::from_selector(selector).matches(&BTreeMap::from(own)) {
+        let wrong = "`selector` not auto-generated";
+        errors.invalid(&Path::new("spec.selector"), json!(selector), wrong);
     }
-    template
 }
 
 fn summary(job: &Job, status: &JobStatus) -> &'static str {

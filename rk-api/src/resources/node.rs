@@ -73,11 +73,22 @@ impl Kind for Nodes {
         }
     }
 
+    fn prepare_create(node: &mut Node) {
+        if let Some(spec) = &mut node.spec {
+            spec.config_source = None;
+        }
+    }
+
     fn prepare_update(new: &mut Node, old: &Node, part: Part) {
         if part == Part::Status {
             new.spec = old.spec.clone();
         } else {
             new.status = old.status.clone();
+        }
+        // Configuration from the API is no more: what is there may go, but none comes.
+        let source = |node: &Node| node.spec.as_ref().and_then(|spec| spec.config_source.clone());
+        if let Some(spec) = new.spec.as_mut().filter(|_| source(old).is_none()) {
+            spec.config_source = None;
         }
     }
 
@@ -89,60 +100,38 @@ impl Kind for Nodes {
         let status = node.status.clone().unwrap_or_default();
         amounts(&mut errors, status.capacity.as_ref(), &Path::new("status.capacity"));
         amounts(&mut errors, status.allocatable.as_ref(), &Path::new("status.allocatable"));
-        for (i, cidr) in list(&spec.pod_cidrs).iter().enumerate() {
-            let at = Path::new("spec.podCIDRs").index(i);
-            errors.form(&at, cidr.as_str(), names::cidr(cidr));
-        }
+        pod_cidrs(&mut errors, list(&spec.pod_cidrs), &Path::new("spec.podCIDRs"));
         errors.0
     }
 
     fn validate_update(new: &Node, old: &Node, part: Part) -> ErrorList {
         let mut errors = Errors::default();
+        let status = new.status.clone().unwrap_or_default();
         if part == Part::Status {
-            let status = new.status.clone().unwrap_or_default();
-            let mut seen = BTreeSet::new();
-            for (i, address) in list(&status.addresses).iter().enumerate() {
-                if !seen.insert((&address.type_, &address.address)) {
-                    let at = Path::new("status.addresses").index(i);
-                    errors.push(FieldError::duplicate(&at, json!(address)));
-                }
-            }
-            return errors.0;
+            amounts(&mut errors, status.capacity.as_ref(), &Path::new("status.capacity"));
+            amounts(&mut errors, status.allocatable.as_ref(), &Path::new("status.allocatable"));
         }
-        let (new, old) =
-            (new.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
-        let once = [
-            ("podCIDRs", "podCIDR", new.pod_cidrs != old.pod_cidrs, old.pod_cidrs.is_some()),
-            (
-                "providerID",
-                "providerID",
-                new.provider_id != old.provider_id,
-                !text(&old.provider_id).is_empty(),
-            ),
-        ];
-        for (field, word, changed, was_set) in once {
-            if changed && was_set {
-                errors.forbidden(
-                    &Path::new("spec").child(field),
-                    &format!("node updates may not change {word} except from \"\" to valid"),
-                );
+        let mut seen = BTreeSet::new();
+        for (i, address) in list(&status.addresses).iter().enumerate() {
+            if !seen.insert((&address.type_, &address.address)) {
+                let at = Path::new("status.addresses").index(i);
+                errors.push(FieldError::duplicate(&at, json!(address)));
             }
         }
-        let changeable = NodeSpec {
-            pod_cidr: old.pod_cidr.clone(),
-            pod_cidrs: old.pod_cidrs.clone(),
-            provider_id: old.provider_id.clone(),
-            unschedulable: old.unschedulable,
-            taints: old.taints.clone(),
-            config_source: old.config_source.clone(),
-            pod_preemption_policy: old.pod_preemption_policy.clone(),
-            ..new
-        };
-        if changeable != old {
-            errors.forbidden(
-                &Path::new("[]"),
-                "node updates may only change labels, taints, or capacity",
-            );
+        let none = NodeSpec::default();
+        let (new, old) = (new.spec.as_ref().unwrap_or(&none), old.spec.as_ref().unwrap_or(&none));
+        let (cidrs, provider) = (list(&old.pod_cidrs), text(&old.provider_id));
+        let path = Path::new("spec");
+        if !cidrs.is_empty() && cidrs != list(&new.pod_cidrs) {
+            let wrong = "node updates may not change podCIDR except from \"\" to valid";
+            errors.forbidden(&path.child("podCIDRs"), wrong);
+        }
+        if !provider.is_empty() && provider != text(&new.provider_id) {
+            let wrong = "node updates may not change providerID except from \"\" to valid";
+            errors.forbidden(&path.child("providerID"), wrong);
+        }
+        if text(&new.external_id) != text(&old.external_id) {
+            errors.forbidden(&path.child("externalID"), "may not be updated");
         }
         errors.0
     }
@@ -204,6 +193,23 @@ fn address(status: &NodeStatus, type_: &str) -> String {
     found.map_or(NONE, |address| address.address.as_str()).to_owned()
 }
 
+/// One block of addresses of each family at most.
+fn pod_cidrs(errors: &mut Errors, cidrs: &[String], path: &Path) {
+    for (i, cidr) in cidrs.iter().enumerate() {
+        errors.form(&path.index(i), cidr.as_str(), names::cidr(cidr));
+    }
+    let is_v4 = |cidr: &String| names::parse_cidr(cidr).map(|(ip, _)| ip.is_ipv4());
+    let is_dual = cidrs.len() == 2 && is_v4(&cidrs[0]) != is_v4(&cidrs[1]);
+    if cidrs.len() > 1 && !is_dual {
+        errors.invalid(path, json!(cidrs), "may specify no more than one CIDR for each IP family");
+    }
+    for (i, cidr) in cidrs.iter().enumerate() {
+        if cidrs[..i].contains(cidr) {
+            errors.push(FieldError::duplicate(&path.index(i), cidr.as_str()));
+        }
+    }
+}
+
 fn taints(errors: &mut Errors, taints: &[Taint], path: &Path) {
     let mut seen = BTreeSet::new();
     for (i, taint) in taints.iter().enumerate() {
@@ -215,7 +221,9 @@ fn taints(errors: &mut Errors, taints: &[Taint], path: &Path) {
         }
         errors.required_one_of(&at.child("effect"), &taint.effect, TAINT_EFFECTS);
         if !seen.insert((&taint.key, &taint.effect)) {
-            errors.push(FieldError::duplicate(&at, json!(taint)));
+            let mut error = FieldError::duplicate(&at, json!(taint));
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(error);
         }
     }
 }
@@ -249,5 +257,63 @@ mod tests {
         assert_eq!(cells[2], "control-plane,edge");
         assert_eq!(cells[5], "192.0.2.1");
         assert_eq!(cells[6], "<none>");
+    }
+
+    #[test]
+    fn what_was_given_to_a_node_stays() {
+        let node = |spec: Value, status: Value| -> Node {
+            let json = json!({"metadata": {"name": "n"}, "spec": spec, "status": status});
+            serde_json::from_value(json).unwrap()
+        };
+        #[track_caller]
+        fn check(old: &Node, mut new: Node, part: Part, wrong: &[&str]) {
+            Nodes::prepare_update(&mut new, old, part);
+            let errors = Nodes::validate_update(&new, old, part);
+            let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            assert_eq!(messages, wrong);
+        }
+        let given = json!({"podCIDRs": ["10.0.0.0/24"], "providerID": "a", "externalID": "x"});
+        let old = node(given.clone(), json!({}));
+        let changeable =
+            json!({"unschedulable": true, "taints": [{"key": "a", "effect": "NoExecute"}]});
+        let mut more = given.clone();
+        more.as_object_mut().unwrap().extend(changeable.as_object().unwrap().clone());
+        check(&old, node(more, json!({})), Part::Main, &[]);
+        check(
+            &node(json!({}), json!({})),
+            node(
+                json!({"podCIDRs": ["10.0.0.0/24"],
+            "providerID": "a"}),
+                json!({}),
+            ),
+            Part::Main,
+            &[],
+        );
+        check(
+            &old,
+            node(
+                json!({"podCIDRs": ["10.0.1.0/24"], "providerID": "b", "externalID": "y"}),
+                json!({}),
+            ),
+            Part::Main,
+            &[
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to \
+                 valid",
+                "spec.providerID: Forbidden: node updates may not change providerID except from \
+                 \"\" to valid",
+                "spec.externalID: Forbidden: may not be updated",
+            ],
+        );
+        let address = json!({"type": "InternalIP", "address": "192.0.2.1"});
+        check(
+            &old,
+            node(json!({}), json!({"addresses": [address, address], "capacity": {"pods": "-1"}})),
+            Part::Status,
+            &[
+                "status.capacity.pods: Invalid value: \"-1\": must be greater than or equal to 0",
+                "status.addresses[1]: Duplicate value: \
+                 {\"address\":\"192.0.2.1\",\"type\":\"InternalIP\"}",
+            ],
+        );
     }
 }

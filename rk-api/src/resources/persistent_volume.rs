@@ -1,7 +1,10 @@
 //! PersistentVolume.
 
 use k8s_openapi::{
-    api::core::v1::{PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus},
+    api::core::v1::{
+        NodeSelectorTerm, PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus,
+        VolumeNodeAffinity,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
@@ -9,11 +12,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Column, Kind, Part, Resource,
-    check::{Errors, default_text, list, round_to_millis, text},
-    pod::validation::{csi_driver_name, node_selector},
+    check::{Errors, IMMUTABLE, default_text, list, list_mut, round_to_millis, text},
+    pod::validation::{csi_driver_name, differences, node_selector},
     row::Row,
 };
 use crate::{
+    clock,
     field::{ErrorList, Path},
     meta::{
         names,
@@ -44,6 +48,14 @@ const COLUMNS: &[Column] = &[
 /// How a volume can be mounted.
 pub(super) const ACCESS_MODES: &[&str] =
     &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+/// Labels of nodes from before they were stable, and what they are called now.
+const RENAMED: &[(&str, &str)] = &[
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
 /// Fields of the spec that are not a source of storage.
 const NOT_SOURCES: &[&str] = &[
     "accessModes",
@@ -109,6 +121,7 @@ impl Kind for PersistentVolumes {
     fn prepare_create(volume: &mut PersistentVolume) {
         volume.status = Some(PersistentVolumeStatus {
             phase: Some("Pending".to_owned()),
+            last_phase_transition_time: Some(clock::now_seconds()),
             ..PersistentVolumeStatus::default()
         });
     }
@@ -116,6 +129,11 @@ impl Kind for PersistentVolumes {
     fn prepare_update(new: &mut PersistentVolume, old: &PersistentVolume, part: Part) {
         if part == Part::Status {
             new.spec = old.spec.clone();
+            let none = PersistentVolumeStatus::default();
+            note_transition(
+                new.status.get_or_insert_default(),
+                old.status.as_ref().unwrap_or(&none),
+            );
         } else {
             new.status = old.status.clone();
         }
@@ -163,15 +181,26 @@ impl Kind for PersistentVolumes {
         if part == Part::Status {
             return errors.0;
         }
-        let source = |volume: &PersistentVolume| source_of(volume.spec.as_ref());
-        if source(new) != source(old) {
+        let none = PersistentVolumeSpec::default();
+        let (new, old) = (new.spec.as_ref().unwrap_or(&none), old.spec.as_ref().unwrap_or(&none));
+        let (source, was) = (source_of(Some(&with_secret_of(new, old))), source_of(Some(old)));
+        if source != was {
+            let changes = differences(&json!(was), &json!(source));
             errors.forbidden(
                 &Path::new("spec.persistentvolumesource"),
-                "spec.persistentvolumesource is immutable after creation",
+                &format!("spec.persistentvolumesource is immutable after creation\n{changes}"),
             );
         }
-        let mode = |v: &PersistentVolume| v.spec.as_ref().and_then(|s| s.volume_mode.clone());
-        errors.immutable(&Path::new("volumeMode"), &mode(new), &mode(old));
+        errors.immutable(&Path::new("volumeMode"), &new.volume_mode, &old.volume_mode);
+        if old.node_affinity.is_some() && !is_same_place(new, old) {
+            let wrong = format!("{IMMUTABLE}, except for updating from beta label to GA");
+            errors.invalid(&Path::new("nodeAffinity"), json!(new.node_affinity), wrong);
+        }
+        if old.volume_attributes_class_name.is_some() && new.volume_attributes_class_name.is_none()
+        {
+            let at = Path::new("spec.volumeAttributesClassName");
+            errors.forbidden(&at, "update from non-nil value to nil is forbidden");
+        }
         errors.0
     }
 
@@ -199,6 +228,57 @@ impl Kind for PersistentVolumes {
             json!(spec.volume_mode.as_deref().unwrap_or("<unset>")),
         ]
     }
+}
+
+/// Says when the phase changed, where nobody did (KEP-3762).
+fn note_transition(new: &mut PersistentVolumeStatus, old: &PersistentVolumeStatus) {
+    let (time, was) = (&mut new.last_phase_transition_time, &old.last_phase_transition_time);
+    if new.phase == old.phase {
+        if time.is_none() {
+            time.clone_from(was);
+        }
+    } else if time.is_none() || *time == *was {
+        *time = Some(clock::now_seconds());
+    }
+}
+
+/// The new spec without a secret for expanding the volume, if it had none: one may come.
+fn with_secret_of(new: &PersistentVolumeSpec, old: &PersistentVolumeSpec) -> PersistentVolumeSpec {
+    let mut spec = new.clone();
+    let had_none = old.csi.as_ref().is_some_and(|csi| csi.controller_expand_secret_ref.is_none());
+    if let Some(csi) = spec.csi.as_mut().filter(|_| had_none) {
+        csi.controller_expand_secret_ref = None;
+    }
+    spec
+}
+
+/// Whether the volume is where it was. Labels of nodes that have got another name since may be
+/// called by that.
+fn is_same_place(new: &PersistentVolumeSpec, old: &PersistentVolumeSpec) -> bool {
+    let mut was = old.node_affinity.clone();
+    let required = |affinity: &mut Option<VolumeNodeAffinity>| -> Vec<NodeSelectorTerm> {
+        let required = affinity.as_mut().and_then(|affinity| affinity.required.take());
+        required.map(|required| required.node_selector_terms).unwrap_or_default()
+    };
+    let mut is = new.node_affinity.clone();
+    if was.is_some() != is.is_some() {
+        return false;
+    }
+    let (is, mut was) = (required(&mut is), required(&mut was));
+    for (was, is) in was.iter_mut().zip(&is) {
+        let lists = [
+            (&mut was.match_expressions, &is.match_expressions),
+            (&mut was.match_fields, &is.match_fields),
+        ];
+        for (was, is) in lists {
+            for (was, is) in list_mut(was).iter_mut().zip(list(is)) {
+                if RENAMED.contains(&(was.key.as_str(), is.key.as_str())) {
+                    was.key.clone_from(&is.key);
+                }
+            }
+        }
+    }
+    is == was
 }
 
 /// The fields of the spec that say where the storage is.
@@ -342,5 +422,117 @@ fn host_path(errors: &mut Errors, host: &str, at: &Path) {
         errors.required(at, "");
     } else if host.split('/').any(|part| part == "..") {
         errors.invalid(at, host, "must not contain '..'");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(spec: Value) -> PersistentVolume {
+        let mut json = json!({"metadata": {"name": "v"}, "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "csi": {"driver": "d.example.com", "volumeHandle": "h"},
+        }});
+        for (field, value) in spec.as_object().unwrap() {
+            json["spec"][field] = value.clone();
+        }
+        let mut volume = serde_json::from_value(json).unwrap();
+        <PersistentVolumes as Kind>::default(&mut volume);
+        PersistentVolumes::prepare_create(&mut volume);
+        volume
+    }
+
+    #[track_caller]
+    fn check(old: Value, new: Value, wrong: &[&str]) {
+        let (old, mut new) = (volume(old), volume(new));
+        PersistentVolumes::prepare_update(&mut new, &old, Part::Main);
+        let mut errors = PersistentVolumes::validate(&new);
+        errors.extend(PersistentVolumes::validate_update(&new, &old, Part::Main));
+        let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(messages, wrong);
+    }
+
+    #[test]
+    fn the_source_of_a_volume_stays_but_for_a_secret_that_comes() {
+        let with = |more: Value| {
+            let mut csi = json!({"driver": "d.example.com", "volumeHandle": "h"});
+            csi.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"csi": csi})
+        };
+        let secret = json!({"controllerExpandSecretRef": {"name": "s", "namespace": "n"}});
+        check(with(json!({})), with(secret.clone()), &[]);
+        let immutable = "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is \
+                         immutable after creation\n";
+        check(
+            with(secret),
+            with(json!({"controllerExpandSecretRef": {"name": "t", "namespace": "n"}})),
+            &[&format!(
+                "{immutable}-  csi.controllerExpandSecretRef.name: \"s\"\n\
+                 +  csi.controllerExpandSecretRef.name: \"t\""
+            )],
+        );
+        check(
+            with(json!({})),
+            with(json!({"volumeHandle": "g"})),
+            &[&format!("{immutable}-  csi.volumeHandle: \"h\"\n+  csi.volumeHandle: \"g\"")],
+        );
+    }
+
+    #[test]
+    fn a_volume_stays_where_it_is_by_an_old_label_or_its_new_one() {
+        let at = |key: &str, zone: &str| {
+            json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": key, "operator": "In", "values": [zone]}]}]}}})
+        };
+        let (old, new) = ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+        check(json!({}), at(new, "a"), &[]);
+        check(at(old, "a"), at(new, "a"), &[]);
+        let value = |key: &str, zone: &str| {
+            json!(volume(at(key, zone)).spec.unwrap().node_affinity).to_string()
+        };
+        let wrong = |value: String| {
+            format!(
+                "nodeAffinity: Invalid value: {value}: field is immutable, except for updating \
+                 from beta label to GA"
+            )
+        };
+        check(at(new, "a"), at(old, "a"), &[&wrong(value(old, "a"))]);
+        check(at(new, "a"), at(new, "b"), &[&wrong(value(new, "b"))]);
+        check(at(new, "a"), json!({}), &[&wrong("null".to_owned())]);
+    }
+
+    #[test]
+    fn the_attributes_of_a_volume_are_not_taken_away() {
+        let class = |name: &str| json!({"volumeAttributesClassName": name});
+        check(class("gold"), class("silver"), &[]);
+        check(
+            class("gold"),
+            json!({}),
+            &["spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is \
+               forbidden"],
+        );
+    }
+
+    #[test]
+    fn a_change_of_phase_has_a_time() {
+        let old = volume(json!({}));
+        assert!(old.status.as_ref().unwrap().last_phase_transition_time.is_some());
+        let at = |phase: &str, time: Value| {
+            let mut new = old.clone();
+            let status = json!({"phase": phase, "lastPhaseTransitionTime": time});
+            new.status = serde_json::from_value(status).unwrap();
+            let mut before = old.clone();
+            let then = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+            before.status.as_mut().unwrap().last_phase_transition_time = Some(then);
+            PersistentVolumes::prepare_update(&mut new, &before, Part::Status);
+            json!(new.status.unwrap().last_phase_transition_time)
+        };
+        let (then, other) = (json!("2026-01-01T00:00:00Z"), json!("2026-02-02T00:00:00Z"));
+        assert_eq!(at("Pending", Value::Null), then);
+        assert_eq!(at("Bound", other.clone()), other);
+        assert_ne!(at("Bound", Value::Null), then);
+        assert_ne!(at("Bound", then.clone()), then);
+        assert!(at("Bound", Value::Null).is_string());
     }
 }

@@ -15,13 +15,16 @@ use super::{
     row::Row,
 };
 use crate::{
-    field::{ErrorList, FieldError, Path},
+    field::{ErrorList, Path},
     meta::{
         names,
         quantity::Quantity,
         table::{age, name},
     },
 };
+
+mod source;
+mod update;
 
 /// The row of PersistentVolumeClaim.
 pub(super) fn row() -> Resource {
@@ -63,6 +66,9 @@ impl Kind for PersistentVolumeClaims {
     }
 
     fn prepare_create(claim: &mut PersistentVolumeClaim) {
+        let spec = claim.spec.get_or_insert_default();
+        source::drop_unknown(spec);
+        source::copy(spec);
         claim.status = Some(PersistentVolumeClaimStatus {
             phase: Some("Pending".to_owned()),
             ..PersistentVolumeClaimStatus::default()
@@ -74,6 +80,7 @@ impl Kind for PersistentVolumeClaims {
             new.spec = old.spec.clone();
         } else {
             new.status = old.status.clone();
+            new.spec.iter_mut().for_each(source::copy);
         }
     }
 
@@ -87,6 +94,10 @@ impl Kind for PersistentVolumeClaims {
         }
         for mode in modes {
             errors.one_of(&path.child("accessModes"), mode, ACCESS_MODES);
+        }
+        if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+            let wrong = "may not use ReadWriteOncePod with other access modes";
+            errors.forbidden(&path.child("accessModes"), wrong);
         }
         if let Some(selector) = &spec.selector {
             errors.selector(&path.child("selector"), selector);
@@ -107,6 +118,12 @@ impl Kind for PersistentVolumeClaims {
         if let Some(mode) = &spec.volume_mode {
             errors.one_of(&path.child("volumeMode"), mode, &["Block", "Filesystem"]);
         }
+        source::validate(&mut errors, spec, &path);
+        let attributes = text(&spec.volume_attributes_class_name);
+        if !attributes.is_empty() {
+            let wrong = names::dns_subdomain(attributes, false);
+            errors.form(&path.child("volumeAttributesClassName"), attributes, wrong);
+        }
         errors.0
     }
 
@@ -115,42 +132,7 @@ impl Kind for PersistentVolumeClaims {
         old: &PersistentVolumeClaim,
         part: Part,
     ) -> ErrorList {
-        let mut errors = Errors::default();
-        let (Some(new_spec), Some(old_spec)) = (&new.spec, &old.spec) else { return errors.0 };
-        if part == Part::Status {
-            return errors.0;
-        }
-        let mut fixed = new_spec.clone();
-        if text(&old_spec.volume_name).is_empty() {
-            fixed.volume_name = old_spec.volume_name.clone();
-        }
-        fixed.volume_attributes_class_name = old_spec.volume_attributes_class_name.clone();
-        if may_get_class(new, old) {
-            fixed.storage_class_name = None;
-        }
-        let size = |spec: &PersistentVolumeClaimSpec| {
-            let requests = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-            let size = requests.and_then(|requests| requests.get("storage"));
-            size.and_then(|size| Quantity::try_from(size).ok()).unwrap_or(Quantity::ZERO)
-        };
-        let bound = new.status.as_ref().is_some_and(|status| text(&status.phase) == "Bound");
-        if bound {
-            fixed.resources = old_spec.resources.clone();
-            if size(new_spec) < size(old_spec) {
-                errors.push(FieldError::forbidden(
-                    &Path::new("spec.resources.requests.storage"),
-                    "field can not be less than status.capacity",
-                ));
-            }
-        }
-        if fixed != *old_spec {
-            errors.forbidden(
-                &Path::new("spec"),
-                "spec is immutable after creation except resources.requests and \
-                 volumeAttributesClassName for bound claims",
-            );
-        }
-        errors.0
+        if part == Part::Status { update::status(new) } else { update::validate(new, old) }
     }
 
     fn cells(claim: &PersistentVolumeClaim, now: Timestamp) -> Vec<Value> {
@@ -181,19 +163,3 @@ impl Kind for PersistentVolumeClaims {
         ]
     }
 }
-/// A claim without a class may get one later, the default one (KEP-3333); one that names its class
-/// in an annotation may say the same in the field.
-fn may_get_class(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> bool {
-    let class = |claim: &PersistentVolumeClaim| claim.spec.as_ref()?.storage_class_name.clone();
-    let annotated = |claim: &PersistentVolumeClaim| {
-        claim.metadata.annotations.as_ref()?.get(OLD_CLASS).cloned()
-    };
-    let (None, Some(wanted)) = (class(old), class(new)) else { return false };
-    match annotated(old) {
-        None => true,
-        Some(named) => wanted == named && annotated(new).is_none_or(|still| still == named),
-    }
-}
-
-/// Where a claim named its class before there was a field for it.
-const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";

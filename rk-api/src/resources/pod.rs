@@ -1,7 +1,7 @@
 //! Pod.
 
 use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition, PodSpec, PodStatus},
+    api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::DeleteOptions,
     jiff::Timestamp,
 };
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Fields, Kind, Part, Resource,
-    check::{list, text},
+    check::{list, list_mut, text},
     row::{PROXY_VERBS, Row},
 };
 use crate::field::ErrorList;
@@ -73,6 +73,7 @@ impl Kind for Pods {
             if text(&status.qos_class).is_empty() {
                 status.qos_class = old_class;
             }
+            keep_observed_generation(status, old.status.as_ref());
             return;
         }
         new.status = old.status.clone();
@@ -95,8 +96,9 @@ impl Kind for Pods {
     fn validate_update(new: &Pod, old: &Pod, part: Part) -> ErrorList {
         match (part, &new.spec, &old.spec) {
             (Part::Status, _, _) => validation::pod_status_update(new, old),
+            (Part::EphemeralContainers, ..) => validation::pod_ephemeral_containers(new, old),
+            (Part::Resize, ..) => validation::pod_resize(new, old),
             (Part::Main, Some(new), Some(old)) => validation::pod_update(new, old),
-            // What the other parts may change was put into the old spec by `prepare_update`.
             _ => ErrorList::new(),
         }
     }
@@ -160,6 +162,17 @@ fn scheduling_gated() -> PodCondition {
     }
 }
 
+/// Who does not know the observed generations does not mean to remove them.
+fn keep_observed_generation(new: &mut PodStatus, old: Option<&PodStatus>) {
+    let Some(old) = old else { return };
+    new.observed_generation = new.observed_generation.or(old.observed_generation);
+    for condition in new.conditions.iter_mut().flatten() {
+        let was = list(&old.conditions).iter().find(|was| was.type_ == condition.type_);
+        let was = was.and_then(|was| was.observed_generation);
+        condition.observed_generation = condition.observed_generation.or(was);
+    }
+}
+
 /// The old spec with what `part` is about taken from the new one.
 fn part_of(part: Part, new: Option<&PodSpec>, old: Option<&PodSpec>) -> Option<PodSpec> {
     let mut spec = old?.clone();
@@ -167,13 +180,16 @@ fn part_of(part: Part, new: Option<&PodSpec>, old: Option<&PodSpec>) -> Option<P
     match part {
         Part::EphemeralContainers => spec.ephemeral_containers = new.ephemeral_containers.clone(),
         Part::Resize => {
-            for container in &mut spec.containers {
-                let new = new.containers.iter().find(|new| new.name == container.name);
-                if let Some(new) = new {
-                    container.resources = new.resources.clone();
-                    container.resize_policy = new.resize_policy.clone();
+            let resize = |containers: &mut [Container], new: &[Container]| {
+                for container in containers {
+                    if let Some(new) = new.iter().find(|new| new.name == container.name) {
+                        container.resources = new.resources.clone();
+                        container.resize_policy = new.resize_policy.clone();
+                    }
                 }
-            }
+            };
+            resize(&mut spec.containers, &new.containers);
+            resize(list_mut(&mut spec.init_containers), list(&new.init_containers));
             spec.resources = new.resources.clone();
         }
         Part::Main | Part::Status | Part::Finalize | Part::Approval => {}

@@ -7,7 +7,12 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::{Column, Kind, Part, Resource, check::Errors, row::Row, workload};
+use super::{
+    Column, Kind, Part, Resource,
+    check::{Errors, list},
+    row::Row,
+    workload,
+};
 use crate::{
     field::{ErrorList, Path},
     meta::table::{age, name},
@@ -76,6 +81,28 @@ impl Kind for PodDisruptionBudgets {
                 policy,
                 &["AlwaysAllow", "IfHealthyBudget"],
             );
+        }
+        errors.0
+    }
+
+    fn validate_update(
+        new: &PodDisruptionBudget,
+        _: &PodDisruptionBudget,
+        part: Part,
+    ) -> ErrorList {
+        let mut errors = Errors::default();
+        let Some(status) = new.status.as_ref().filter(|_| part == Part::Status) else {
+            return errors.0;
+        };
+        let path = Path::new("status");
+        errors.conditions(list(&status.conditions), &path.child("conditions"));
+        for (field, count) in [
+            ("disruptionsAllowed", status.disruptions_allowed),
+            ("currentHealthy", status.current_healthy),
+            ("desiredHealthy", status.desired_healthy),
+            ("expectedPods", status.expected_pods),
+        ] {
+            errors.opt_not_negative(&path.child(field), count);
         }
         errors.0
     }

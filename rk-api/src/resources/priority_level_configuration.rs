@@ -109,6 +109,19 @@ impl Kind for PriorityLevels {
         errors.0
     }
 
+    fn validate_update(
+        new: &PriorityLevelConfiguration,
+        _: &PriorityLevelConfiguration,
+        part: Part,
+    ) -> ErrorList {
+        let mut errors = Errors::default();
+        if part == Part::Status {
+            let conditions = new.status.iter().flat_map(|status| list(&status.conditions));
+            condition_types(&mut errors, conditions.map(|condition| condition.type_.as_str()));
+        }
+        errors.0
+    }
+
     fn cells(level: &PriorityLevelConfiguration, now: Timestamp) -> Vec<Value> {
         let limited = level.spec.limited.as_ref();
         let queuing = limited.and_then(|limited| limited.limit_response.queuing.as_ref());

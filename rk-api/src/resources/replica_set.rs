@@ -70,7 +70,8 @@ impl Kind for ReplicaSets {
         let mut errors = Errors::default();
         errors.opt_not_negative(&path.child("replicas"), spec.replicas);
         errors.opt_not_negative(&path.child("minReadySeconds"), spec.min_ready_seconds);
-        let query = workload::selector(&mut errors, &spec.selector, &path.child("selector"));
+        let query =
+            workload::selector(&mut errors, &spec.selector, "deployment", &path.child("selector"));
         let template = spec.template.clone().unwrap_or_default();
         let at = path.child("template");
         workload::template(&mut errors, &template, query.as_ref(), "ReplicaSet", &at);
@@ -82,19 +83,15 @@ impl Kind for ReplicaSets {
         if part == Part::Status {
             let status = new.status.clone().unwrap_or_default();
             let path = Path::new("status");
-            let parts = [
-                ("fullyLabeledReplicas", status.fully_labeled_replicas),
-                ("readyReplicas", status.ready_replicas),
-                ("availableReplicas", status.available_replicas),
-            ];
-            workload::counts(&mut errors, &path, status.replicas, &parts);
-            if status.available_replicas > status.ready_replicas {
-                errors.invalid(
-                    &path.child("availableReplicas"),
-                    status.available_replicas,
-                    "cannot be greater than readyReplicas",
-                );
-            }
+            let counts = workload::Counts {
+                total: status.replicas,
+                parts: &[("fullyLabeledReplicas", status.fully_labeled_replicas)],
+                ready: status.ready_replicas,
+                available: status.available_replicas,
+                ready_name: "readyReplicas",
+            };
+            counts.check(&mut errors, &path);
+            workload::observed_generation(&mut errors, status.observed_generation, &path);
         } else {
             let selector = |set: &ReplicaSet| set.spec.selector.clone();
             errors.immutable(&Path::new("spec.selector"), &selector(new), &selector(old));

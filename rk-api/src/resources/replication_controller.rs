@@ -103,12 +103,16 @@ impl Kind for ReplicationControllers {
         let mut errors = Errors::default();
         if part == Part::Status {
             let status = new.status.clone().unwrap_or_default();
-            let parts = [
-                ("fullyLabeledReplicas", status.fully_labeled_replicas),
-                ("readyReplicas", status.ready_replicas),
-                ("availableReplicas", status.available_replicas),
-            ];
-            workload::counts(&mut errors, &Path::new("status"), status.replicas, &parts);
+            let path = Path::new("status");
+            let counts = workload::Counts {
+                total: status.replicas,
+                parts: &[("fullyLabeledReplicas", status.fully_labeled_replicas)],
+                ready: status.ready_replicas,
+                available: status.available_replicas,
+                ready_name: "readyReplicas",
+            };
+            counts.check(&mut errors, &path);
+            workload::observed_generation(&mut errors, status.observed_generation, &path);
         }
         errors.0
     }

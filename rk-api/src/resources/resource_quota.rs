@@ -1,5 +1,7 @@
 //! ResourceQuota.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::{
     api::core::v1::{ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus},
     apimachinery::pkg::api::resource::Quantity,
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Column, Kind, Part, Resource,
-    check::{Errors, list, round_to_millis},
+    check::{Errors, IMMUTABLE, list, round_to_millis},
     row::Row,
 };
 use crate::{
@@ -77,13 +79,14 @@ impl Kind for ResourceQuotas {
 
     fn validate_update(new: &ResourceQuota, old: &ResourceQuota, part: Part) -> ErrorList {
         let mut errors = Errors::default();
-        let scopes = |quota: &ResourceQuota| {
-            let mut scopes = list(&quota.spec.clone().unwrap_or_default().scopes).to_vec();
-            scopes.sort();
-            scopes
-        };
         if part == Part::Main {
-            errors.immutable(&Path::new("spec.scopes"), &scopes(new), &scopes(old));
+            let scopes = |quota: &ResourceQuota| {
+                list(&quota.spec.clone().unwrap_or_default().scopes).to_vec()
+            };
+            let (new, old) = (scopes(new), scopes(old));
+            if BTreeSet::from_iter(&new) != BTreeSet::from_iter(&old) {
+                errors.invalid(&Path::new("spec.scopes"), json!(new), IMMUTABLE);
+            }
         }
         if part == Part::Status {
             let none = ResourceQuotaStatus::default();
@@ -111,8 +114,6 @@ impl Kind for ResourceQuotas {
             json!(age(&quota.metadata, now)),
         ]
     }
-
-    const CREATE_ON_UPDATE: bool = true;
 }
 
 fn amounts<'a>(
@@ -137,28 +138,52 @@ fn scopes(errors: &mut Errors, spec: &ResourceQuotaSpec, path: &Path) {
         if !SCOPES.contains(&scope.as_str()) {
             errors.invalid(&at, scopes.to_vec(), "unsupported scope");
         }
-        let mut resources = spec.hard.iter().flatten().map(|(resource, _)| resource.as_str());
-        let applies = |resource: &str| match scope.as_str() {
-            "BestEffort" => matches!(resource, "pods" | "count/pods"),
-            "NotBestEffort" | "Terminating" | "NotTerminating" | "PriorityClass" => {
-                let bare = resource.strip_prefix("requests.").or(resource.strip_prefix("limits."));
-                let compute = ["cpu", "memory", "ephemeral-storage"];
-                matches!(resource, "pods" | "count/pods")
-                    || compute.contains(&bare.unwrap_or(resource))
-                    || resource.contains("hugepages-")
-            }
-            _ => true,
-        };
-        if !resources.all(applies) {
+        if !applies_to_all(scope, spec) {
             errors.invalid(&at, scopes.to_vec(), "unsupported scope applied to resource");
         }
     }
-    let has = |scope: &str| scopes.iter().any(|other| other == scope);
-    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
-        if has(one) && has(other) {
-            errors.invalid(&at, scopes.to_vec(), "conflicting scopes");
-        }
+    if let Some(wrong) = conflict(scopes.iter().map(String::as_str)) {
+        errors.invalid(&at, scopes.to_vec(), wrong);
     }
+}
+
+/// Whether the scope has a meaning for all resources that are limited.
+fn applies_to_all(scope: &str, spec: &ResourceQuotaSpec) -> bool {
+    let applies = |resource: &str| {
+        let bare = resource.strip_prefix("requests.").or(resource.strip_prefix("limits."));
+        let is_pods = matches!(resource, "pods" | "count/pods");
+        let compute = ["cpu", "memory", "ephemeral-storage"];
+        match scope {
+            "BestEffort" => is_pods,
+            "NotBestEffort"
+            | "Terminating"
+            | "NotTerminating"
+            | "PriorityClass"
+            | "CrossNamespacePodAffinity" => {
+                is_pods
+                    || compute.contains(&bare.unwrap_or(resource))
+                    || resource.contains("hugepages-")
+            }
+            "VolumeAttributesClass" => matches!(
+                resource,
+                "persistentvolumeclaims" | "count/persistentvolumeclaims" | "requests.storage"
+            ),
+            _ => true,
+        }
+    };
+    // Of resources that are not Kubernetes' own nothing is known.
+    let mut resources = spec.hard.iter().flatten().map(|(resource, _)| resource.as_str());
+    resources.all(|resource| {
+        resource.contains('/') && !resource.starts_with("count/pods") || applies(resource)
+    })
+}
+
+/// Two scopes that no Pod is in.
+fn conflict<'a>(scopes: impl Iterator<Item = &'a str>) -> Option<&'static str> {
+    let scopes: BTreeSet<_> = scopes.collect();
+    let pairs = [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")];
+    let both = |(one, other): &(&str, &str)| scopes.contains(one) && scopes.contains(other);
+    pairs.iter().any(both).then_some("conflicting scopes")
 }
 
 fn scope_selector(errors: &mut Errors, spec: &ResourceQuotaSpec, path: &Path) {
@@ -167,6 +192,22 @@ fn scope_selector(errors: &mut Errors, spec: &ResourceQuotaSpec, path: &Path) {
     for wanted in list(&selector.match_expressions) {
         if !SCOPES.contains(&wanted.scope_name.as_str()) {
             errors.invalid(&at.child("scopeName"), wanted.scope_name.as_str(), "unsupported scope");
+        }
+        if !applies_to_all(&wanted.scope_name, spec) {
+            errors.invalid(&at, json!(selector), "unsupported scope applied to resource");
+        }
+        let has_values = ["PriorityClass", "VolumeAttributesClass"];
+        if SCOPES.contains(&wanted.scope_name.as_str())
+            && !has_values.contains(&wanted.scope_name.as_str())
+            && wanted.operator != "Exists"
+        {
+            errors.invalid(
+                &at.child("operator"),
+                wanted.operator.as_str(),
+                "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
+                 ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+                 ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+            );
         }
         let values = list(&wanted.values);
         match wanted.operator.as_str() {
@@ -177,10 +218,84 @@ fn scope_selector(errors: &mut Errors, spec: &ResourceQuotaSpec, path: &Path) {
             "Exists" | "DoesNotExist" if !values.is_empty() => errors.invalid(
                 &at.child("values"),
                 values.to_vec(),
-                "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
             ),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => errors.invalid(&at.child("operator"), other, "not a valid selector operator"),
         }
+    }
+    let wanted = list(&selector.match_expressions).iter();
+    if let Some(wrong) = conflict(wanted.map(|wanted| wanted.scope_name.as_str())) {
+        errors.invalid(&at, list(&spec.scopes).to_vec(), wrong);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quota(spec: Value) -> ResourceQuota {
+        let mut quota = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+        <ResourceQuotas as Kind>::default(&mut quota);
+        quota
+    }
+
+    #[track_caller]
+    fn check(old: Value, new: Value, wrong: &[&str]) {
+        let (new, old) = (quota(new), quota(old));
+        let mut errors = ResourceQuotas::validate(&new);
+        errors.extend(ResourceQuotas::validate_update(&new, &old, Part::Main));
+        let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(messages, wrong);
+    }
+
+    #[test]
+    fn limits_change_and_scopes_stay() {
+        let quota = |pods: &str, scopes: &[&str]| json!({"hard": {"pods": pods}, "scopes": scopes});
+        let two = ["Terminating", "BestEffort"];
+        check(quota("1", &two), quota("2", &["BestEffort", "Terminating"]), &[]);
+        check(
+            quota("1", &two),
+            quota("1", &["BestEffort"]),
+            &["spec.scopes: Invalid value: [\"BestEffort\"]: field is immutable"],
+        );
+    }
+
+    #[test]
+    fn a_selector_of_scopes_makes_sense() {
+        let with = |hard: Value, wanted: Value| {
+            let spec = json!({"hard": hard, "scopeSelector": {"matchExpressions": wanted}});
+            (spec.clone(), spec)
+        };
+        let (old, new) = with(
+            json!({"pods": "1", "example.com/gpu": "1"}),
+            json!([{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]),
+        );
+        check(old, new, &[]);
+        let (old, new) = with(
+            json!({"pods": "1"}),
+            json!([{"scopeName": "Terminating", "operator": "DoesNotExist"}]),
+        );
+        check(
+            old,
+            new,
+            &[
+                "spec.scopeSelector.matchExpressions.operator: Invalid value: \"DoesNotExist\": must \
+               be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
+               ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+               ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+            ],
+        );
+        let (old, new) = with(
+            json!({"services": "1"}),
+            json!([{"scopeName": "BestEffort", "operator": "Exists"}]),
+        );
+        check(
+            old,
+            new,
+            &["spec.scopeSelector.matchExpressions: Invalid value: {\"matchExpressions\":\
+               [{\"operator\":\"Exists\",\"scopeName\":\"BestEffort\"}]}: unsupported scope applied \
+               to resource"],
+        );
     }
 }

@@ -33,8 +33,6 @@ const COLUMNS: &[Column] = &[
 /// All values of a Secret or ConfigMap together.
 pub(super) const DATA_MAX_BYTES: usize = 1 << 20;
 const REDACTED: &str = "<secret contents redacted>";
-/// Kubernetes prints the missing part of this path for some types, and clients match on it.
-const MALFORMED_PATH_PART: &str = "%s";
 
 /// How a Secret behaves.
 #[derive(Debug, Default)]
@@ -125,14 +123,13 @@ fn of_type(errors: &mut Errors, secret: &Secret, data: &BTreeMap<String, ByteStr
         "kubernetes.io/basic-auth"
             if !data.contains_key("username") && !data.contains_key("password") =>
         {
-            let at = path.key(MALFORMED_PATH_PART);
-            errors.required(&at.key("username"), "");
-            errors.required(&at.key("password"), "");
+            errors.required(&path.key("username"), "");
+            errors.required(&path.key("password"), "");
         }
         "kubernetes.io/ssh-auth"
             if data.get("ssh-privatekey").is_none_or(|key| key.0.is_empty()) =>
         {
-            errors.required(&path.key(MALFORMED_PATH_PART).key("ssh-privatekey"), "");
+            errors.required(&path.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"] {

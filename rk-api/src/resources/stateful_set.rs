@@ -93,7 +93,8 @@ impl Kind for StatefulSets {
         errors.opt_not_negative(&path.child("minReadySeconds"), spec.min_ready_seconds);
         let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start);
         errors.opt_not_negative(&path.child("ordinals.start"), start);
-        let query = workload::selector(&mut errors, &spec.selector, &path.child("selector"));
+        let query =
+            workload::selector(&mut errors, &spec.selector, "statefulset", &path.child("selector"));
         let at = path.child("template");
         let template = with_claims(spec);
         workload::template(&mut errors, &template, query.as_ref(), "StatefulSet", &at);
@@ -104,13 +105,22 @@ impl Kind for StatefulSets {
         let mut errors = Errors::default();
         if part == Part::Status {
             let status = new.status.clone().unwrap_or_default();
+            let path = Path::new("status");
             let parts = [
-                ("readyReplicas", status.ready_replicas),
                 ("currentReplicas", status.current_replicas),
                 ("updatedReplicas", status.updated_replicas),
-                ("availableReplicas", status.available_replicas),
             ];
-            workload::counts(&mut errors, &Path::new("status"), status.replicas, &parts);
+            let counts = workload::Counts {
+                total: status.replicas,
+                parts: &parts,
+                ready: status.ready_replicas,
+                available: status.available_replicas,
+                ready_name: "status.readyReplicas",
+            };
+            counts.check(&mut errors, &path);
+            workload::observed_generation(&mut errors, status.observed_generation, &path);
+            let was = old.status.as_ref().and_then(|status| status.collision_count);
+            workload::collision_count(&mut errors, status.collision_count, was, &path);
             return errors.0;
         }
         let mut fixed = new.spec.clone();

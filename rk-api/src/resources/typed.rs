@@ -51,6 +51,17 @@ pub(super) fn drop_empty(meta: &mut ObjectMeta) {
     }
 }
 
+/// Puts back the metadata that a status has nothing to do with, for kinds whose status changes
+/// nothing else (apimachinery's `ResetObjectMetaForStatus`).
+pub(super) fn keep_metadata(new: &mut ObjectMeta, old: &ObjectMeta) {
+    new.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    new.generation = old.generation;
+    new.labels.clone_from(&old.labels);
+    new.annotations.clone_from(&old.annotations);
+    new.finalizers.clone_from(&old.finalizers);
+    new.owner_references.clone_from(&old.owner_references);
+}
+
 impl<K: Kind> Strategy for Typed<K> {
     fn decode(&self, json: &[u8]) -> Result<Decoded, serde_json::Error> {
         let (mut object, strict_errors) = decode::<K::Object>(json)?;

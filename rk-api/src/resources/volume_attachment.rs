@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Column, Kind, Part, Resource, check::Errors, persistent_volume,
-    pod::validation::csi_driver_name, row::Row,
+    pod::validation::csi_driver_name, row::Row, typed::keep_metadata,
 };
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -58,6 +58,7 @@ impl Kind for VolumeAttachments {
     fn prepare_update(new: &mut VolumeAttachment, old: &VolumeAttachment, part: Part) {
         if part == Part::Status {
             new.spec = old.spec.clone();
+            keep_metadata(&mut new.metadata, &old.metadata);
         } else {
             new.status = old.status.clone();
         }
@@ -72,16 +73,7 @@ impl Kind for VolumeAttachments {
         source(&mut errors, attachment, &path.child("source"));
         let node = spec.node_name.as_str();
         errors.form(&path.child("nodeName"), node, names::dns_subdomain(node, false));
-        if let Some(status) = &attachment.status {
-            let path = Path::new("status");
-            let notes = status.attachment_metadata.iter().flatten();
-            if notes.map(|(key, value)| key.len() + value.len()).sum::<usize>() > METADATA_MAX {
-                let at = path.child("attachmentMetadata");
-                errors.push(FieldError::too_long(&at, METADATA_MAX));
-            }
-            volume_error(&mut errors, status.attach_error.as_ref(), &path.child("attachError"));
-            volume_error(&mut errors, status.detach_error.as_ref(), &path.child("detachError"));
-        }
+        status(&mut errors, attachment);
         errors.0
     }
 
@@ -99,8 +91,11 @@ impl Kind for VolumeAttachments {
         errors.0
     }
 
-    fn validate_update(new: &VolumeAttachment, old: &VolumeAttachment, _: Part) -> ErrorList {
+    fn validate_update(new: &VolumeAttachment, old: &VolumeAttachment, part: Part) -> ErrorList {
         let mut errors = Errors::default();
+        if part == Part::Status {
+            status(&mut errors, new);
+        }
         errors.immutable(&Path::new("spec"), &new.spec, &old.spec);
         errors.0
     }
@@ -137,6 +132,17 @@ fn source(errors: &mut Errors, attachment: &VolumeAttachment, path: &Path) {
             persistent_volume::inline_spec(errors, spec, &at);
         }
     }
+}
+
+fn status(errors: &mut Errors, attachment: &VolumeAttachment) {
+    let (Some(status), path) = (&attachment.status, Path::new("status")) else { return };
+    let notes = status.attachment_metadata.iter().flatten();
+    if notes.map(|(key, value)| key.len() + value.len()).sum::<usize>() > METADATA_MAX {
+        let at = path.child("attachmentMetadata");
+        errors.push(FieldError::too_long(&at, METADATA_MAX));
+    }
+    volume_error(errors, status.attach_error.as_ref(), &path.child("attachError"));
+    volume_error(errors, status.detach_error.as_ref(), &path.child("detachError"));
 }
 
 fn volume_error(errors: &mut Errors, error: Option<&VolumeError>, path: &Path) {

@@ -226,6 +226,8 @@ pub(super) fn filter(resource: &Resource, part: Part) -> Filter {
             ("certificates.k8s.io", "CertificateSigningRequest") => {
                 FieldSet::of(&[&["spec"], &["status", "conditions"]])
             }
+            ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy")
+            | ("storage.k8s.io", "VolumeAttachment") => FieldSet::of(&[&["metadata"], &["spec"]]),
             _ if resource.strategy.custom().is_some() => FieldSet::of(&[&["metadata"], &["spec"]]),
             _ => FieldSet::of(&[&["spec"]]),
         },

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{Node, NodeStatus},
+        core::v1::{Node, NodeStatus, ObjectReference},
     },
     jiff::Timestamp,
 };
@@ -99,14 +99,18 @@ impl Core {
     }
 
     pub(super) fn node_event(&self, kind: EventType, reason: &str, message: &str) {
-        let about = k8s_openapi::api::core::v1::ObjectReference {
+        self.event(&self.node_ref(), kind, reason, message);
+    }
+
+    /// The node, as events are about it.
+    pub(super) fn node_ref(&self) -> ObjectReference {
+        ObjectReference {
             kind: Some("Node".into()),
             name: Some(self.config.name.clone()),
             // The kubelet names its node by name here, as it may not know the UID yet.
             uid: Some(self.config.name.clone()),
             ..Default::default()
-        };
-        self.event(&about, kind, reason, message);
+        }
     }
 
     async fn try_register(&self) -> kube::Result<()> {

@@ -24,13 +24,13 @@ mod access;
 mod attributes;
 mod log_stream;
 mod node_pages;
-mod port_forward;
+pub(crate) mod port_forward;
 mod query;
 mod resource_metrics;
 #[cfg(feature = "server")]
 mod serving;
-mod session;
-mod spdy;
+pub(crate) mod session;
+pub(crate) mod spdy;
 mod summary;
 mod websocket;
 
@@ -74,9 +74,9 @@ impl std::fmt::Debug for KubeletApi {
 }
 
 /// An answer that is not what was asked for: a code and a line of text.
-type Refusal = (StatusCode, String);
+pub(crate) type Refusal = (StatusCode, String);
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<KubeletBody> {
+pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<KubeletBody> {
     let mut response = Response::new(Full::new(text.into()).boxed_unsync());
     *response.status_mut() = status;
     let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");

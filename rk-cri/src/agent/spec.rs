@@ -126,12 +126,20 @@ pub(crate) fn sandbox_config(pod: &Pod, attempt: u32, node: &NodeFacts<'_>) -> S
         host_pid: spec.host_pid == Some(true),
         host_ipc: spec.host_ipc == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
+        privileged: is_privileged(spec),
         sysctls: sysctls.unwrap_or_default().into_iter().map(|s| (s.name, s.value)).collect(),
         cgroup_parent: resources::cgroup_parent(pod),
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         pod: reference,
     }
+}
+
+/// Whether some container of a pod may do everything.
+fn is_privileged(spec: &PodSpec) -> bool {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut contexts = containers.filter_map(|container| container.security_context.as_ref());
+    contexts.any(|context| context.privileged == Some(true))
 }
 
 fn port_mappings(spec: &PodSpec) -> Vec<PortMapping> {

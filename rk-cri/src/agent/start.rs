@@ -19,14 +19,10 @@ use kube::{Api, api::PostParams};
 use rk_api::{client::EventType, clock, volumes::claim_of};
 
 use super::{
-    backoff::LONGEST,
     claims, env,
     handler::{self, Action, Place, Verdict, describe},
     observed::Observed,
-    spec::{
-        check_non_root, container_config, hosts_file, hosts_file_of_node, image_with_tag, pod_ref,
-        pull_policy,
-    },
+    spec::{check_non_root, container_config, hosts_file, hosts_file_of_node, pod_ref},
     static_pods::is_static,
     status::Waiting,
     stop::STOP_LEAST,
@@ -34,23 +30,25 @@ use super::{
     volumes,
     worker::Core,
 };
-use crate::runtime::{ContainerState, ContainerStatus, Mount, RuntimeError};
+use crate::runtime::{ContainerState, ContainerStatus, Mount};
 
 /// After a mistake in a container's settings, until it is looked at again.
-const CONFIG_RETRY: Duration = Duration::from_secs(5);
-/// An image that could not be pulled is shown as such this long, before it is shown as waiting.
-const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
+pub(super) const CONFIG_RETRY: Duration = Duration::from_secs(5);
 /// How many containers of a name are kept: the newest and the one before.
 const KEPT: usize = 2;
 
 /// Why a container was not started.
-struct Refused {
+pub(super) struct Refused {
     waiting: Waiting,
     /// Until it is tried again; `None` leaves that to the back-off of its restarts.
     pause: Option<Duration>,
 }
 
-fn refused(reason: &str, message: impl Into<String>, pause: Option<Duration>) -> Refused {
+pub(super) fn refused(
+    reason: &str,
+    message: impl Into<String>,
+    pause: Option<Duration>,
+) -> Refused {
     Refused { waiting: Waiting { reason: reason.into(), message: Some(message.into()) }, pause }
 }
 
@@ -202,89 +200,6 @@ impl Core {
                 self.runtime.remove_container(&old.id).await.ok();
             }
         }
-    }
-
-    // === images ===
-
-    /// Sees to it that the image is on the node, and returns the name to run it by.
-    async fn ensure_image(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        memory: &mut Memory,
-    ) -> Result<String, Refused> {
-        let about = self.container_ref(pod, &container.name);
-        let warn =
-            |reason: &str, message: &str| self.event(&about, EventType::Warning, reason, message);
-        let tell =
-            |reason: &str, message: &str| self.event(&about, EventType::Normal, reason, message);
-        let named = container.image.as_deref().unwrap_or_default();
-        let image = match image_with_tag(named) {
-            Ok(image) => image,
-            Err(why) => {
-                let message = format!("Failed to apply default image tag {named:?}: {why}");
-                warn("InspectFailed", &message);
-                warn("Failed", "Error: InvalidImageName");
-                return Err(refused("InvalidImageName", message, Some(Duration::from_secs(30))));
-            }
-        };
-        let present = match self.runtime.image_status(&image).await {
-            Ok(present) => present.is_some(),
-            Err(error) => {
-                let message = format!("Failed to inspect image {named:?}: {}", describe(&error));
-                warn("InspectFailed", &message);
-                return Err(refused("ImageInspectError", message, Some(CONFIG_RETRY)));
-            }
-        };
-        match pull_policy(container, &image) {
-            "Always" => {}
-            "IfNotPresent" if !present => {}
-            _ if present => {
-                tell("Pulled", &format!("Container image {named:?} already present on machine"));
-                memory.image_back_offs.remove(&image);
-                return Ok(image);
-            }
-            _ => {
-                let message =
-                    format!("Container image {named:?} is not present with pull policy of Never");
-                warn("ErrImageNeverPull", &message);
-                warn("Failed", "Error: ErrImageNeverPull");
-                return Err(refused("ErrImageNeverPull", message, Some(Duration::from_secs(10))));
-            }
-        }
-        let back_off = memory.image_back_offs.entry(image.clone()).or_default();
-        if let Some(left) = back_off.remaining_since_try(clock::now()) {
-            let message = format!("Back-off pulling image {named:?}");
-            tell("BackOff", &message);
-            warn("Failed", "Error: ImagePullBackOff");
-            return Err(refused("ImagePullBackOff", message, Some(left)));
-        }
-        tell("Pulling", &format!("Pulling image {named:?}"));
-        let begun = tokio::time::Instant::now();
-        if let Err(error) = self.runtime.pull_image(&image).await {
-            let why = match &error {
-                RuntimeError::ImagePull { reason, .. } => {
-                    format!("failed to pull and unpack image {image:?}: {reason}")
-                }
-                other => describe(other),
-            };
-            warn("Failed", &format!("Failed to pull image {named:?}: {why}"));
-            warn("Failed", "Error: ErrImagePull");
-            let now = clock::now();
-            back_off.tried(now, now, LONGEST);
-            return Err(refused("ErrImagePull", why, Some(PULL_ERROR_SHOWN)));
-        }
-        let took = begun.elapsed().as_millis();
-        let size =
-            self.runtime.image_status(&image).await.ok().flatten().map_or(0, |i| i.size_bytes);
-        tell(
-            "Pulled",
-            &format!(
-                "Successfully pulled image {named:?} in {took}ms ({took}ms including waiting). Image size: {size} bytes."
-            ),
-        );
-        memory.image_back_offs.remove(&image);
-        Ok(image)
     }
 
     // === settings ===

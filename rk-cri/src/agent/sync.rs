@@ -23,6 +23,7 @@ use super::{
     admission::{Refusal, admit, allow_sysctls},
     backoff::BackOff,
     env::{Facts, Referenced},
+    images::Tries,
     observed::Observed,
     plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
@@ -46,7 +47,8 @@ const ROUNDS_MAX: usize = 16;
 #[derive(Default)]
 pub(super) struct Memory {
     pub(super) back_offs: BTreeMap<String, BackOff>,
-    pub(super) image_back_offs: BTreeMap<String, BackOff>,
+    /// Images that could not be pulled.
+    pub(super) images: BTreeMap<String, Tries>,
     /// Nothing is tried before then, by container; the sandbox and the volumes are the empty name.
     pub(super) holds: BTreeMap<String, Timestamp>,
     /// Why containers wait.

@@ -21,6 +21,7 @@ use super::{
     Config,
     heartbeat::{Alarms, Heartbeat},
     housekeeping::{EndedPods, NodeState},
+    images::Pulls,
     kubelet_api::LastTimes,
     probes::ProbeCounts,
     spec::pod_ref,
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(super) services: Option<Informer<Service>>,
     pub(super) heartbeat: tokio::sync::Mutex<Heartbeat>,
     pub(super) alarms: Mutex<Alarms>,
+    pub(super) pulls: Pulls,
     /// What of the node its status tells, and changes.
     pub(super) state: Mutex<NodeState>,
     pub(super) ended: Mutex<EndedPods>,
@@ -112,6 +114,7 @@ impl Core {
     ) -> Arc<Self> {
         let version = runtime.version();
         let scheme = version.split("://").next().unwrap_or_default().to_string();
+        let pulls = Pulls::new(config.image_pulls_at_once);
         Arc::new_cyclic(|this| Core {
             this: this.clone(),
             config,
@@ -124,6 +127,7 @@ impl Core {
             services,
             heartbeat: Default::default(),
             alarms: Mutex::default(),
+            pulls,
             state: Mutex::default(),
             ended: Mutex::default(),
             mirrors: Mutex::default(),

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Digest, ImageConfig, ImageError, ImageName, source::architecture};
+use super::{Digest, ImageConfig, ImageError, ImageName, manifest::architecture};
 
 /// Builds an OCI image of one layer from files, links and directories.
 ///

@@ -29,6 +29,16 @@ impl ImageName {
         format!("{}/{}", self.registry, self.path)
     }
 
+    /// The registry: `docker.io`, `registry.local:5000`.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The path within the registry: `library/busybox`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The tag; `latest` when the name had neither tag nor digest.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
@@ -37,6 +47,14 @@ impl ImageName {
     /// The digest of the manifest, when the name had one.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
+    }
+
+    /// The same name without its tag, if it has a digest, which then says all there is to say.
+    pub(super) fn exact(mut self) -> Self {
+        if self.digest.is_some() {
+            self.tag = None;
+        }
+        self
     }
 
     /// The name without its digest, when it has a tag.

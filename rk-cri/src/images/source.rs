@@ -2,7 +2,7 @@
 //! documents in it (OCI image specification 1.1, and `docker save`'s `manifest.json`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs::{self, File},
     io::{self, Read, Seek, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -12,14 +12,15 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Digest, ImageError};
+use super::{
+    Digest, ImageError,
+    manifest::{
+        DOCUMENT_BYTES_MAX, Descriptor, Document, INDEX_DEPTH_MAX, Index, Manifest, architecture,
+    },
+};
 
-/// The largest index, manifest or configuration that is read.
-const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 /// The most files an archive may have at its top level; layers count as one each.
 const ARCHIVE_ENTRIES_MAX: usize = 100_000;
-/// How deep an index may refer to further indexes.
-const INDEX_DEPTH_MAX: u32 = 4;
 /// The most manifests looked at in one archive.
 const MANIFESTS_MAX: usize = 256;
 
@@ -28,10 +29,34 @@ const MANIFESTS_MAX: usize = 256;
 pub(super) struct FoundImage {
     pub(super) names: Vec<String>,
     /// None for an archive of `docker save`, which has no OCI manifest.
-    pub(super) manifest: Option<(Digest, Vec<u8>)>,
+    pub(super) manifest: Option<Digest>,
     pub(super) config: Vec<u8>,
     pub(super) config_digest: Digest,
     pub(super) layers: Vec<LayerRef>,
+}
+
+impl FoundImage {
+    /// The image of `manifest` with this configuration, known by `digest`: the manifest's own, or
+    /// that of the index it was found in. Its layers are blobs of the source.
+    pub(super) fn new(
+        names: Vec<String>,
+        digest: Digest,
+        config: Vec<u8>,
+        manifest: &Manifest,
+    ) -> Self {
+        let layer = |layer: &Descriptor| LayerRef {
+            name: blob_name(&layer.digest),
+            digest: Some(layer.digest.clone()),
+            size: Some(layer.size),
+        };
+        Self {
+            names,
+            manifest: Some(digest),
+            config,
+            config_digest: manifest.config.digest.clone(),
+            layers: manifest.layers.iter().map(layer).collect(),
+        }
+    }
 }
 
 /// A layer's content in the source.
@@ -43,39 +68,6 @@ pub(super) struct LayerRef {
     pub(super) digest: Option<Digest>,
     /// The size as stored; unknown for `docker save`.
     pub(super) size: Option<u64>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    #[serde(default)]
-    media_type: String,
-    digest: Digest,
-    size: u64,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -205,7 +197,7 @@ impl Source {
             if found.is_empty() {
                 return Err(ImageError::Platform {
                     wanted: format!("linux/{}", architecture()),
-                    found: platforms(&index.manifests),
+                    found: index.platforms(),
                 });
             }
             return Ok(found);
@@ -232,58 +224,33 @@ impl Source {
             limit: format!("{MANIFESTS_MAX} manifests"),
         })?;
         let bytes = self.blob(descriptor)?;
-        let is_index = descriptor.media_type.ends_with("image.index.v1+json")
-            || descriptor.media_type.ends_with("manifest.list.v2+json");
-        if !is_index {
-            if descriptor.platform.as_ref().is_some_and(|platform| !fits(platform)) {
+        let index = match Document::parse(&descriptor.media_type, &bytes)? {
+            Document::Image(_) if descriptor.platform.as_ref().is_some_and(|p| !p.is_here()) => {
                 return Ok(None);
             }
-            return self.manifest(descriptor, bytes, names).map(Some);
-        }
+            Document::Image(manifest) => {
+                return self.image(&descriptor.digest, manifest, names).map(Some);
+            }
+            Document::Index(index) => index,
+        };
         if depth >= INDEX_DEPTH_MAX {
             return Err(ImageError::TooLarge {
                 what: "the nesting of the archive's indexes".to_owned(),
                 limit: INDEX_DEPTH_MAX.to_string(),
             });
         }
-        let index: Index =
-            serde_json::from_slice(&bytes).map_err(ImageError::malformed("image index"))?;
-        let fitting = index
-            .manifests
-            .iter()
-            .find(|manifest| manifest.platform.as_ref().is_none_or(fits))
-            .ok_or_else(|| ImageError::Platform {
-                wanted: format!("linux/{}", architecture()),
-                found: platforms(&index.manifests),
-            })?;
+        let fitting = index.fitting()?;
         self.resolve(fitting, names, depth + 1, budget)
     }
 
-    fn manifest(
+    fn image(
         &self,
-        descriptor: &Descriptor,
-        bytes: Vec<u8>,
+        digest: &Digest,
+        manifest: Manifest,
         names: Vec<String>,
     ) -> Result<FoundImage, ImageError> {
-        let manifest: Manifest =
-            serde_json::from_slice(&bytes).map_err(ImageError::malformed("image manifest"))?;
         let config = self.blob(&manifest.config)?;
-        let layers = manifest
-            .layers
-            .iter()
-            .map(|layer| LayerRef {
-                name: blob_name(&layer.digest),
-                digest: Some(layer.digest.clone()),
-                size: Some(layer.size),
-            })
-            .collect();
-        Ok(FoundImage {
-            names,
-            manifest: Some((descriptor.digest.clone(), bytes)),
-            config,
-            config_digest: manifest.config.digest,
-            layers,
-        })
+        Ok(FoundImage::new(names, digest.clone(), config, &manifest))
     }
 
     fn docker_images(&self) -> Result<Vec<FoundImage>, ImageError> {
@@ -318,7 +285,7 @@ impl Source {
     }
 }
 
-fn blob_name(digest: &Digest) -> String {
+pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
@@ -337,31 +304,6 @@ fn names_of(descriptor: &Descriptor, path: &Path) -> Vec<String> {
             if stem.is_empty() { Vec::new() } else { vec![format!("{stem}:{tag}")] }
         }
         None => Vec::new(),
-    }
-}
-
-fn fits(platform: &Platform) -> bool {
-    (platform.os.is_empty() || platform.os == "linux")
-        && (platform.architecture.is_empty() || platform.architecture == architecture())
-}
-
-fn platforms(manifests: &[Descriptor]) -> String {
-    let all: Vec<String> = manifests
-        .iter()
-        .filter_map(|manifest| manifest.platform.as_ref())
-        .map(|platform| format!("{}/{}", platform.os, platform.architecture))
-        .collect();
-    if all.is_empty() { "no image".to_owned() } else { all.join(", ") }
-}
-
-/// This machine's architecture in Go's words, which image platforms use.
-pub(super) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
     }
 }
 

@@ -5,6 +5,8 @@
 //! images/configs/<hex>         configurations, under their digest
 //! images/layers/<hex>          unpacked layers, under the digest of their chain
 //! images/temp/                 imports under way; emptied when the store is opened
+//! images/partial/<hex>         blobs that are being pulled, see `blobs.rs`
+//! images/blobs/sha256/<hex>    blobs that were pulled and are not unpacked yet
 //! ```
 
 use std::{
@@ -12,6 +14,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
@@ -19,13 +22,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Digest, ImageError, ImageName,
+    blobs::{Blobs, Lease},
     source::{FoundImage, Source},
     unpack::unpack,
 };
 use crate::runtime::Image;
 
 /// The most layers an image may have: overlayfs takes one memory page of options.
-const LAYERS_MAX: usize = 80;
+pub(super) const LAYERS_MAX: usize = 80;
 /// Hexadecimal digits of a layer's directory name. 160 bits, so that the names fit overlayfs'
 /// options and still cannot collide.
 const LAYER_NAME_DIGITS: usize = 40;
@@ -114,6 +118,14 @@ struct Record {
     config: ImageConfig,
     layers: Vec<String>,
     size_bytes: u64,
+    /// It was handed over as a file, so that nobody could fetch it again.
+    #[serde(default = "from_a_file")]
+    imported: bool,
+}
+
+/// Before there were pulls, there was nothing else.
+fn from_a_file() -> bool {
+    true
 }
 
 impl Record {
@@ -124,6 +136,7 @@ impl Record {
             digests: self.digests.iter().cloned().collect(),
             size_bytes: self.size_bytes,
             user: self.config.user.clone(),
+            pinned: self.imported,
         }
     }
 }
@@ -135,12 +148,35 @@ pub struct ImageStore {
     index: Mutex<Index>,
     /// One import at a time, so that a layer is unpacked once.
     importing: Mutex<()>,
+    blobs: Arc<Blobs>,
+    limits: Limits,
+}
+
+/// What a hostile image may use up at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one layer, unpacked.
+    pub layer_bytes: u64,
+    /// Files and directories of one layer.
+    pub layer_entries: u64,
+}
+
+impl Default for Limits {
+    /// 64 GiB and ten million entries.
+    fn default() -> Self {
+        Self { layer_bytes: super::unpack::UNPACKED_BYTES_MAX, layer_entries: 10_000_000 }
+    }
 }
 
 impl ImageStore {
     /// Opens the store in `root`, which is made if missing. What an interrupted import left behind
     /// is removed.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, ImageError> {
+        Self::open_with(root, Limits::default())
+    }
+
+    /// The same with other limits than the default.
+    pub fn open_with(root: impl Into<PathBuf>, limits: Limits) -> Result<Self, ImageError> {
         let root = root.into();
         let temp = root.join("temp");
         match fs::remove_dir_all(&temp) {
@@ -164,7 +200,18 @@ impl ImageStore {
                 return Err(ImageError::io(format!("cannot read {}", path.display()))(error));
             }
         };
-        Ok(Self { root, index: Mutex::new(index), importing: Mutex::new(()) })
+        let blobs = Blobs::open(&root)?;
+        Ok(Self { root, index: Mutex::new(index), importing: Mutex::new(()), blobs, limits })
+    }
+
+    /// The directory that it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Wants a blob, to fetch it.
+    pub(super) fn lease(&self, digest: &Digest) -> Lease {
+        self.blobs.lease(digest)
     }
 
     /// The directory that holds the unpacked layers.
@@ -173,7 +220,8 @@ impl ImageStore {
     }
 
     /// Imports every image of an OCI layout (directory or archive) or `docker save` archive that
-    /// runs on this machine. Names it already knew move to the new image.
+    /// runs on this machine. Names it already knew move to the new image. What is imported is pinned,
+    /// since nobody could fetch it again.
     ///
     /// Blocks: call it off the async threads.
     ///
@@ -200,6 +248,66 @@ impl ImageStore {
                 names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
             records.push((image.config_digest.clone(), self.unpack_image(&source, image, &names)?));
         }
+        self.list_records(records)
+    }
+
+    /// Takes in a pulled image, whose blobs are there under their leases except for layers that are
+    /// unpacked already. Blocks as [`import`](Self::import) does.
+    ///
+    /// # Errors
+    /// Any [`ImageError`]; [`ImageError::Missing`] when such a layer has been removed meanwhile.
+    pub(super) fn add(&self, found: FoundImage, name: &ImageName) -> Result<Image, ImageError> {
+        let _one = self.importing.lock();
+        let source = Source::Directory(self.root.clone());
+        let id = found.config_digest.clone();
+        let mut record = self.unpack_image(&source, found, std::slice::from_ref(name))?;
+        record.imported = false;
+        let added = self.list_records(vec![(id.clone(), record)])?;
+        added.into_iter().next().ok_or_else(|| ImageError::Missing { what: id.to_string() })
+    }
+
+    /// The image that is known by this digest, which is now `name`, too. `None` when there is none,
+    /// or not all of it.
+    pub(super) fn name_known(
+        &self,
+        digest: &Digest,
+        name: &ImageName,
+    ) -> Result<Option<Image>, ImageError> {
+        let _one = self.importing.lock();
+        let known = {
+            let index = self.index.lock();
+            let mut images = index.images.iter();
+            let found = images.find(|(_, record)| record.manifest.as_ref() == Some(digest));
+            found.map(|(id, record)| (id.clone(), record.clone()))
+        };
+        let Some((id, mut record)) = known else { return Ok(None) };
+        let layers = self.layers_dir();
+        if !record.layers.iter().all(|layer| layers.join(layer).is_dir()) {
+            return Ok(None);
+        }
+        let digest = format!("{}@{digest}", name.repository());
+        let tag = name.tagged();
+        if record.digests.contains(&digest) && tag.iter().all(|tag| record.tags.contains(tag)) {
+            return Ok(Some(record.image(&id)));
+        }
+        record.digests.insert(digest);
+        record.tags.extend(tag);
+        Ok(self.list_records(vec![(id, record)])?.into_iter().next())
+    }
+
+    /// Which layers of these are not unpacked, by their place.
+    pub(super) fn missing_layers(&self, config: &[u8]) -> Result<Vec<usize>, ImageError> {
+        let document: ConfigDocument =
+            serde_json::from_slice(config).map_err(ImageError::malformed("image configuration"))?;
+        check_platform(&document)?;
+        let names = chain(&document.rootfs.diff_ids);
+        let layers = self.layers_dir();
+        let missing = |(at, name): (usize, String)| (!layers.join(name).is_dir()).then_some(at);
+        Ok(names.into_iter().enumerate().filter_map(missing).collect())
+    }
+
+    /// Puts images on the list. Names they share with others are theirs now.
+    fn list_records(&self, records: Vec<(Digest, Record)>) -> Result<Vec<Image>, ImageError> {
         let mut index = self.index.lock();
         let mut next = index.clone();
         let mut imported = Vec::new();
@@ -211,6 +319,7 @@ impl ImageStore {
                 record.tags.extend(same.tags);
                 record.digests.extend(same.digests);
                 record.manifest = record.manifest.or(same.manifest);
+                record.imported |= same.imported;
             }
             next.images.insert(id.clone(), record);
             imported.push(id);
@@ -247,23 +356,14 @@ impl ImageStore {
             });
         }
         let mut layers: Vec<String> = Vec::new();
-        let mut chain = None;
         let mut size_bytes = found.config.len() as u64;
-        for (layer, diff_id) in found.layers.iter().zip(diff_ids) {
-            // A layer's content may depend on those below it (through links), so that it is kept
-            // under the digest of the whole chain (OCI image specification, ChainID).
-            let id = match &chain {
-                None => diff_id.clone(),
-                Some(parent) => Digest::of(format!("{parent} {diff_id}").as_bytes()),
-            };
-            let name = id.hex()[..LAYER_NAME_DIGITS].to_owned();
+        for ((layer, diff_id), name) in found.layers.iter().zip(diff_ids).zip(chain(diff_ids)) {
             size_bytes += self.unpack_layer(source, layer, diff_id, &name, &layers)?;
             layers.push(name);
-            chain = Some(id);
         }
         let path = self.root.join("configs").join(found.config_digest.hex());
         write_atomically(&path, &found.config)?;
-        let manifest = found.manifest.map(|(digest, _)| digest);
+        let manifest = found.manifest;
         let digests = manifest
             .iter()
             .flat_map(|digest| {
@@ -277,6 +377,7 @@ impl ImageStore {
             config: document.config.unwrap_or_default(),
             layers,
             size_bytes,
+            imported: true,
         })
     }
 
@@ -310,7 +411,7 @@ impl ImageStore {
             .map_err(ImageError::io("cannot make a directory for a layer"))?;
         let lowers: Vec<PathBuf> = below.iter().rev().map(|name| layers.join(name)).collect();
         let content = std::io::BufReader::with_capacity(128 << 10, content);
-        let unpacked = unpack(&layer.name, content, temp.path(), &lowers)?;
+        let unpacked = unpack(&layer.name, content, temp.path(), &lowers, self.limits)?;
         let mismatch = |expected: &Digest, found: Digest| ImageError::DigestMismatch {
             what: layer.name.clone(),
             expected: expected.clone(),
@@ -349,6 +450,19 @@ impl ImageStore {
         })
     }
 
+    /// Bytes that all layers take up, each counted once.
+    pub fn used_bytes(&self) -> u64 {
+        let layers: HashSet<String> = {
+            let index = self.index.lock();
+            index.images.values().flat_map(|record| record.layers.iter().cloned()).collect()
+        };
+        let size = |layer: String| {
+            let text = fs::read_to_string(self.layers_dir().join(format!("{layer}.size"))).ok()?;
+            text.parse::<u64>().ok()
+        };
+        layers.into_iter().filter_map(size).sum()
+    }
+
     /// All images, by id.
     pub fn list(&self) -> Vec<Image> {
         self.index.lock().images.iter().map(|(id, record)| record.image(id)).collect()
@@ -368,6 +482,8 @@ impl ImageStore {
             let config = self.root.join("configs").join(id.hex());
             remove_if_there(&config, fs::remove_file(&config))?;
         }
+        // Whoever removes images wants room: what broken pulls have left is no loss.
+        self.blobs.sweep()?;
         self.sweep(in_use)
     }
 
@@ -411,7 +527,24 @@ impl ImageStore {
     }
 }
 
-fn remove_if_there(path: &Path, result: std::io::Result<()>) -> Result<(), ImageError> {
+/// The names of the directories of layers with these contents. A layer may depend on those below it
+/// (through links), so that it is kept under the digest of the whole chain (OCI image
+/// specification, ChainID).
+fn chain(diff_ids: &[Digest]) -> Vec<String> {
+    let mut parent: Option<Digest> = None;
+    let mut names = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let id = match &parent {
+            None => diff_id.clone(),
+            Some(parent) => Digest::of(format!("{parent} {diff_id}").as_bytes()),
+        };
+        names.push(id.hex()[..LAYER_NAME_DIGITS].to_owned());
+        parent = Some(id);
+    }
+    names
+}
+
+pub(super) fn remove_if_there(path: &Path, result: std::io::Result<()>) -> Result<(), ImageError> {
     match result {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(ImageError::io(format!("cannot remove {}", path.display()))(error))
@@ -421,7 +554,7 @@ fn remove_if_there(path: &Path, result: std::io::Result<()>) -> Result<(), Image
 }
 
 fn check_platform(document: &ConfigDocument) -> Result<(), ImageError> {
-    let here = super::source::architecture();
+    let here = super::manifest::architecture();
     let fits = (document.os.is_empty() || document.os == "linux")
         && (document.architecture.is_empty() || document.architecture == here);
     if fits {

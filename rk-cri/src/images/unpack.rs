@@ -28,12 +28,10 @@ use rustix::fs::{
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
-use super::{Digest, ImageError};
+use super::{Digest, ImageError, store::Limits, zstd};
 
 /// The most bytes one layer may have unpacked, against archives that expand without end.
 pub(super) const UNPACKED_BYTES_MAX: u64 = 64 << 30;
-/// The most entries of one layer.
-const ENTRIES_MAX: u64 = 10_000_000;
 /// The most symbolic links followed to find one entry's place, as in the kernel.
 const LINKS_MAX: u32 = 40;
 /// The prefix of whiteouts in layers (OCI image specification, layer.md).
@@ -58,20 +56,19 @@ pub(super) fn unpack(
     content: impl Read,
     root: &Path,
     lowers: &[PathBuf],
+    limits: Limits,
 ) -> Result<Unpacked, ImageError> {
     let mut stored = Hashing::new(content);
     let mut magic = [0; 4];
     let read = read_full(&mut stored, &mut magic).map_err(damaged(what))?;
     let start = io::Cursor::new(magic[..read].to_vec());
-    if magic == [0x28, 0xb5, 0x2f, 0xfd] {
-        return Err(ImageError::Unsupported(format!("{what} is compressed with zstd, not gzip")));
-    }
-    let gzip = magic[..2] == [0x1f, 0x8b];
-    let (diff_id, bytes) = if gzip {
-        let plain = flate2::read::MultiGzDecoder::new(start.chain(&mut stored));
-        entries(what, plain, root, lowers)?
+    let content = start.chain(&mut stored);
+    let (diff_id, bytes) = if magic[..2] == [0x1f, 0x8b] {
+        entries(what, flate2::read::MultiGzDecoder::new(content), root, lowers, limits)?
+    } else if zstd::begins(magic) {
+        entries(what, zstd::Frames::new(content), root, lowers, limits)?
     } else {
-        entries(what, start.chain(&mut stored), root, lowers)?
+        entries(what, content, root, lowers, limits)?
     };
     io::copy(&mut stored, &mut io::sink()).map_err(damaged(what))?;
     Ok(Unpacked { digest: stored.finish(), diff_id, bytes })
@@ -87,30 +84,42 @@ fn entries(
     plain: impl Read,
     root: &Path,
     lowers: &[PathBuf],
+    limits: Limits,
 ) -> Result<(Digest, u64), ImageError> {
-    let mut plain = Hashing::new(plain.take(UNPACKED_BYTES_MAX));
+    let bytes_max = limits.layer_bytes;
+    let too_large = |limit: String| ImageError::TooLarge { what: what.to_owned(), limit };
+    // What is cut off here looks damaged further in: the reason is told instead.
+    let mut plain = Hashing::new(plain.take(bytes_max.saturating_add(1)));
+    let unpacked = fill(what, &mut plain, root, lowers, limits.layer_entries);
+    if plain.read > bytes_max {
+        return Err(too_large(format!("{bytes_max} bytes unpacked")));
+    }
+    Ok((plain.finish(), unpacked?))
+}
+
+/// Unpacks a plain archive, and returns the bytes of all files.
+fn fill(
+    what: &str,
+    mut plain: impl Read,
+    root: &Path,
+    lowers: &[PathBuf],
+    entries_max: u64,
+) -> Result<u64, ImageError> {
     let mut layer = Layer::open(root, lowers)?;
     let mut archive = tar::Archive::new(&mut plain);
     for (number, entry) in archive.entries().map_err(damaged(what))?.enumerate() {
-        if number as u64 >= ENTRIES_MAX {
+        if number as u64 >= entries_max {
             return Err(ImageError::TooLarge {
                 what: what.to_owned(),
-                limit: format!("{ENTRIES_MAX} entries"),
+                limit: format!("{entries_max} entries"),
             });
         }
         layer.add(what, &mut entry.map_err(damaged(what))?)?;
     }
     // What follows the archive's end belongs to the digest too.
     io::copy(&mut plain, &mut io::sink()).map_err(damaged(what))?;
-    if plain.read == UNPACKED_BYTES_MAX {
-        return Err(ImageError::TooLarge {
-            what: what.to_owned(),
-            limit: "64 GiB unpacked".to_owned(),
-        });
-    }
-    let bytes = layer.bytes;
     layer.finish()?;
-    Ok((plain.finish(), bytes))
+    Ok(layer.bytes)
 }
 
 /// A layer's directory while it is filled.

@@ -30,7 +30,7 @@ use super::{
     zygote,
 };
 use crate::{
-    images::ImageStore,
+    images::{ImageStore, registry::Registries},
     runtime::{DnsConfig, RuntimeError, RuntimeEvent, SandboxConfig, SandboxStatus},
 };
 
@@ -95,7 +95,8 @@ struct State {
 pub(super) struct Inner {
     root: PathBuf,
     cni: Arc<dyn CniPlugin>,
-    pub(super) images: ImageStore,
+    pub(super) images: Arc<ImageStore>,
+    pub(super) registries: Option<Registries>,
     hierarchies: Hierarchies,
     cgroup_root: PathBuf,
     program: PathBuf,
@@ -121,12 +122,13 @@ impl Inner {
     pub(super) fn new(
         root: PathBuf,
         cni: Arc<dyn CniPlugin>,
-        images: ImageStore,
+        images: Arc<ImageStore>,
         hierarchies: Hierarchies,
         cgroup_root: PathBuf,
         program: PathBuf,
         node_netns: Option<PathBuf>,
         node_ips: Vec<IpAddr>,
+        registries: Option<Registries>,
         lock: File,
     ) -> Result<Self, RuntimeError> {
         let inner = Self {
@@ -138,6 +140,7 @@ impl Inner {
             program,
             node_netns,
             node_ips,
+            registries,
             zygote: Mutex::new(None),
             state: Mutex::new(State::default()),
             events: broadcast::channel(EVENTS_MAX).0,

@@ -8,9 +8,11 @@ use rk_net::netns;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{NativeRuntime, pods::fail, pods::image_error, session};
+use crate::images::{ImageError, ImageName};
 use crate::runtime::{
-    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image, Io,
-    NodeStats, Runtime, RuntimeError, RuntimeEvent, SandboxConfig, SandboxStatus, Session,
+    ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
+    ImageFilesystem, Io, NodeStats, PullFailure, PullImage, Runtime, RuntimeError, RuntimeEvent,
+    SandboxConfig, SandboxStatus, Session,
 };
 
 /// How long a connection into a pod or to the node may take.
@@ -131,15 +133,32 @@ impl Runtime for NativeRuntime {
         Ok(self.inner.images.find(image).map(|found| found.image))
     }
 
-    async fn pull_image(&self, image: &str) -> Result<String, RuntimeError> {
-        match self.inner.images.find(image) {
+    async fn pull_image(&self, request: PullImage) -> Result<String, RuntimeError> {
+        let PullImage { image, auth, .. } = request;
+        let fail = |reason: String, kind: PullFailure| RuntimeError::ImagePull {
+            image: image.clone(),
+            reason,
+            kind,
+        };
+        let name: ImageName = image
+            .parse()
+            .map_err(|error: ImageError| fail(error.to_string(), PullFailure::Failed))?;
+        if let Some(registries) = self.inner.registries.as_ref().filter(|all| all.may_ask(&name)) {
+            let pulled = registries.pull(&self.inner.images, &name, auth.as_ref()).await;
+            return pulled
+                .map(|image| image.id)
+                .map_err(|error| fail(chain_of(&error), error.kind()));
+        }
+        match self.inner.images.find(&image) {
             Some(found) => Ok(found.image.id),
-            None => Err(RuntimeError::ImagePull {
-                image: image.to_owned(),
-                reason: "it is not on this node, and pulling from registries is not available: \
-                         load it from a file"
-                    .to_owned(),
-            }),
+            None => Err(fail(
+                format!(
+                    "it is not on this node, and pulling from {} is not configured: load it from a \
+                     file, or configure the registry",
+                    name.registry()
+                ),
+                PullFailure::Failed,
+            )),
         }
     }
 
@@ -153,6 +172,16 @@ impl Runtime for NativeRuntime {
             .await
             .map_err(|error| fail("the removal died")(std::io::Error::other(error)))?
             .map_err(image_error)
+    }
+
+    async fn image_filesystem(&self) -> Result<Option<ImageFilesystem>, RuntimeError> {
+        let inner = self.inner.clone();
+        let used = tokio::task::spawn_blocking(move || inner.images.used_bytes()).await;
+        Ok(Some(ImageFilesystem {
+            path: self.inner.images.root().to_owned(),
+            used_bytes: used.unwrap_or_default(),
+            used_inodes: 0,
+        }))
     }
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {
@@ -169,4 +198,15 @@ impl Runtime for NativeRuntime {
         })
         .boxed()
     }
+}
+
+/// An error with what caused it, on one line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

@@ -363,14 +363,16 @@ impl Runtime for SimRuntime {
         Ok(self.node.state.lock().images.contains_key(name).then(|| image(name)))
     }
 
-    async fn pull_image(&self, name: &str) -> Result<String, RuntimeError> {
+    async fn pull_image(&self, request: PullImage) -> Result<String, RuntimeError> {
+        let name = &request.image;
         if !self.node.options.pull_delay.is_zero() {
             tokio::time::sleep(self.node.options.pull_delay).await;
         }
         if let Some(reason) = self.node.refuse_image(name) {
-            return Err(RuntimeError::ImagePull { image: name.into(), reason });
+            let kind = PullFailure::Failed;
+            return Err(RuntimeError::ImagePull { image: name.clone(), reason, kind });
         }
-        self.node.state.lock().images.insert(name.into(), ());
+        self.node.state.lock().images.insert(name.as_str().into(), ());
         Ok(image_id(name))
     }
 

@@ -136,7 +136,7 @@ mod tests {
         let sandbox =
             SandboxConfig { pod, annotations: annotations("500m"), ..SandboxConfig::default() };
         let sandbox = runtime.run_pod_sandbox(sandbox).await.unwrap();
-        runtime.pull_image("nginx").await.unwrap();
+        runtime.pull_image("nginx".into()).await.unwrap();
         for name in ["web", "side"] {
             let image = "nginx".to_owned();
             let config = ContainerConfig { name: name.into(), image, ..ContainerConfig::default() };

@@ -230,7 +230,7 @@ pub async fn an_image_in_use_keeps_its_layers(lab: &mut Lab) {
 
     assert_eq!(lab.says(&id, "ls /bin/sh").await, "/bin/sh");
 
-    let error = lab.runtime().pull_image("busybox").await.unwrap_err();
+    let error = lab.runtime().pull_image("busybox".into()).await.unwrap_err();
     assert!(error.to_string().contains("not on this node"), "{error}");
     let sandbox = lab.status(&id).await.sandbox_id;
     lab.runtime().remove_pod_sandbox(&sandbox).await.unwrap();

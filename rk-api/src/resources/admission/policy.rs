@@ -19,6 +19,7 @@ use super::{
         Column, Kind, Part, Resource,
         check::{Errors, default_text, list, text},
         row::Row,
+        typed::keep_metadata,
         workload,
     },
     PARAM_KIND,
@@ -88,6 +89,7 @@ impl Kind for ValidatingPolicies {
     ) {
         if part == Part::Status {
             new.spec = old.spec.clone();
+            keep_metadata(&mut new.metadata, &old.metadata);
         } else {
             new.status = old.status.clone();
         }
@@ -165,6 +167,8 @@ impl Kind for ValidatingPolicies {
             json!(age(&policy.metadata, now)),
         ]
     }
+
+    const UNCONDITIONAL_UPDATE: bool = false;
 }
 
 /// How a MutatingAdmissionPolicy behaves.
@@ -229,6 +233,8 @@ impl Kind for MutatingPolicies {
             json!(age(&policy.metadata, now)),
         ]
     }
+
+    const UNCONDITIONAL_UPDATE: bool = false;
 }
 
 fn param_kind_cell(kind: Option<&ParamKind>) -> String {

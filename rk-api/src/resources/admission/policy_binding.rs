@@ -92,6 +92,8 @@ impl Kind for ValidatingBindings {
             json!(age(&binding.metadata, now)),
         ]
     }
+
+    const UNCONDITIONAL_UPDATE: bool = false;
 }
 
 /// How a MutatingAdmissionPolicyBinding behaves.
@@ -142,6 +144,8 @@ impl Kind for MutatingBindings {
             json!(age(&binding.metadata, now)),
         ]
     }
+
+    const UNCONDITIONAL_UPDATE: bool = false;
 }
 
 fn param_ref_cell(reference: Option<&ParamRef>) -> String {

@@ -150,6 +150,8 @@ impl Kind for MutatingWebhooks {
     fn cells(object: &MutatingWebhookConfiguration, now: Timestamp) -> Vec<Value> {
         cells(&object.metadata, list(&object.webhooks).len(), now)
     }
+
+    const UNCONDITIONAL_UPDATE: bool = false;
 }
 
 /// How a ValidatingWebhookConfiguration behaves.
@@ -201,6 +203,8 @@ impl Kind for ValidatingWebhooks {
     fn cells(object: &ValidatingWebhookConfiguration, now: Timestamp) -> Vec<Value> {
         cells(&object.metadata, list(&object.webhooks).len(), now)
     }
+
+    const UNCONDITIONAL_UPDATE: bool = false;
 }
 
 fn webhooks<'a, W>(hooks: &'a Option<Vec<W>>) -> Vec<Webhook<'a>>

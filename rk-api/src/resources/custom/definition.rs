@@ -136,11 +136,7 @@ impl Kind for Definitions {
     ) {
         if part == Part::Status {
             new.spec = old.spec.clone();
-            let (kept, meta) = (&old.metadata, &mut new.metadata);
-            meta.labels.clone_from(&kept.labels);
-            meta.annotations.clone_from(&kept.annotations);
-            meta.owner_references.clone_from(&kept.owner_references);
-            meta.generation = kept.generation;
+            new.metadata.generation = old.metadata.generation;
             return;
         }
         new.status.clone_from(&old.status);

@@ -64,6 +64,26 @@ pub(super) fn status(
     }
 }
 
+/// What the drivers tell of devices that the claim does not have any more goes with them.
+pub(super) fn drop_deallocated(new: &mut ResourceClaim, old: &ResourceClaim) {
+    let devices = |claim: &ResourceClaim| -> BTreeSet<[String; 3]> {
+        let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
+        let devices = allocation.and_then(|allocation| allocation.devices.as_ref());
+        let results = devices.map_or(&[][..], |devices| list(&devices.results)).iter();
+        results.map(|result| device_of(&result.driver, &result.pool, &result.device)).collect()
+    };
+    let lost: BTreeSet<_> = devices(old).difference(&devices(new)).cloned().collect();
+    let Some(status) = new.status.as_mut().filter(|_| !lost.is_empty()) else { return };
+    if let Some(devices) = &mut status.devices {
+        devices.retain(|own| !lost.contains(&device_of(&own.driver, &own.pool, &own.device)));
+    }
+    status.devices.take_if(|devices| devices.is_empty());
+}
+
+fn device_of(driver: &str, pool: &str, device: &str) -> [String; 3] {
+    [driver, pool, device].map(str::to_owned)
+}
+
 fn id(driver: &str, pool: &str, device: &str, share: &Option<String>) -> String {
     let share = share.as_ref().map(|share| format!("/{share}"));
     format!("{driver}/{pool}/{device}{}", share.unwrap_or_default())

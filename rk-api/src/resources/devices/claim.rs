@@ -17,6 +17,7 @@ use super::{
         Kind, Part, Resource,
         check::{Errors, default_text, labels, list, text},
         row::Row,
+        typed::keep_metadata,
     },
     Column, allocation, forms,
 };
@@ -65,6 +66,8 @@ impl Kind for ResourceClaims {
     fn prepare_update(new: &mut ResourceClaim, old: &ResourceClaim, part: Part) {
         if part == Part::Status {
             new.spec = old.spec.clone();
+            keep_metadata(&mut new.metadata, &old.metadata);
+            allocation::drop_deallocated(new, old);
         } else {
             new.status = old.status.clone();
         }

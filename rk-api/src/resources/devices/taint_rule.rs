@@ -11,6 +11,7 @@ use super::{
         Kind, Part, Resource,
         check::{Errors, list},
         row::Row,
+        typed::keep_metadata,
         workload,
     },
     forms,
@@ -48,6 +49,7 @@ impl Kind for DeviceTaintRules {
     fn prepare_update(new: &mut DeviceTaintRule, old: &DeviceTaintRule, part: Part) {
         if part == Part::Status {
             new.spec = old.spec.clone();
+            keep_metadata(&mut new.metadata, &old.metadata);
         } else {
             new.status = old.status.clone();
         }
@@ -76,12 +78,24 @@ impl Kind for DeviceTaintRules {
             }
         }
         forms::taint(&mut errors, &spec.taint, None, &path.child("taint"));
-        let conditions = rule.status.as_ref().map_or(&[][..], |status| list(&status.conditions));
-        forms::fits(&mut errors, conditions, CONDITIONS_MAX, &Path::new("status.conditions"));
+        status(&mut errors, rule);
+        errors.0
+    }
+
+    fn validate_update(new: &DeviceTaintRule, _: &DeviceTaintRule, part: Part) -> ErrorList {
+        let mut errors = Errors::default();
+        if part == Part::Status {
+            status(&mut errors, new);
+        }
         errors.0
     }
 
     fn cells(rule: &DeviceTaintRule, now: Timestamp) -> Vec<Value> {
         name_and_age(&rule.metadata, now)
     }
+}
+
+fn status(errors: &mut Errors, rule: &DeviceTaintRule) {
+    let conditions = rule.status.as_ref().map_or(&[][..], |status| list(&status.conditions));
+    forms::fits(errors, conditions, CONDITIONS_MAX, &Path::new("status.conditions"));
 }

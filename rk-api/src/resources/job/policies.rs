@@ -6,7 +6,10 @@ use k8s_openapi::api::batch::v1::{
 };
 use serde_json::json;
 
-use super::super::check::{Errors, list, text};
+use super::{
+    super::check::{Errors, list, text},
+    indexes::intervals,
+};
 use crate::{
     field::{FieldError, Path},
     meta::names,
@@ -227,36 +230,8 @@ fn success_rule(errors: &mut Errors, spec: &JobSpec, rule: &SuccessPolicyRule, p
 
 /// How many indexes a text such as `0-3,5` names, in order and below `completions`.
 fn count_of(indexes: &str, completions: i32) -> Result<i32, String> {
-    let number = |text: &str| {
-        text.parse::<i32>()
-            .map_err(|_| format!("cannot convert string to integer for index: {text:?}"))
-    };
-    let (mut last, mut count) = (-1, 0_i32);
-    for part in indexes.split(',') {
-        let mut ends = part.split('-');
-        let (first, end, extra) = (ends.next().unwrap_or(""), ends.next(), ends.next());
-        if extra.is_some() {
-            return Err(format!(
-                "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
-            ));
-        }
-        let first = number(first)?;
-        let end = end.map(number).transpose()?;
-        for index in [Some(first), end].into_iter().flatten() {
-            if index >= completions {
-                return Err(format!("too large index: {:?}", index.to_string()));
-            }
-        }
-        if first <= last {
-            return Err(format!("non-increasing order, previous: {last}, current: {first}"));
-        }
-        if let Some(end) = end.filter(|end| *end <= first) {
-            return Err(format!("non-increasing order, previous: {first}, current: {end}"));
-        }
-        last = end.unwrap_or(first);
-        count = count.saturating_add(last - first + 1);
-    }
-    Ok(count)
+    let found = intervals(indexes, completions)?;
+    Ok(found.iter().fold(0, |count: i32, (first, last)| count.saturating_add(last - first + 1)))
 }
 
 #[cfg(test)]

@@ -91,7 +91,14 @@ fn scheduling_gates_only_go_and_let_the_choice_of_nodes_narrow() {
         |selector: Value| json!({"schedulingGates": [{"name": "g"}], "nodeSelector": selector});
     check_update(gated(json!({})), json!({"nodeSelector": {}}), &[]);
     check_update(gated(json!({"a": "b"})), gated(json!({"a": "b", "c": "d"})), &[]);
-    check_update(gated(json!({"a": "b"})), gated(json!({"a": "c"})), &["spec: Forbidden: pod"]);
+    check_update(
+        gated(json!({"a": "b"})),
+        gated(json!({"a": "c"})),
+        &[
+            "spec.nodeSelector: Invalid value: {\"a\":\"c\"}: only additions to spec.nodeSelector are \
+           allowed (no mutations or deletions)",
+        ],
+    );
     check_update(
         json!({}),
         json!({"schedulingGates": [{"name": "g"}]}),
@@ -184,4 +191,219 @@ fn a_pod_on_a_node_is_given_time_to_end() {
     check(json!({"nodeName": "n"}), Some(0), 0);
     check(json!({"nodeName": "n"}), Some(-1), 1);
     check(json!({}), Some(9), 0);
+}
+
+#[test]
+fn scheduling_gates_let_terms_for_nodes_demand_more() {
+    let wants = |expressions: &[&str], fields: &[&str]| {
+        let of = |names: &[&str]| -> Vec<Value> {
+            let one = |name: &&str| json!({"key": name, "operator": "In", "values": ["v"]});
+            names.iter().map(one).collect()
+        };
+        json!({"matchExpressions": of(expressions), "matchFields": of(fields)})
+    };
+    let gated = |terms: &[Value]| {
+        json!({"schedulingGates": [{"name": "g"}], "affinity": {"nodeAffinity":
+            {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+    };
+    let bare = json!({"schedulingGates": [{"name": "g"}]});
+    let at = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.\
+              nodeSelectorTerms";
+    check_update(bare.clone(), gated(&[wants(&["a"], &[])]), &[]);
+    check_update(
+        gated(&[wants(&["a"], &[])]),
+        gated(&[wants(&["a", "b"], &["metadata.name"])]),
+        &[],
+    );
+    check_update(
+        gated(&[wants(&["a"], &[])]),
+        gated(&[wants(&["b", "a"], &[])]),
+        &[&format!("{at}[0]: Invalid value: ")],
+    );
+    check_update(
+        gated(&[wants(&["a"], &[])]),
+        gated(&[wants(&["a"], &[]), wants(&["b"], &[])]),
+        &[&format!("{at}: Invalid value: ")],
+    );
+    check_update(gated(&[wants(&["a"], &[])]), bare, &[&format!("{at}: Invalid value: ")]);
+}
+
+#[track_caller]
+fn check_part(part: Part, old: &Pod, new: Value, wrong: &[&str]) {
+    let mut new = pod(new);
+    Pods::prepare_update(&mut new, old, part);
+    let errors = Pods::validate_update(&new, old, part);
+    let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(messages, wrong);
+}
+
+#[test]
+fn ephemeral_containers_come_and_stay() {
+    let with = |images: &[&str]| {
+        let containers = images.iter().enumerate();
+        let containers =
+            containers.map(|(i, image)| json!({"name": format!("e{i}"), "image": image}));
+        json!({"ephemeralContainers": containers.collect::<Vec<_>>()})
+    };
+    let old = pod(with(&["a"]));
+    let check = |new: Value, wrong: &[&str]| {
+        check_part(Part::EphemeralContainers, &old, new, wrong);
+    };
+    check(with(&["a", "b"]), &[]);
+    let at = "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"e0\" may not be";
+    check(with(&[]), &[&format!("{at} removed\n")]);
+    check(with(&["b"]), &[&format!("{at} changed\n-  image: \"a\"\n+  image: \"b\"")]);
+    let mut mirror = old.clone();
+    mirror.metadata.annotations =
+        Some([("kubernetes.io/config.mirror".to_owned(), "x".to_owned())].into());
+    check_part(
+        Part::EphemeralContainers,
+        &mirror,
+        with(&["a", "b"]),
+        &["[]: Forbidden: static pods do not support ephemeral containers"],
+    );
+}
+
+#[test]
+fn a_resize_changes_amounts_of_cpu_and_memory() {
+    let with = |requests: Value| json!({"containers": [{"name": "c", "image": "i:1", "resources": {"requests": requests}}]});
+    let old = pod(with(json!({"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"})));
+    let check = |new: Value, wrong: &[&str]| check_part(Part::Resize, &old, new, wrong);
+    let more = |cpu: &str, storage: &str| {
+        with(json!({"cpu": cpu, "memory": "2Gi", "ephemeral-storage": storage}))
+    };
+    check(more("2", "1Gi"), &[]);
+    let only = "spec: Forbidden: only cpu and memory resources are mutable";
+    check(more("2", "2Gi"), &[only]);
+    check(
+        with(json!({"cpu": "1", "ephemeral-storage": "1Gi"})),
+        &["spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"],
+    );
+    let mut policy = more("1", "1Gi");
+    policy["containers"][0]["resizePolicy"] =
+        json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    check(policy, &[only]);
+    let mut sure = more("1", "1Gi");
+    sure["containers"][0]["resources"]["limits"] = json!({"cpu": "1", "memory": "2Gi"});
+    check(
+        sure,
+        &["spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of \
+           resizing"],
+    );
+    let mut running = old.clone();
+    running.status = serde_json::from_value(json!({"containerStatuses": [
+        {"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+         "state": {"running": {}}},
+    ]}))
+    .unwrap();
+    check_part(
+        Part::Resize,
+        &running,
+        more("2", "1Gi"),
+        &["spec: Forbidden: Pod running on node without support for resize"],
+    );
+}
+
+#[test]
+fn of_init_containers_only_sidecars_are_resized() {
+    let with = |policy: Option<&str>, cpu: &str| {
+        json!({"initContainers": [{"name": "s", "image": "i", "restartPolicy": policy,
+            "resources": {"requests": {"cpu": cpu}}}]})
+    };
+    let always = Some("Always");
+    check_part(Part::Resize, &pod(with(always, "1")), with(always, "2"), &[]);
+    check_part(
+        Part::Resize,
+        &pod(with(None, "1")),
+        with(None, "2"),
+        &["spec: Forbidden: resources for non-sidecar init containers are immutable"],
+    );
+}
+
+#[test]
+fn a_status_says_what_can_be() {
+    #[track_caller]
+    fn check(spec: Value, status: Value, wrong: &[&str]) {
+        let old = pod(spec);
+        let mut new = old.clone();
+        new.status = serde_json::from_value(status).unwrap();
+        Pods::prepare_update(&mut new, &old, Part::Status);
+        let errors = Pods::validate_update(&new, &old, Part::Status);
+        let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(messages, wrong);
+    }
+    let dual = |ips: &[&str]| {
+        let ips: Vec<_> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        json!({"podIPs": ips})
+    };
+    check(json!({}), dual(&["10.0.0.1", "fd00::1"]), &[]);
+    check(
+        json!({}),
+        dual(&["10.0.0.1", "10.0.0.1"]),
+        &[
+            "status.podIPs: Invalid value: [{\"ip\":\"10.0.0.1\"},{\"ip\":\"10.0.0.1\"}]: may \
+             specify no more than one IP for each IP family",
+            "status.podIPs[1]: Duplicate value: \"10.0.0.1\"",
+        ],
+    );
+    let claims = json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "x"}]});
+    let status = json!({"resourceClaimStatuses": [{"name": "gpu"}, {"name": "tpu"}]});
+    check(
+        claims,
+        status,
+        &[
+            "status.resourceClaimStatuses[1].name: Invalid value: \"tpu\": must match the name of an \
+           entry in `spec.resourceClaims`",
+        ],
+    );
+    let of_container = |more: Value| {
+        let mut status = json!({"name": "c", "image": "", "imageID": "", "ready": true,
+            "restartCount": 0});
+        status.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"containerStatuses": [status]})
+    };
+    check(
+        json!({}),
+        of_container(json!({
+            "user": {"linux": {"uid": -1, "gid": 0}},
+            "allocatedResourcesStatus": [{"name": "claim:gpu", "resources": [
+                {"resourceID": "a", "health": "Healthy"}, {"resourceID": "a", "health": "Odd"}]}],
+        })),
+        &[
+            "status.containerStatuses[0].linux.uid: Invalid value: -1: must be between 0 and \
+             2147483647, inclusive",
+            "status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: \
+             \"claim:gpu\": must match one of the container's resource claims in a format \
+             'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty",
+            "status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].health: \
+             Unsupported value: \"Odd\": supported values: \"Healthy\", \"Unhealthy\", \"Unknown\"",
+            "status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].resourceID: \
+             Duplicate value: \"a\"",
+        ],
+    );
+    check(
+        json!({}),
+        json!({"conditions": [{"type": "Ready", "status": "True"},
+            {"type": "not a name", "status": "True"}]}),
+        &["metadata.conditions[1].Type: Invalid value: \"not a name\": name part must consist of \
+           alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric \
+           character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+           '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"],
+    );
+}
+
+#[test]
+fn who_does_not_know_of_generations_does_not_remove_them() {
+    let mut old = pod(json!({}));
+    old.status = serde_json::from_value(json!({"observedGeneration": 3, "conditions": [
+        {"type": "Ready", "status": "True", "observedGeneration": 2}]}))
+    .unwrap();
+    let mut new = old.clone();
+    new.status = serde_json::from_value(json!({"conditions": [
+        {"type": "Ready", "status": "False"}]}))
+    .unwrap();
+    Pods::prepare_update(&mut new, &old, Part::Status);
+    let status = new.status.unwrap();
+    assert_eq!(status.observed_generation, Some(3));
+    assert_eq!(status.conditions.unwrap()[0].observed_generation, Some(2));
 }

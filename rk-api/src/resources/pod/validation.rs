@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    HostAlias, PodDNSConfig, PodSecurityContext, PodSpec, PodTemplateSpec,
+    HostAlias, Pod, PodDNSConfig, PodSecurityContext, PodSpec, PodTemplateSpec,
 };
 
 use super::super::{
@@ -16,13 +16,21 @@ use crate::{
 };
 
 mod container;
+mod ephemeral;
+mod gated;
+mod resize;
 mod scheduling;
+mod status;
 mod update;
 mod volume;
 
-pub(super) use self::update::{pod_status_update, pod_update};
+pub(super) use self::{
+    ephemeral::pod_ephemeral_containers, resize::pod_resize, status::pod_status_update,
+    update::pod_update,
+};
 pub(in super::super) use self::{
     scheduling::{TAINT_EFFECTS, node_selector, tolerations},
+    update::differences,
     volume::csi_driver_name,
 };
 
@@ -72,6 +80,12 @@ fn token_without_account(errors: &mut Errors, spec: &PodSpec, path: &Path) {
             }
         }
     }
+}
+
+/// Whether the Pod only shows one that its node has from a file.
+fn is_mirror(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.is_some_and(|all| all.contains_key("kubernetes.io/config.mirror"))
 }
 
 /// What is wrong with what a PodPreset gives to Pods.

@@ -1,9 +1,10 @@
 //! What an update of a Service keeps, drops and may not change.
 
 use k8s_openapi::api::core::v1::ServiceSpec;
+use serde_json::json;
 
 use super::{
-    super::check::{Errors, list, text},
+    super::check::{Errors, IMMUTABLE, list, text},
     has_node_ports, is_external, is_external_name, is_headless, needs_health_check,
 };
 use crate::field::{ErrorList, Path};
@@ -41,7 +42,10 @@ pub(super) fn keep_allocations(new: &mut ServiceSpec, old: &ServiceSpec) {
             port.node_port = kept.filter(|kept| !used.contains(kept));
         }
     }
-    if needs_health_check(new) && needs_health_check(old) && new.health_check_node_port.is_none() {
+    if needs_health_check(new)
+        && needs_health_check(old)
+        && new.health_check_node_port.unwrap_or(0) == 0
+    {
         new.health_check_node_port = old.health_check_node_port;
     }
 }
@@ -102,45 +106,85 @@ fn drop_what_the_type_lost(new: &mut ServiceSpec, old: &ServiceSpec) {
 
 /// What is wrong with the change.
 pub(super) fn validate(new: &ServiceSpec, old: &ServiceSpec) -> ErrorList {
-    let mut errors = Errors::default();
+    let (mut errors, path) = (Errors::default(), Path::new("spec"));
+    if !is_external_name(new) && !is_external_name(old) {
+        addresses(&mut errors, new, old, &path);
+        if !is_headless(new) && !is_headless(old) {
+            families(&mut errors, new, old, &path);
+        }
+    }
     let balanced = |spec: &ServiceSpec| text(&spec.type_) == "LoadBalancer";
     if balanced(new) && balanced(old) && new.load_balancer_class != old.load_balancer_class {
         errors.invalid(
-            &Path::new("spec.loadBalancerClass"),
-            text(&new.load_balancer_class),
+            &path.child("loadBalancerClass"),
+            json!(new.load_balancer_class),
             "may not change once set",
         );
     }
-    if is_external_name(new) || is_external_name(old) || is_headless(new) && is_headless(old) {
-        return errors.0;
+    let port = |spec: &ServiceSpec| spec.health_check_node_port.unwrap_or(0);
+    if needs_health_check(new) && needs_health_check(old) && port(new) != port(old) {
+        errors.forbidden(&path.child("healthCheckNodePort"), IMMUTABLE);
     }
-    unchanged(
-        &mut errors,
-        (list(&new.cluster_ips), list(&old.cluster_ips)),
-        ("clusterIPs", "primary clusterIP can not be unset"),
-    );
-    unchanged(
-        &mut errors,
-        (list(&new.ip_families), list(&old.ip_families)),
-        ("ipFamilies", "primary ipFamily can not be unset"),
-    );
     errors.0
 }
 
-/// A second address or family may come and go, the others stay.
-fn unchanged(
-    errors: &mut Errors,
-    (new, old): (&[String], &[String]),
-    (field, unset): (&str, &str),
-) {
-    let path = Path::new("spec").child(field);
-    if new.is_empty() && !old.is_empty() {
-        return errors.invalid(&path.index(0), new.to_vec(), unset);
+const ONCE: &str = "may not change once set";
+
+/// A second address may come, and go for those who say so; the others stay.
+fn addresses(errors: &mut Errors, new: &ServiceSpec, old: &ServiceSpec, path: &Path) {
+    if is_headless(new) && is_headless(old) {
+        return;
     }
-    for (i, (value, was)) in new.iter().zip(old).enumerate() {
-        if value != was {
-            errors.invalid(&path.index(i), new.to_vec(), "may not change once set");
+    let at = path.child("clusterIPs");
+    let (ips, was) = (list(&new.cluster_ips), list(&old.cluster_ips));
+    let shown = json!(ips);
+    if ips.len() == was.len() {
+        for (i, _) in ips.iter().zip(was).enumerate().filter(|(_, (ip, was))| ip != was) {
+            errors.invalid(&at.index(i), shown.clone(), ONCE);
         }
+        return;
+    }
+    if ips.is_empty() {
+        errors.invalid(&at.index(0), shown.clone(), "primary clusterIP can not be unset");
+    } else if was.first().is_some_and(|was| *was != ips[0]) {
+        errors.invalid(&at.index(0), shown, ONCE);
+    }
+    released(errors, new, ips.len(), was.len(), "clusterIP", path);
+}
+
+/// The same for address families. Kubernetes' messages always name the first.
+fn families(errors: &mut Errors, new: &ServiceSpec, old: &ServiceSpec, path: &Path) {
+    let at = path.child("ipFamilies").index(0);
+    let (families, was) = (list(&new.ip_families), list(&old.ip_families));
+    if families.len() == was.len() {
+        for _ in families.iter().zip(was).filter(|(family, was)| family != was) {
+            errors.invalid(&at, json!(families), ONCE);
+        }
+        return;
+    }
+    if families.len() < was.len() && list(&new.cluster_ips).is_empty() {
+        errors.invalid(&at, json!(families), "primary ipFamily can not be unset");
+    }
+    if let (Some(family), Some(was)) = (families.first(), was.first())
+        && family != was
+    {
+        errors.invalid(&at, json!(new.cluster_ips), ONCE);
+    }
+    released(errors, new, families.len(), was.len(), "ipFamily", path);
+}
+
+/// Who gives up the second of two says that one is enough.
+fn released(
+    errors: &mut Errors,
+    new: &ServiceSpec,
+    count: usize,
+    was: usize,
+    what: &str,
+    path: &Path,
+) {
+    if count == 1 && was > 1 && text(&new.ip_family_policy) != "SingleStack" {
+        let wrong = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+        errors.invalid(&path.child("ipFamilyPolicy"), json!(new.ip_family_policy), wrong);
     }
 }
 
@@ -212,5 +256,69 @@ mod tests {
         name["clusterIPs"] = json!(["10.0.0.1"]);
         let new = check(node_port, name, &[]);
         assert_eq!(new.spec.unwrap().cluster_ip, None);
+    }
+
+    #[test]
+    fn a_second_family_goes_for_those_who_want_one() {
+        let dual = json!({"clusterIPs": ["10.0.0.1", "fd00::1"], "clusterIP": "10.0.0.1",
+            "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack",
+            "ports": [{"port": 80}]});
+        let with = |policy: &str, ips: Value, families: Value| {
+            let mut spec = dual.clone();
+            spec["ipFamilyPolicy"] = json!(policy);
+            spec["clusterIP"] = ips[0].clone();
+            spec["clusterIPs"] = ips;
+            spec["ipFamilies"] = families;
+            spec
+        };
+        let (first, v4) = (json!(["10.0.0.1"]), json!(["IPv4"]));
+        check(dual.clone(), with("SingleStack", first.clone(), v4.clone()), &[]);
+        let released = "must be set to 'SingleStack' when releasing the secondary";
+        let policy = "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\"";
+        check(
+            dual.clone(),
+            with("PreferDualStack", first, v4),
+            &[
+                &format!("{policy}: {released} clusterIP"),
+                &format!("{policy}: {released} ipFamily"),
+            ],
+        );
+        check(
+            dual.clone(),
+            with("RequireDualStack", json!(["10.0.0.1", "fd00::2"]), json!(["IPv4", "IPv6"])),
+            &[
+                "spec.clusterIPs[1]: Invalid value: [\"10.0.0.1\",\"fd00::2\"]: may not change once \
+               set",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_port_for_health_checks_stays() {
+        let balanced = |port: i32| {
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+                "clusterIP": "10.0.0.1", "healthCheckNodePort": port,
+                "ports": [{"port": 80, "nodePort": 30080}]})
+        };
+        check(balanced(30000), balanced(0), &[]);
+        check(
+            balanced(30000),
+            balanced(30001),
+            &["spec.healthCheckNodePort: Forbidden: field is immutable"],
+        );
+    }
+
+    #[test]
+    fn the_class_of_a_load_balancer_stays() {
+        let of = |class: &str| {
+            json!({"type": "LoadBalancer", "clusterIP": "10.0.0.1", "loadBalancerClass": class,
+                "ports": [{"port": 80, "nodePort": 30080}]})
+        };
+        check(of("example.com/a"), of("example.com/a"), &[]);
+        check(
+            of("example.com/a"),
+            of("example.com/b"),
+            &["spec.loadBalancerClass: Invalid value: \"example.com/b\": may not change once set"],
+        );
     }
 }

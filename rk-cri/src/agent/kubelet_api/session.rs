@@ -31,11 +31,11 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Which streams a client wants.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-    tty: bool,
+pub(crate) struct Wanted {
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    pub(crate) tty: bool,
 }
 
 impl Wanted {
@@ -88,7 +88,7 @@ impl KubeletApi {
 }
 
 /// Answers an upgrade request: the session is opened and carried once the connection is upgraded.
-fn answer<B>(
+pub(crate) fn answer<B>(
     request: &mut Request<B>,
     wanted: Wanted,
     open: impl Future<Output = Result<Session, RuntimeError>> + Send + 'static,

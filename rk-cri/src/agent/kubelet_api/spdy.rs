@@ -28,6 +28,7 @@ use self::{
 };
 use super::{KubeletBody, Refusal};
 
+pub(crate) mod client;
 mod frame;
 mod headers;
 
@@ -116,34 +117,34 @@ pub(super) struct Stream {
 
 /// What comes on a stream.
 #[derive(Debug)]
-pub(super) struct Input(mpsc::Receiver<Bytes>);
+pub(crate) struct Input(mpsc::Receiver<Bytes>);
 
 impl Input {
     /// The next piece; `None` at the end.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
         self.0.recv().await
     }
 }
 
 /// The way back on a stream. It is to be ended with [`Output::finish`].
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     id: u32,
     frames: mpsc::Sender<Bytes>,
 }
 
 /// The connection has ended.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(crate) struct Gone;
 
 impl Output {
     /// Sends data; waits while the connection takes none.
-    pub(super) async fn send(&self, data: &[u8]) -> Result<(), Gone> {
+    pub(crate) async fn send(&self, data: &[u8]) -> Result<(), Gone> {
         self.frames.send(frame::data(self.id, data, false)).await.map_err(|_| Gone)
     }
 
     /// Says that there is no more to come.
-    pub(super) async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.frames.send(frame::data(self.id, &[], true)).await.ok();
     }
 }

@@ -15,8 +15,10 @@ use super::{
     remove_dir, unexpected,
 };
 use crate::{
-    images::StoredImage,
-    runtime::{ContainerConfig, ContainerState, ContainerStatus, RuntimeError, SandboxConfig},
+    images::{ImageName, StoredImage},
+    runtime::{
+        ContainerConfig, ContainerState, ContainerStatus, Image, RuntimeError, SandboxConfig,
+    },
 };
 
 impl Inner {
@@ -42,7 +44,7 @@ impl Inner {
         check(&config, &image)?;
         let id = new_id().map_err(fail("cannot make an id"))?;
         let directory = self.container_dir(&id);
-        let image_id = image.image.digests.first().cloned().unwrap_or(image.image.id);
+        let image_id = image_id(&config.image, &image.image);
         let record = ContainerRecord {
             id: id.clone(),
             sandbox_id: sandbox_id.to_owned(),
@@ -288,4 +290,14 @@ fn log_path(sandbox: &SandboxConfig, config: &ContainerConfig) -> PathBuf {
         true => PathBuf::new(),
         false => sandbox.log_directory.join(&config.log_path),
     }
+}
+
+/// What a Pod's status calls the image that was asked for by `name`: where it came from by that name
+/// and its digest, or any other such name, or its id.
+fn image_id(name: &str, image: &Image) -> String {
+    let repository = name.parse::<ImageName>().map(|name| format!("{}@", name.repository()));
+    let own = repository
+        .ok()
+        .and_then(|repository| image.digests.iter().find(|digest| digest.starts_with(&repository)));
+    own.or(image.digests.first()).unwrap_or(&image.id).clone()
 }

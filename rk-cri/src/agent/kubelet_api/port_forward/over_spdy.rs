@@ -9,9 +9,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::super::{
-    KubeletApi,
-    spdy::{Connection, Headers, Stream},
+use super::{
+    super::spdy::{Connection, Headers, Stream},
+    Pod,
 };
 
 /// What is spoken over the streams.
@@ -76,7 +76,7 @@ impl Pairs {
 }
 
 /// Carries connections until the client hangs up.
-pub(super) async fn carry(api: KubeletApi, mut connection: Connection, sandbox: String) {
+pub(super) async fn carry(pod: Pod, mut connection: Connection) {
     let mut pairs = Pairs::default();
     let mut tasks = JoinSet::new();
     loop {
@@ -85,7 +85,7 @@ pub(super) async fn carry(api: KubeletApi, mut connection: Connection, sandbox: 
             stream = connection.accept() => match stream {
                 Some(stream) => {
                     if let Some(pair) = pairs.add(stream, Instant::now()) {
-                        tasks.spawn(one(api.clone(), sandbox.clone(), pair));
+                        tasks.spawn(one(pod.clone(), pair));
                     }
                 }
                 None => return,
@@ -95,12 +95,12 @@ pub(super) async fn carry(api: KubeletApi, mut connection: Connection, sandbox: 
 }
 
 /// Carries one connection.
-async fn one(api: KubeletApi, sandbox: String, pair: Pair) {
+async fn one(pod: Pod, pair: Pair) {
     let Pair { data, error, port } = pair;
     let Stream { mut input, output, .. } = data;
     // Nothing is expected on the way in of the stream for errors.
     let errors = error.output;
-    match api.connect_to(&sandbox, port).await {
+    match pod.connect_to(port).await {
         Ok(connection) => {
             let (mut from_pod, mut to_pod) = tokio::io::split(connection);
             let up = async {

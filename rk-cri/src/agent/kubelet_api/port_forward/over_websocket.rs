@@ -9,13 +9,13 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use super::super::{KubeletApi, websocket::Socket};
+use super::{super::websocket::Socket, Pod};
 
 /// How many messages wait in each direction.
 const MESSAGES_MAX: usize = 16;
 
 /// Carries ports until all connections to them have ended or the client goes.
-pub(super) async fn carry(api: KubeletApi, socket: Socket, sandbox: String, ports: Vec<u16>) {
+pub(super) async fn carry(pod: Pod, socket: Socket, ports: Vec<u16>) {
     let (mut sink, mut stream) = socket.split();
     let (to_client, mut outgoing) = mpsc::channel::<Bytes>(MESSAGES_MAX);
     let mut inputs = Vec::new();
@@ -24,7 +24,7 @@ pub(super) async fn carry(api: KubeletApi, socket: Socket, sandbox: String, port
         let (input, incoming) = mpsc::channel::<Bytes>(MESSAGES_MAX);
         inputs.push(input);
         let channel = (number * 2) as u8;
-        tasks.spawn(one(api.clone(), sandbox.clone(), port, channel, incoming, to_client.clone()));
+        tasks.spawn(one(pod.clone(), port, channel, incoming, to_client.clone()));
     }
     drop(to_client);
     let send = async {
@@ -59,8 +59,7 @@ pub(super) async fn carry(api: KubeletApi, socket: Socket, sandbox: String, port
 
 /// Carries one port.
 async fn one(
-    api: KubeletApi,
-    sandbox: String,
+    pod: Pod,
     port: u16,
     channel: u8,
     mut incoming: mpsc::Receiver<Bytes>,
@@ -75,7 +74,7 @@ async fn one(
     for channel in [channel, channel + 1] {
         to_client.send(message(channel, &port.to_le_bytes())).await.ok();
     }
-    let connection = match api.connect_to(&sandbox, port).await {
+    let connection = match pod.connect_to(port).await {
         Ok(connection) => connection,
         Err(why) => {
             to_client.send(message(channel + 1, why.as_bytes())).await.ok();

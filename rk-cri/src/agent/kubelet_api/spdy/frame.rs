@@ -141,6 +141,12 @@ fn control_frame(kind: u16, payload: &[&[u8]]) -> Bytes {
     frame.freeze()
 }
 
+/// Opens a stream.
+pub(super) fn syn_stream(id: u32, headers: &[u8]) -> Bytes {
+    // Associated with no other, of no priority, in no slot.
+    control_frame(SYN_STREAM, &[&id.to_be_bytes(), &[0; 6], headers])
+}
+
 /// Accepts a stream.
 pub(super) fn syn_reply(id: u32, headers: &[u8]) -> Bytes {
     control_frame(SYN_REPLY, &[&id.to_be_bytes(), headers])
