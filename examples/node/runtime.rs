@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use rk::{
     cri::{
         Runtime as RuntimeTrait, SimRuntime,
+        cri::CriRuntime,
         images::{ImportOptions, registry::Registries},
         native::NativeRuntime,
     },
@@ -21,10 +22,12 @@ pub(crate) async fn start(options: &Options) -> Result<Arc<dyn RuntimeTrait>, St
     match &options.runtime {
         Runtime::Sim => simulated(options),
         Runtime::Native => native(options).await,
-        Runtime::Endpoint(endpoint) => Err(format!(
-            "--container-runtime-endpoint={endpoint}: this program speaks to no other runtime; use \
-             --runtime=native"
-        )),
+        Runtime::Endpoint(endpoint) => {
+            let runtime = CriRuntime::connect(endpoint).await;
+            let runtime = runtime
+                .map_err(|error| format!("--container-runtime-endpoint={endpoint}: {error}"))?;
+            Ok(Arc::new(runtime))
+        }
     }
 }
 

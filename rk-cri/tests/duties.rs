@@ -349,6 +349,8 @@ async fn what_is_reserved_is_not_allocatable_and_forbidden_settings_are_refused(
     world.run("unsafe", json!({}), setting("kernel.panic")).await;
     let refused = world.phase("unsafe", "Failed").await.unwrap();
     assert_eq!(reason(&refused), "SysctlForbidden");
+    // Nothing else is said of it, so that kubectl shows this reason.
+    assert_eq!(refused.status.unwrap().container_statuses, None);
     world.run("allowed", json!({}), setting("kernel.msgmax")).await;
     world.phase("allowed", "Running").await;
 }

@@ -175,11 +175,9 @@ fn containers_run_as_who_the_pod_says(t: &Shell) {
     let as_ = |user: &str| format!("{who}, securityContext: {{{user}}}");
     assert_eq!(printed(t, "nobody", &as_("runAsUser: 65534")).lines().next(), Some("65534"));
     assert_eq!(printed(t, "own", &as_("runAsUser: 1001, runAsGroup: 2002")), "1001\n2002\n");
-    let pods = format!(
-        "securityContext: {{runAsUser: 1001, runAsGroup: 2002, supplementalGroups: [3003]}}\n\
-         containers:\n- {{name: c, image: busybox, command: [sh, -c, 'id -u; id -g; id -G']}}"
-    );
-    assert_eq!(run(t, "pods", &pods), "Succeeded\n1001\n2002\n2002 3003\n");
+    let pods = "securityContext: {runAsUser: 1001, runAsGroup: 2002, supplementalGroups: [3003]}\n\
+                containers:\n- {name: c, image: busybox, command: [sh, -c, 'id -u; id -g; id -G']}";
+    assert_eq!(run(t, "pods", pods), "Succeeded\n1001\n2002\n2002 3003\n");
     let bit = "command: [sh, -c, 'id -u; grep NoNewPrivs /proc/self/status']";
     let kept = "securityContext: {runAsUser: 1000, allowPrivilegeEscalation: false}";
     let shown = printed(t, "kept", &format!("{bit}, {kept}"));
@@ -209,7 +207,7 @@ fn volumes_belong_to_the_pods_group(t: &Shell) {
         "securityContext: {runAsUser: 1000, fsGroup: 4004}\n\
          volumes: [{name: e, emptyDir: {}}, {name: m, configMap: {name: text, defaultMode: 0400}}]\n\
          containers:\n- {name: c, image: busybox, \
-         command: [sh, -c, 'touch /e/f; stat -c \"%u %g\" /e/f; cat /m/a; id -G'], \
+         command: [sh, -c, 'touch /e/f; stat -c \"%u %g\" /e/f; cat /m/a; echo; id -G'], \
          volumeMounts: [{name: e, mountPath: /e}, {name: m, mountPath: /m}]}",
     );
     let words: Vec<_> = shown.split_whitespace().collect();

@@ -48,6 +48,7 @@ impl Core {
                 waiting: &memory.waiting,
                 ended: memory.ended.as_ref(),
                 terminal,
+                rejected: memory.rejected,
                 disrupted: self.ended_from_outside(&pod_ref(&pod).uid).is_some(),
                 host_ips: &self.config.node_ips,
                 scheme: &self.scheme,

@@ -36,6 +36,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) ended: Option<&'a (String, String)>,
     /// Nothing of the pod runs or will run.
     pub(crate) terminal: bool,
+    /// The node did not take it on.
+    pub(crate) rejected: bool,
     /// It was ended by its node, which needed its place.
     pub(crate) disrupted: bool,
     /// The node's addresses, the primary one first.
@@ -70,6 +72,12 @@ pub(crate) fn pod_status(pod: &Pod, observed: &Observed, inputs: &Inputs<'_>) ->
         spec.ephemeral_containers.iter().flatten().map(as_container).collect();
     status.ephemeral_container_statuses =
         statuses(&ephemeral, &old.ephemeral_container_statuses, false);
+    if inputs.rejected {
+        // Its containers wait for nothing: why it was rejected is all there is to say.
+        status.container_statuses = old.container_statuses.clone();
+        status.init_container_statuses = old.init_container_statuses.clone();
+        status.ephemeral_container_statuses = old.ephemeral_container_statuses.clone();
+    }
 
     let phase = match &old.phase {
         Some(phase) if is_terminal(phase) => phase.clone(),
@@ -97,15 +105,27 @@ fn seconds(time: Timestamp) -> Time {
     Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
 
+/// The first address of each family: a status may name no more.
+fn one_of_each_family(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let mut kept: Vec<IpAddr> = Vec::new();
+    for address in addresses {
+        if kept.iter().all(|other| other.is_ipv4() != address.is_ipv4()) {
+            kept.push(*address);
+        }
+    }
+    kept
+}
+
 fn addresses(spec: &PodSpec, observed: &Observed, inputs: &Inputs<'_>, status: &mut PodStatus) {
-    if let Some(first) = inputs.host_ips.first() {
+    let host_ips = one_of_each_family(inputs.host_ips);
+    if let Some(first) = host_ips.first() {
         status.host_ip = Some(first.to_string());
-        status.host_ips =
-            Some(inputs.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect());
+        status.host_ips = Some(host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect());
     }
     // A pod that ended keeps the address it had.
     let Some(sandbox) = observed.sandbox() else { return };
-    let ips = if spec.host_network == Some(true) { inputs.host_ips } else { &sandbox.ips[..] };
+    let of_host = spec.host_network == Some(true);
+    let ips = if of_host { host_ips } else { one_of_each_family(&sandbox.ips) };
     if let Some(first) = ips.first() {
         status.pod_ip = Some(first.to_string());
         status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect());

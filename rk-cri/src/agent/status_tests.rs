@@ -109,6 +109,7 @@ impl Case {
             waiting: &waiting,
             ended: None,
             terminal: self.terminal,
+            rejected: false,
             disrupted: false,
             host_ips: &["192.168.0.1".parse().unwrap()],
             scheme: "rk",
@@ -283,4 +284,11 @@ fn the_patch_holds_only_what_changed() {
     assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.0.0.8"}, {"$patch": "replace"}]));
     assert_eq!(patch["status"]["podIP"], Value::Null);
     assert_eq!(patch["status"].as_object().unwrap().len(), 3);
+}
+
+#[test]
+fn a_status_names_one_address_of_each_family() {
+    let addresses = ["10.0.0.1", "10.244.0.1", "fd00::1", "fd00::2"].map(|ip| ip.parse().unwrap());
+    let kept = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(one_of_each_family(&addresses), kept);
 }

@@ -60,6 +60,8 @@ pub(super) struct Memory {
     /// The pod was ended from outside: reason and message.
     pub(super) ended: Option<Refusal>,
     admitted: bool,
+    /// The node did not take it on.
+    pub(super) rejected: bool,
     /// The pod as the API had it after the last write.
     pub(super) written: Option<Arc<Pod>>,
     /// The last write failed.
@@ -424,6 +426,7 @@ impl Core {
         match &verdict {
             Ok(()) => memory.admitted = true,
             Err((reason, message)) => {
+                memory.rejected = true;
                 self.event(&self.pod_reference(pod), EventType::Warning, reason, message);
             }
         }
