@@ -13,7 +13,13 @@
 mod options;
 mod print;
 
-use std::{collections::BTreeSet, process::ExitCode, time::Instant};
+use std::{
+    collections::BTreeSet,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
 use rk::simulation::{self, Outcome, RunError, Scenario};
@@ -56,18 +62,42 @@ fn one(options: &Options) -> Result<bool, RunError> {
     Ok(outcome.holds())
 }
 
-/// Lives the histories of so many seeds and tells of those that fail. Whether none did.
+/// Lives the histories of so many seeds, one on each processor, and tells of those that fail.
+/// Whether none did.
 fn many(options: &Options, histories: u64) -> Result<bool, RunError> {
     let began = Instant::now();
-    let (mut failed, mut simulated) = (0, std::time::Duration::ZERO);
-    for seed in options.seed..options.seed.saturating_add(histories) {
-        let scenario = options.scenario(seed);
-        let outcome = simulation::run(&scenario, |_| {})?;
+    let seeds = options.seed..options.seed.saturating_add(histories);
+    let next = AtomicU64::new(seeds.start);
+    let live = || {
+        let mut lived = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if !seeds.contains(&seed) {
+                return lived;
+            }
+            lived.push((seed, simulation::run(&options.scenario(seed), |_| {})));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let mut lived: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(live)).collect();
+        // A thread that panicked has said so; the panic goes on here.
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| match thread.join() {
+            Ok(lived) => lived,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().flat_map(join).collect()
+    });
+    lived.sort_by_key(|(seed, _)| *seed);
+
+    let (mut failed, mut simulated) = (0, Duration::ZERO);
+    for (seed, outcome) in lived {
+        let outcome = outcome?;
         simulated += outcome.simulated;
         if !outcome.holds() {
             failed += 1;
             println!("seed {seed}: {}", outcome.violations[0]);
-            shrink(options, &scenario, &outcome)?;
+            shrink(options, &options.scenario(seed), &outcome)?;
         }
     }
     print::summary(histories, failed, simulated, began.elapsed());

@@ -19,7 +19,7 @@ scenarios! {
     Program:
         a_node_gets_its_certificates_from_the_cluster,
         a_kubelet_answers_those_who_may_ask,
-        a_node_runs_static_pods_from_a_folder,
+        s160_static_pods_and_their_mirrors,
         wrong_flags_and_fields_of_a_node_are_named;
 }
 
@@ -210,7 +210,7 @@ fn a_kubelet_answers_those_who_may_ask(t: &Shell) {
     assert_eq!(ask(admin, "/nothing"), "404");
 }
 
-fn a_node_runs_static_pods_from_a_folder(t: &Shell) {
+fn s160_static_pods_and_their_mirrors(t: &Shell) {
     let folder = Folder::new(t);
     let server = api_server(t, &folder);
     known(t, &folder, &server, "n1");
@@ -218,22 +218,31 @@ fn a_node_runs_static_pods_from_a_folder(t: &Shell) {
     t.ok("mkdir manifests");
     let manifest = |image: &str| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: default}}\nspec:\n  \
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: kube-system}}\nspec:\n  \
              containers:\n  - {{name: c, image: '{image}'}}\n"
         )
     };
     t.write("manifests/web.yaml", &manifest("app:v1"));
     let running = kubelet.start(t, "n1", &["--pod-manifest-path=manifests"]);
-    let image = "kubectl get pod web-n1 -n default \
+    let image = "kubectl get pod web-n1 -n kube-system \
                  -o jsonpath='{.status.phase} {.spec.containers[0].image}'";
     t.eventually(image, "Running app:v1");
-    // Deleted from outside, it is there again; its file decides.
-    t.ok("kubectl delete pod web-n1 -n default --wait=false");
-    t.eventually(image, "Running app:v1");
+    // Who deletes the mirror gets another one, of the container that runs on.
+    let container = "kubectl get pod web-n1 -n kube-system \
+                     -o jsonpath='{.status.containerStatuses[0].containerID}'";
+    let uid = "kubectl get pod web-n1 -n kube-system -o jsonpath='{.metadata.uid}'";
+    let (first, runs) = (t.ok(uid), t.ok(container));
+    assert!(runs.contains("://"), "{runs}");
+    t.ok("kubectl delete pod web-n1 -n kube-system --wait=false");
+    t.until(uid, "another mirror", |uid| uid.trim().len() == 36 && uid != first);
+    t.eventually(container, &runs);
+    // The file decides what runs, and whether.
     t.write("manifests/web.yaml", &manifest("app:v2.0"));
     t.eventually(image, "Running app:v2.0");
+    assert_ne!(t.ok(container), runs);
     t.ok("rm manifests/web.yaml");
-    t.until("kubectl get pod -n default -o name", "no Pod", |names| names.trim().is_empty());
+    let names = "kubectl get pod -n kube-system -o name";
+    t.until(names, "no Pod", |names| names.trim().is_empty());
     // It ends when it is asked to.
     assert!(running.stop().success());
 }

@@ -79,9 +79,8 @@ impl Core {
         };
         match api.delete(&reference.name, &parameters).await {
             Ok(_) => memory.deleted = true,
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                memory.deleted = true
-            }
+            Err(kube::Error::Api(status)) if status.code == 404 => memory.deleted = true,
+            // Another of its name counts as a conflict, too: the watch will tell of that.
             Err(error) => {
                 tracing::warn!(pod = full_name(&pod), %error, "unable to delete, will try again");
                 return Next::Wait(Some(RETRY));

@@ -1,8 +1,8 @@
 //! Keeps the node alive when it runs short of memory, disk or process ids: tells so in the node's
 //! conditions, and ends Pods, one at a time.
 //!
-//! [`thresholds`] says when there is too little, [`watch`] what becomes of that over time, [`rank`]
-//! which Pod goes: all pure. Here is what reads and acts.
+//! `eviction/thresholds.rs` says when there is too little, `eviction/watch.rs` what becomes of that over
+//! time, `eviction/rank.rs` which Pod goes: all pure. Here is what reads and acts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -72,8 +72,9 @@ impl Core {
                 memory.written = Some(written.clone());
                 written
             }
-            // It is gone, or another one of its name is there: the watch will tell.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+            // It is gone: the watch will tell. So it will if another one of its name is there, but that
+            // is a conflict like others, after which the status is still to be written.
+            Err(kube::Error::Api(status)) if status.code == 404 => {
                 memory.unwritten = false;
                 pod
             }
@@ -111,8 +112,8 @@ impl Core {
                 self.mirror_written(written);
                 false
             }
-            // It is gone, or another one is there: the watch will tell.
-            Some(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => false,
+            // It is gone: the watch will tell.
+            Some(Err(kube::Error::Api(status))) if status.code == 404 => false,
             Some(Err(error)) => {
                 tracing::debug!(pod = full_name(pod), %error, "unable to write the mirror's status");
                 true

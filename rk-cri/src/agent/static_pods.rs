@@ -341,7 +341,7 @@ impl Core {
             .await
         {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -369,7 +369,7 @@ impl Core {
                         Ok(())
                     }
                     // The watch will tell of it.
-                    Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+                    Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
                     Err(error) => Err(error),
                 }
             }
