@@ -427,6 +427,14 @@ mod tests {
     }
 
     #[test]
+    fn what_may_have_commas_in_it_is_given_one_by_one() {
+        let given =
+            |flags: &str| options_of(flags, |given| Ok(given.list("tls-sni-cert-key").to_vec()));
+        let keys = given("--tls-sni-cert-key=a.pem,a.key:x,y --tls-sni-cert-key b.pem,b.key");
+        assert_eq!(keys.unwrap(), ["a.pem,a.key:x,y", "b.pem,b.key"]);
+    }
+
+    #[test]
     fn what_does_not_go_together_is_named() {
         let error = read("--secure-port=1").unwrap_err();
         assert!(error.contains("--etcd-servers"), "{error}");

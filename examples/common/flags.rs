@@ -259,10 +259,14 @@ mod tests {
         assert_eq!(error, expected);
     }
 
+    // Of logs, because every program has them.
     #[test]
     fn values_follow_an_equals_sign_or_a_space() {
-        for arguments in ["--secure-port=6443", "--secure-port 6443", "--secure_port=6443"] {
-            assert_eq!(given(arguments).number("secure-port"), Ok(Some(6443_u16)));
+        let number = "log-file-max-size";
+        for arguments in
+            ["--log-file-max-size=64", "--log-file-max-size 64", "--log_file_max_size=64"]
+        {
+            assert_eq!(given(arguments).number(number), Ok(Some(64_u16)));
         }
         for arguments in ["-v=2", "-v 2", "-v2", "--v=2", "--v 2"] {
             assert_eq!(given(arguments).number("v"), Ok(Some(2_u8)), "{arguments}");
@@ -271,19 +275,17 @@ mod tests {
 
     #[test]
     fn switches_need_no_value_and_take_none_from_the_next_argument() {
-        let given = given("--logtostderr --contention-profiling=false --secure-port 1");
+        let given = given("--logtostderr --one-output=false --log-file-max-size 1");
         assert!(given.is("logtostderr", false));
-        assert!(!given.is("contention-profiling", true));
-        assert!(given.is("profiling", true) && given.text("profiling").is_none());
+        assert!(!given.is("one-output", true));
+        assert!(given.is("alsologtostderr", true) && given.text("alsologtostderr").is_none());
     }
 
     #[test]
     fn lists_are_joined_and_keep_their_order() {
-        let names = "requestheader-allowed-names";
-        let given = given(&format!("--{names}=a,b --{names} c --tls-sni-cert-key=x,y"));
-        assert_eq!(given.list(names), ["a", "b", "c"]);
-        assert_eq!(given.list("tls-sni-cert-key"), ["x,y"]);
-        assert!(given.list("vmodule").is_empty());
+        let given = given("--vmodule=a=1,b=2 --vmodule c=3");
+        assert_eq!(given.list("vmodule"), ["a=1", "b=2", "c=3"]);
+        assert!(given.list("log-dir").is_empty());
     }
 
     #[test]
@@ -291,13 +293,14 @@ mod tests {
         refused("--no-such-flag=1", "unknown flag: --no-such-flag");
         refused("-x", "unknown flag: -x");
         refused("serve", "unknown argument: \"serve\"");
-        refused("--bind-address", "flag needs an argument: --bind-address");
-        let error = "invalid argument \"x\" for \"--secure-port\" flag: it is not a number";
-        refused("--secure-port=x", error);
-        let error = "invalid argument \"maybe\" for \"--profiling\" flag: it is true or false";
-        refused("--profiling=maybe", error);
-        let error = given("--secure-port=70000").number::<u16>("secure-port").unwrap_err();
-        assert!(error.contains("--secure-port"), "{error}");
+        refused("--log-dir", "flag needs an argument: --log-dir");
+        let error = "invalid argument \"x\" for \"--log-file-max-size\" flag: it is not a number";
+        refused("--log-file-max-size=x", error);
+        let error = "invalid argument \"maybe\" for \"--one-output\" flag: it is true or false";
+        refused("--one-output=maybe", error);
+        let error = given("--log-file-max-size=70000").number::<u16>("log-file-max-size");
+        let error = error.unwrap_err();
+        assert!(error.contains("--log-file-max-size"), "{error}");
     }
 
     #[test]

@@ -122,6 +122,7 @@ fn overrule(given: &Given, configuration: &mut KubeletConfiguration) -> Result<(
     if let Some(id) = given.text("provider-id") {
         id.clone_into(&mut configuration.provider_id);
     }
+    configuration.seccomp_default = given.is("seccomp-default", configuration.seccomp_default);
     configuration.register_node = given.is("register-node", configuration.register_node);
     configuration.rotate_certificates =
         given.is("rotate-certificates", configuration.rotate_certificates);

@@ -77,6 +77,11 @@ const NODE: &[Flag] = &[
     ),
     flag("provider-id", Text, Something("What the cloud calls the node.")),
     flag("max-pods", Number, Something("How many Pods it takes. Default: 110.")),
+    flag(
+        "seccomp-default",
+        Bool,
+        Something("Gives containers that say nothing of it the runtime's seccomp profile."),
+    ),
     flag("pod-cidr", Text, Something("The range of its Pods' addresses.")),
     flag("root-dir", Text, Something("Where it keeps its files. Default: /var/lib/kubelet.")),
     flag("pod-manifest-path", Text, Something("A folder with static Pods, or the file of one.")),
@@ -170,7 +175,6 @@ const OTHERS: &[Flag] = &[
     flag("image-credential-provider-config", Text, TUNED),
     flag("node-status-max-images", Number, TUNED),
     flag("runonce", Bool, Refused("it runs until it is told to stop")),
-    flag("seccomp-default", Bool, TUNED),
     flag("volume-plugin-dir", Text, TUNED),
 ];
 

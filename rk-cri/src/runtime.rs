@@ -179,6 +179,22 @@ pub struct Security {
     pub drop_capabilities: Vec<String>,
     /// Sets no_new_privs.
     pub no_new_privileges: bool,
+    /// Which system calls it may make.
+    #[serde(default)]
+    pub seccomp: Seccomp,
+}
+
+/// Which system calls a container may make (seccomp). A privileged one may make all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// All.
+    #[default]
+    Unconfined,
+    /// Those that the runtime's own profile lets pass.
+    RuntimeDefault,
+    /// Those that the profile in this file lets pass: JSON as in the OCI runtime specification, by
+    /// an absolute path on the node.
+    Localhost(PathBuf),
 }
 
 /// Where a container is in its life.

@@ -1,8 +1,13 @@
 //! The agent with the simulated runtime, against the API server in process, on a paused clock.
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use http_body_util::{Either, Full};
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ConfigMap, ContainerStatus, Event, Node, Pod},
@@ -11,7 +16,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use rk_api::server::ApiServer;
+use rk_api::server::{ApiServer, UserInfo};
 use rk_cri::{
     Runtime, SimRuntime,
     agent::{Agent, Fleet},
@@ -428,6 +433,43 @@ async fn a_deletion_can_be_hurried() {
     world.pods().delete("deaf", &DeleteParams::default().grace_period(10)).await.unwrap();
     world.gone("deaf").await;
     assert!(begun.elapsed() <= seconds(16), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_no_sign_that_a_pod_is_gone() {
+    let store = Arc::new(EmbeddedStore::in_memory());
+    let server = ApiServer::builder(store).require_service_accounts(false).start().await.unwrap();
+    // What the agent writes about Pods conflicts with somebody else's write twice each time.
+    let conflicts = Arc::new(Mutex::new(HashMap::new()));
+    let through = server.transport_as(UserInfo::admin());
+    let transport = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let (through, conflicts) = (through.clone(), conflicts.clone());
+        async move {
+            let writes = ["PATCH", "DELETE"].contains(&request.method().as_str());
+            if writes && request.uri().path().contains("/pods/") {
+                let what = format!("{} {}", request.method(), request.uri().path());
+                let mut conflicts = conflicts.lock().unwrap();
+                let seen = conflicts.entry(what).or_insert(0);
+                *seen += 1;
+                if *seen % 3 != 0 {
+                    let conflict = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                        "reason": "Conflict", "code": 409, "message": "it was modified"});
+                    let body = Either::Left(Full::from(conflict.to_string()));
+                    return Ok(http::Response::builder().status(409).body(body).unwrap());
+                }
+            }
+            tower::ServiceExt::oneshot(through, request)
+                .await
+                .map(|answer| answer.map(Either::Right))
+        }
+    });
+    let runtime = SimRuntime::new();
+    let agent = start(&kube::Client::new(transport, "default"), &runtime).await;
+    let world = World { client: server.client(), runtime, _agent: agent };
+    world.run("web", json!({})).await;
+    world.phase("web", "Running").await;
+    world.pods().delete("web", &DeleteParams::default().grace_period(1)).await.unwrap();
+    world.gone("web").await;
 }
 
 #[tokio::test(start_paused = true)]

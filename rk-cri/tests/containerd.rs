@@ -36,6 +36,7 @@ const TESTS: &[(&str, Test)] = tests![
     runtime::what_containers_use_is_told,
     runtime::a_log_goes_on_in_a_new_file,
     runtime::limits_are_changed_while_a_container_runs,
+    runtime::system_calls_are_confined_as_asked_for,
     runtime::a_removed_pod_leaves_nothing_behind,
     agent::a_pod_runs_is_probed_and_is_taken_down,
     agent::pods_converge_after_the_daemon_was_killed,

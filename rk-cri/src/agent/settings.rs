@@ -11,6 +11,7 @@ use super::{
         thresholds::{Signal, Threshold, of_configuration},
     },
 };
+use crate::runtime::Seccomp;
 
 /// How an agent does its duties beside running Pods. By default it reserves nothing and evicts
 /// nothing, as an agent inside a test wants it.
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) eviction_max_pod_grace: u32,
     pub(crate) signals: Option<Arc<dyn NodeSignals>>,
     pub(crate) allowed_unsafe_sysctls: Vec<String>,
+    /// The system calls of containers that say nothing about them.
+    pub(crate) seccomp: Seccomp,
     pub(crate) log_size_max: u64,
     pub(crate) log_files_max: u32,
     pub(crate) log_look_every: Duration,
@@ -76,6 +79,10 @@ impl Settings {
             eviction_max_pod_grace: configuration.eviction_max_pod_grace_period,
             signals: None,
             allowed_unsafe_sysctls: configuration.allowed_unsafe_sysctls.clone(),
+            seccomp: match configuration.seccomp_default {
+                true => Seccomp::RuntimeDefault,
+                false => Seccomp::Unconfined,
+            },
             log_size_max: size.map_or(10 << 20, |size| u64::try_from(size.value()).unwrap_or(0)),
             log_files_max: configuration.container_log_max_files,
             log_look_every: configuration.container_log_monitor_interval.0,

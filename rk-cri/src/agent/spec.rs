@@ -14,7 +14,7 @@ use super::{
     resources,
 };
 use crate::runtime::{
-    ContainerConfig, DnsConfig, Mount, PodRef, PortMapping, SandboxConfig, Security,
+    ContainerConfig, DnsConfig, Mount, PodRef, PortMapping, SandboxConfig, Seccomp, Security,
 };
 
 /// How pods resolve names.
@@ -361,6 +361,32 @@ fn security(pod: &Pod, container: &Container) -> Security {
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         no_new_privileges: own.allow_privilege_escalation == Some(false),
+        seccomp: Seccomp::default(),
+    }
+}
+
+/// The system calls that a container may make: as it says, or else its Pod. Profiles of the node are
+/// in the folder `profiles`; who says nothing gets `otherwise`.
+pub(crate) fn seccomp(
+    pod: &Pod,
+    container: &Container,
+    profiles: &Path,
+    otherwise: Seccomp,
+) -> Seccomp {
+    let own = container.security_context.as_ref();
+    if own.is_some_and(|own| own.privileged == Some(true)) {
+        return Seccomp::Unconfined;
+    }
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let profile = own
+        .and_then(|own| own.seccomp_profile.as_ref())
+        .or_else(|| of_pod.and_then(|of_pod| of_pod.seccomp_profile.as_ref()));
+    match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
+        Some(("RuntimeDefault", _)) => Seccomp::RuntimeDefault,
+        // Validation lets no path out of the folder.
+        Some(("Localhost", Some(file))) => Seccomp::Localhost(profiles.join(file)),
+        Some(_) => Seccomp::Unconfined,
+        None => otherwise,
     }
 }
 
@@ -496,6 +522,30 @@ mod tests {
         assert_eq!(pull_policy(&container(None), "nginx:latest"), "Always");
         assert_eq!(pull_policy(&container(None), "nginx:1.25"), "IfNotPresent");
         assert_eq!(pull_policy(&container(Some("Never")), "nginx:latest"), "Never");
+    }
+
+    #[test]
+    fn a_containers_seccomp_profile_goes_before_its_pods() {
+        let seccomp_of = |of_pod: serde_json::Value, own: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+                "securityContext": {"seccompProfile": of_pod},
+                "containers": [{"name": "c", "securityContext": own}]}}))
+            .unwrap();
+            let container = &pod.spec.as_ref().unwrap().containers[0];
+            seccomp(&pod, container, Path::new("/p"), Seccomp::RuntimeDefault)
+        };
+        let profile =
+            |kind: &str| serde_json::json!({"type": kind, "localhostProfile": "a/b.json"});
+        let nothing = serde_json::Value::Null;
+        assert_eq!(seccomp_of(nothing.clone(), nothing.clone()), Seccomp::RuntimeDefault);
+        assert_eq!(seccomp_of(profile("Unconfined"), nothing.clone()), Seccomp::Unconfined);
+        let own = serde_json::json!({"seccompProfile": profile("Localhost")});
+        assert_eq!(
+            seccomp_of(profile("Unconfined"), own),
+            Seccomp::Localhost("/p/a/b.json".into())
+        );
+        let privileged = serde_json::json!({"privileged": true});
+        assert_eq!(seccomp_of(nothing, privileged), Seccomp::Unconfined);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
     claims, env,
     handler::{self, Action, Place, Verdict, describe},
     observed::Observed,
-    spec::{check_non_root, container_config, hosts_file, hosts_file_of_node, pod_ref},
+    spec::{check_non_root, container_config, hosts_file, hosts_file_of_node, pod_ref, seccomp},
     static_pods::is_static,
     status::Waiting,
     stop::STOP_LEAST,
@@ -115,6 +115,9 @@ impl Core {
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
         let mounts = mounts.map_err(config_error)?;
         let mut config = container_config(pod, container, attempt, image, env, mounts);
+        let (profiles, otherwise) =
+            (self.config.root_dir.join("seccomp"), self.config.settings.seccomp.clone());
+        config.security.seccomp = seccomp(pod, container, &profiles, otherwise);
         if let Some(target) = debugged(pod, &container.name) {
             let found = observed.latest(target).filter(|c| c.state == ContainerState::Running);
             let missing = || {

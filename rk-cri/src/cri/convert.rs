@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use k8s_openapi::jiff::Timestamp;
 
 use super::v1;
-use crate::runtime::{SandboxConfig, Security};
+use crate::runtime::{SandboxConfig, Seccomp, Security};
 
 pub(super) mod container;
 pub(super) mod sandbox;
@@ -106,8 +106,23 @@ const MASKED_PATHS: [&str; 11] = [
 const READONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-fn unconfined() -> v1::SecurityProfile {
-    v1::SecurityProfile { profile_type: v1::ProfileType::Unconfined.into(), ..Default::default() }
+fn seccomp_to_v1(seccomp: &Seccomp) -> v1::SecurityProfile {
+    let (profile_type, localhost_ref) = match seccomp {
+        Seccomp::Unconfined => (v1::ProfileType::Unconfined, String::new()),
+        Seccomp::RuntimeDefault => (v1::ProfileType::RuntimeDefault, String::new()),
+        Seccomp::Localhost(file) => (v1::ProfileType::Localhost, file.display().to_string()),
+    };
+    v1::SecurityProfile { profile_type: profile_type.into(), localhost_ref }
+}
+
+fn seccomp_from_v1(profile: Option<v1::SecurityProfile>) -> Seccomp {
+    // The runtime's own profile is zero, and so what is left out is.
+    let profile = profile.unwrap_or_default();
+    match profile.profile_type() {
+        v1::ProfileType::Unconfined => Seccomp::Unconfined,
+        v1::ProfileType::RuntimeDefault => Seccomp::RuntimeDefault,
+        v1::ProfileType::Localhost => Seccomp::Localhost(profile.localhost_ref.into()),
+    }
 }
 
 fn security_to_v1(
@@ -141,7 +156,7 @@ fn security_to_v1(
         no_new_privs: security.no_new_privileges,
         masked_paths: paths(&MASKED_PATHS),
         readonly_paths: paths(&READONLY_PATHS),
-        seccomp: Some(unconfined()),
+        seccomp: Some(seccomp_to_v1(&security.seccomp)),
         ..Default::default()
     }
 }
@@ -161,6 +176,7 @@ fn security_from_v1(context: v1::LinuxContainerSecurityContext) -> Security {
         add_capabilities: capabilities.add_capabilities,
         drop_capabilities: capabilities.drop_capabilities,
         no_new_privileges: context.no_new_privs,
+        seccomp: seccomp_from_v1(context.seccomp),
     }
 }
 

@@ -7,7 +7,7 @@ use rk_cri::{
     conformance::Kit,
     runtime::{
         ContainerConfig, ContainerState, DnsConfig, ExecRequest, Mount, Resources, SandboxConfig,
-        Security,
+        Seccomp, Security,
     },
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -250,4 +250,28 @@ pub async fn a_removed_pod_leaves_nothing_behind(lab: &mut Lab) {
         let left: Vec<_> = left.iter().filter(|path| path.ends_with("pod-gone")).collect();
         assert!(left.is_empty(), "round {round}: {left:?}");
     }
+}
+
+pub async fn system_calls_are_confined_as_asked_for(lab: &mut Lab) {
+    let sandbox = lab.sandbox("confined").await;
+    let profile = lab.directory.path().join("no-mkdir.json");
+    let rules = r#"{"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    std::fs::write(&profile, rules).unwrap();
+    let mut said = Vec::new();
+    for (name, seccomp) in [
+        ("all", Seccomp::Unconfined),
+        ("runtimes", Seccomp::RuntimeDefault),
+        ("own", Seccomp::Localhost(profile)),
+    ] {
+        let container = ContainerConfig {
+            security: Security { seccomp, ..Security::default() },
+            ..shell(name, "while true; do sleep 0.1; done")
+        };
+        let id = lab.start(&sandbox, container).await;
+        let look = "grep Seccomp: /proc/1/status; mkdir /made && echo made || echo not made";
+        said.push(lab.says(&id, look).await.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+    // 0 is no filter, 2 a filter (proc_pid_status(5)).
+    assert_eq!(said, ["Seccomp: 0 made", "Seccomp: 2 made", "Seccomp: 2 not made"]);
 }

@@ -54,7 +54,6 @@ pub(super) const FIELDS: &[&str] = &[
     "reservedSystemCPUs",
     "runOnce",
     "runtimeRequestTimeout",
-    "seccompDefault",
     "showHiddenMetricsForVersion",
     "singleProcessOOMKill",
     "staticPodURL",

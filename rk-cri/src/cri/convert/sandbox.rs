@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use super::{
     super::{memory, v1},
-    CgroupNames, cgroup_below_root, namespaces, nanoseconds, time, unconfined,
+    CgroupNames, cgroup_below_root, namespaces, nanoseconds, seccomp_to_v1, time,
 };
-use crate::runtime::{DnsConfig, PodRef, PortMapping, Resources, SandboxConfig, SandboxStatus};
+use crate::runtime::{
+    DnsConfig, PodRef, PortMapping, Resources, SandboxConfig, SandboxStatus, Seccomp,
+};
 
 /// Where the kubelet keeps the logs of pods.
 const LOGS: &str = "/var/log/pods";
@@ -35,7 +37,7 @@ pub(in crate::cri) fn to_v1(config: &SandboxConfig, cgroups: &CgroupNames) -> v1
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(config, "")),
                 privileged: config.privileged,
-                seccomp: Some(unconfined()),
+                seccomp: Some(seccomp_to_v1(&Seccomp::Unconfined)),
                 ..Default::default()
             }),
             sysctls: config.sysctls.clone(),

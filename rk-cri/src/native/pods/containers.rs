@@ -18,6 +18,7 @@ use crate::{
     images::{ImageName, StoredImage},
     runtime::{
         ContainerConfig, ContainerState, ContainerStatus, Image, RuntimeError, SandboxConfig,
+        Seccomp,
     },
 };
 
@@ -42,6 +43,14 @@ impl Inner {
         let image =
             self.images.find(&config.image).ok_or_else(|| not_found("image", &config.image))?;
         check(&config, &image)?;
+        if config.security.seccomp != Seccomp::Unconfined {
+            // It cannot be refused: where Pods have to ask for a profile nothing would run.
+            tracing::warn!(
+                container = config.name,
+                pod = sandbox.pod.name,
+                "it runs without the seccomp profile that it asks for"
+            );
+        }
         let id = new_id().map_err(fail("cannot make an id"))?;
         let directory = self.container_dir(&id);
         let image_id = image_id(&config.image, &image.image);
