@@ -5,10 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use rk::{
-    cri::agent::configuration::{GoDuration, KubeletConfiguration},
-    k8s_openapi::api::core::v1::Taint,
-};
+use rk::{cri::agent::configuration::KubeletConfiguration, k8s_openapi::api::core::v1::Taint};
 
 use crate::{
     files::{File, file, pair, read},
@@ -147,9 +144,6 @@ fn overrule(given: &Given, configuration: &mut KubeletConfiguration) -> Result<(
     if let Some(pair) = pair(given, "tls-cert-file", "tls-private-key-file")? {
         configuration.tls_cert_file = pair.certificate.path.display().to_string();
         configuration.tls_private_key_file = pair.key.path.display().to_string();
-    }
-    if let Some(time) = given.time("node-status-update-frequency") {
-        configuration.node_status_update_frequency = GoDuration(time);
     }
     Ok(())
 }

@@ -159,7 +159,7 @@ const CONFIGURATION: &[Flag] = &[
     flag(
         "node-status-update-frequency",
         Duration,
-        Something("How often its status is looked at. Default: 10s."),
+        Nothing("the status is looked at with each sign of life, a quarter of a Lease's time"),
     ),
     flag("feature-gates", List, TUNED),
 ];

@@ -88,7 +88,6 @@ pub struct KubeletConfiguration {
     #[serde(rename = "clusterDNS")]
     pub cluster_dns: Vec<IpAddr>,
     pub resolv_conf: Option<PathBuf>,
-    pub node_status_update_frequency: GoDuration,
     pub node_status_report_frequency: GoDuration,
     pub node_lease_duration_seconds: u32,
     pub node_status_max_images: i32,
@@ -115,7 +114,6 @@ pub struct KubeletConfiguration {
     pub container_runtime_endpoint: String,
     pub kube_reserved: BTreeMap<String, String>,
     pub system_reserved: BTreeMap<String, String>,
-    pub enforce_node_allocatable: Vec<String>,
     pub eviction_hard: BTreeMap<String, String>,
     pub eviction_soft: BTreeMap<String, String>,
     pub eviction_soft_grace_period: BTreeMap<String, GoDuration>,
@@ -273,7 +271,6 @@ impl Default for KubeletConfiguration {
             cluster_domain: String::new(),
             cluster_dns: Vec::new(),
             resolv_conf: Some("/etc/resolv.conf".into()),
-            node_status_update_frequency: GoDuration::seconds(10),
             node_status_report_frequency: GoDuration::seconds(300),
             node_lease_duration_seconds: 40,
             node_status_max_images: 50,
@@ -292,7 +289,6 @@ impl Default for KubeletConfiguration {
             container_runtime_endpoint: String::new(),
             kube_reserved: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
-            enforce_node_allocatable: vec!["pods".to_owned()],
             eviction_hard: EVICTION_HARD.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             eviction_soft: BTreeMap::new(),
             eviction_soft_grace_period: BTreeMap::new(),
@@ -485,7 +481,7 @@ mod tests {
         assert_eq!(configuration.cluster_dns, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
         // Times of nothing are those that are not set.
         assert_eq!(configuration.authentication.webhook.cache_ttl, GoDuration::seconds(120));
-        assert_eq!(configuration.node_status_update_frequency, GoDuration::seconds(10));
+        assert_eq!(configuration.node_status_report_frequency, GoDuration::seconds(300));
         assert_eq!(configuration.shutdown_grace_period, GoDuration::default());
         assert!(loaded.idle.iter().any(|field| field == "cgroupDriver"));
     }

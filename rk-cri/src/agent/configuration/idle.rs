@@ -18,6 +18,7 @@ pub(super) const FIELDS: &[&str] = &[
     "enableDebugFlagsHandler",
     "enableProfilingHandler",
     "enableSystemLogQuery",
+    "enforceNodeAllocatable",
     "eventBurst",
     "eventRecordQPS",
     "failCgroupV1",
@@ -42,6 +43,8 @@ pub(super) const FIELDS: &[&str] = &[
     "memoryReservationPolicy",
     "memorySwap",
     "memoryThrottlingFactor",
+    // It is looked at with each sign of life: after a quarter of nodeLeaseDurationSeconds.
+    "nodeStatusUpdateFrequency",
     "oomScoreAdj",
     "podPidsLimit",
     "preloadedImagesVerificationAllowlist",

@@ -66,7 +66,6 @@ impl KubeletConfiguration {
         };
         fill(&mut self.image_minimum_gc_age, default.image_minimum_gc_age);
         fill(&mut self.file_check_frequency, default.file_check_frequency);
-        fill(&mut self.node_status_update_frequency, default.node_status_update_frequency);
         fill(&mut self.node_status_report_frequency, default.node_status_report_frequency);
         fill(&mut self.container_log_monitor_interval, default.container_log_monitor_interval);
         fill(
