@@ -154,6 +154,7 @@ impl Given {
     }
 
     /// A time.
+    #[allow(dead_code, reason = "not every program has flags with times")]
     pub(crate) fn time(&self, name: &str) -> Option<Duration> {
         self.text(name).and_then(duration)
     }
