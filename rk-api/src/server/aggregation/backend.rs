@@ -158,22 +158,27 @@ impl Backend {
         }
     }
 
-    /// Asks it for what it says of itself, and returns whether it answered. What it does not say
-    /// of its kinds stays as it was.
-    pub(super) async fn refresh(&self, outbound: &Outbound) -> bool {
+    /// Asks it which kinds it serves, and returns whether it answered. What it does not say stays as
+    /// it was.
+    pub(super) async fn refresh_discovery(&self, outbound: &Outbound) -> bool {
         let discovery = self.discover(outbound).await;
-        let v3_url = self.v3(outbound).await;
-        let known = self.documents.lock().v2.clone();
-        let v2 = self.v2(outbound, known).await;
         let mut documents = self.documents.lock();
         let answered = discovery.is_some();
         documents.stale = !answered;
         if answered {
             documents.discovery = discovery;
         }
+        answered
+    }
+
+    /// Asks it for the schemas of its kinds.
+    pub(super) async fn refresh_openapi(&self, outbound: &Outbound) {
+        let v3_url = self.v3(outbound).await;
+        let known = self.documents.lock().v2.clone();
+        let v2 = self.v2(outbound, known).await;
+        let mut documents = self.documents.lock();
         documents.v3_url = v3_url;
         documents.v2 = v2;
-        answered
     }
 
     /// Says that what it said may no longer be so.

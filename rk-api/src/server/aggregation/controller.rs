@@ -181,6 +181,7 @@ async fn look_at(
         true => (CHECK_IN_PROCESS_EVERY, CHECK_IN_PROCESS_EVERY),
         false => (CHECK_EVERY, DOCUMENTS_EVERY),
     };
+    let mut found = None;
     if next.check_at <= now {
         let finding = find_out(server, backend).await?;
         let asked_in_vain = finding.reason == "FailedDiscoveryCheck";
@@ -189,9 +190,6 @@ async fn look_at(
             false => RETRY_FIRST,
         };
         next.check_at = now + if asked_in_vain { next.pause / 2 } else { check_every };
-        if !finding.is_said_by(service) {
-            say(server, service, &finding).await?;
-        }
         if backend.is_available() != finding.available {
             backend.set_available(finding.available);
             next.documents_at = now;
@@ -200,15 +198,25 @@ async fn look_at(
             backend.set_stale();
             server.aggregator.changed();
         }
+        found = Some(finding);
     }
-    if next.documents_at <= now {
+    let ask_documents = next.documents_at <= now;
+    if ask_documents {
         next.documents_at = now + documents_every;
         if backend.is_available() {
-            if !backend.refresh(&server.outbound).await {
+            if !backend.refresh_discovery(&server.outbound).await {
                 next.documents_at = now + RETRY_DOCUMENTS;
             }
             server.aggregator.changed();
         }
+    }
+    // Not before: who reads that it is available finds it in discovery.
+    if let Some(finding) = found.filter(|finding| !finding.is_said_by(service)) {
+        say(server, service, &finding).await?;
+    }
+    if ask_documents && backend.is_available() {
+        backend.refresh_openapi(&server.outbound).await;
+        server.aggregator.changed();
     }
     Ok(next)
 }
