@@ -10,7 +10,8 @@ use super::{
     TcpDialer, TokenKey, TokenKeyError,
     admission::{
         self, Admission, EventRateLimits, ImagePolicy, ImagePolicyWebhook, Lookup, Parts,
-        PluginError, PodSecurityDefaults, PodSecurityExemptions, Provisioner, Selection,
+        PluginError, PodSecurityDefaults, PodSecurityExemptions, Provisioner, ResourceQuotaLimits,
+        Selection,
     },
     aggregation::{self, Aggregator},
     allocator::{self, Services},
@@ -57,6 +58,7 @@ pub struct Builder {
     pod_security_exemptions: PodSecurityExemptions,
     pod_security_defaults: PodSecurityDefaults,
     event_rate_limits: Option<EventRateLimits>,
+    resource_quota_limits: ResourceQuotaLimits,
     image_policy: Option<ImagePolicy>,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
@@ -123,6 +125,7 @@ impl Builder {
             pod_security_exemptions: PodSecurityExemptions::default(),
             pod_security_defaults: PodSecurityDefaults::default(),
             event_rate_limits: None,
+            resource_quota_limits: ResourceQuotaLimits::default(),
             image_policy: None,
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
@@ -262,6 +265,14 @@ impl Builder {
     #[must_use]
     pub fn event_rate_limits(mut self, limits: EventRateLimits) -> Self {
         self.event_rate_limits = Some(limits);
+        self
+    }
+
+    /// What a namespace may only use if it has a quota for it; nothing by default. Starting fails
+    /// when a limit names no kind.
+    #[must_use]
+    pub fn resource_quota_limits(mut self, limits: ResourceQuotaLimits) -> Self {
+        self.resource_quota_limits = limits;
         self
     }
 
@@ -443,6 +454,7 @@ impl Builder {
             pod_security_exemptions: self.pod_security_exemptions,
             pod_security_defaults: self.pod_security_defaults,
             event_rate_limits: self.event_rate_limits,
+            resource_quota_limits: self.resource_quota_limits,
             image_policy,
             require_service_accounts: self.require_service_accounts,
         })?;
