@@ -425,10 +425,12 @@ impl Builder {
         let guard = Arc::new(shutdown.clone().drop_guard());
         let metrics = Arc::new(Metrics::default());
         let store = Arc::new(Measured::new(self.store, metrics.store.clone()));
-        let cache = Cache::start(store, &self.resources, shutdown.clone()).await?;
+        // What is not served in its stored version is stored in it all the same.
+        let stored = self.resources.with_stored();
+        let cache = Cache::start(store, &stored, shutdown.clone()).await?;
         let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
-        let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
+        let reader = Reader { cache: cache.clone(), resources: stored.clone() };
         let services = outbound::Services::of(&reader, self.route_to_endpoints);
         let outbound = Outbound::new(self.dialer, services);
         let rbac = Rbac::of(&reader);
@@ -464,7 +466,7 @@ impl Builder {
             plugins.insert(0, Arc::new(admission::Unprivileged));
         }
         let registry = Registry {
-            services: Services::new(cache.clone(), &self.resources, ranges, self.node_ports),
+            services: Services::new(cache.clone(), &stored, ranges, self.node_ports),
             cache,
             event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
