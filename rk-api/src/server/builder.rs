@@ -480,8 +480,12 @@ impl Builder {
             let metrics = metrics.flow_control.clone();
             Arc::new(FlowControl::new(seats, registry.cache.clone(), kinds.clone(), metrics))
         });
-        let service_accounts =
-            ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
+        let service_accounts = ServiceAccountTokens {
+            key: token_key.clone(),
+            reader: reader.clone(),
+            metrics: metrics.tokens.clone(),
+            server: provisioner.clone(),
+        };
         let aggregator = Aggregator::new(self.proxy_client);
         let published_authentication =
             aggregation::published(&self.extension_authentication, self.request_headers.as_ref());
