@@ -4,7 +4,7 @@
 use crate::harness::{Shell, apply, scenarios};
 
 scenarios! {
-    Real:
+    Both:
         containers_run_what_the_image_or_the_pod_says,
         environment_comes_from_fields_resources_and_other_variables,
         environment_comes_from_config_maps_and_secrets,

@@ -1,5 +1,8 @@
 //! The clusters that the scenarios run on, and the shell that they type into.
 
+mod containerd;
+mod hub;
+
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,6 +16,7 @@ use rk::{Cluster, NativeNode, cri::images::registry::Registries};
 
 use tokio::runtime::Runtime;
 
+use self::containerd::OnContainerd;
 use crate::stand_ins;
 
 /// What a scenario runs on.
@@ -22,6 +26,11 @@ pub(crate) enum Needs {
     Sim,
     /// It looks into a container.
     Real,
+    /// The same, once on each of the runtimes that there are: the second time its name ends in
+    /// `_on_containerd`.
+    Both,
+    /// It looks into a container of containerd.
+    Containerd,
     /// It looks into one whose image comes from a registry, which it starts.
     Registry,
     /// It starts the `apiserver` example.
@@ -37,6 +46,8 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// What it runs on.
     pub(crate) needs: Needs,
+    /// Whether another test of this list is the same, on another runtime.
+    pub(crate) again: bool,
     /// The test.
     pub(crate) run: fn(&Shell),
 }
@@ -55,15 +66,29 @@ macro_rules! scenarios {
     ($($needs:ident: $($name:ident),+ $(,)?;)+) => {
         /// The tests of this file.
         pub(crate) fn all() -> Vec<$crate::harness::Scenario> {
-            vec![$($($crate::harness::Scenario {
-                name: stringify!($name),
-                needs: $crate::harness::Needs::$needs,
-                run: $name,
-            }),+),+]
+            let listed = [$($((
+                $crate::harness::Needs::$needs,
+                stringify!($name),
+                concat!(stringify!($name), "_on_containerd"),
+                $name as fn(&$crate::harness::Shell),
+            )),+),+];
+            listed.into_iter().flat_map($crate::harness::tests).collect()
         }
     };
 }
 pub(crate) use scenarios;
+
+/// What a function of a list stands for.
+pub(crate) fn tests(
+    (needs, name, on_containerd, run): (Needs, &'static str, &'static str, fn(&Shell)),
+) -> Vec<Scenario> {
+    let mut tests = vec![Scenario { name, needs, again: false, run }];
+    if needs == Needs::Both {
+        let needs = Needs::Containerd;
+        tests.push(Scenario { name: on_containerd, needs, again: true, run });
+    }
+    tests
+}
 
 /// How a test went.
 pub(crate) enum Outcome {
@@ -78,6 +103,8 @@ pub(crate) struct Clusters {
     runtime: Runtime,
     sim: Running,
     real: Result<Running, String>,
+    /// Started when a test first needs it.
+    containerd: OnceLock<Result<OnContainerd, String>>,
     passed: Mutex<Vec<String>>,
     directory: tempfile::TempDir,
 }
@@ -88,7 +115,7 @@ struct Running {
 }
 
 impl Clusters {
-    /// Starts both.
+    /// Starts those that most tests need.
     pub(crate) fn start() -> Result<Self, String> {
         let runtime = Runtime::new().map_err(|error| error.to_string())?;
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -101,7 +128,15 @@ impl Clusters {
             .await;
             (sim, start_real(path).await)
         });
-        Ok(Self { runtime, sim: sim?, real, passed: Mutex::default(), directory })
+        let (containerd, passed) = (OnceLock::new(), Mutex::default());
+        Ok(Self { runtime, sim: sim?, real, containerd, passed, directory })
+    }
+
+    fn on_containerd(&self) -> Result<&Running, String> {
+        let started = self.containerd.get_or_init(|| {
+            OnContainerd::start(self.runtime.handle(), &self.directory.path().join("containerd"))
+        });
+        started.as_ref().map(OnContainerd::running).map_err(Clone::clone)
     }
 
     /// Why a test cannot run here.
@@ -110,7 +145,10 @@ impl Clusters {
             return Some("kubectl is not on the PATH".into());
         }
         match (needs, &self.real) {
-            (Needs::Real | Needs::Registry, Err(reason)) => Some(reason.clone()),
+            (Needs::Real | Needs::Both | Needs::Registry, Err(reason)) => Some(reason.clone()),
+            (Needs::Containerd, _) => {
+                Some(crate::lab::missing().join("; ")).filter(|missing| !missing.is_empty())
+            }
             (Needs::Registry, _) if !runs("docker-registry") || !runs("skopeo") => {
                 Some("docker-registry or skopeo is not on the PATH".into())
             }
@@ -126,8 +164,14 @@ impl Clusters {
     pub(crate) fn run(&self, scenario: &Scenario) -> Outcome {
         let running = match (scenario.needs, &self.real) {
             (Needs::Sim | Needs::Program | Needs::Etcd, _) => &self.sim,
-            (Needs::Real | Needs::Registry, Ok(real)) => real,
-            (Needs::Real | Needs::Registry, Err(reason)) => return Outcome::Failed(reason.clone()),
+            (Needs::Real | Needs::Both | Needs::Registry, Ok(real)) => real,
+            (Needs::Real | Needs::Both | Needs::Registry, Err(reason)) => {
+                return Outcome::Failed(reason.clone());
+            }
+            (Needs::Containerd, _) => match self.on_containerd() {
+                Ok(running) => running,
+                Err(reason) => return Outcome::Failed(reason),
+            },
         };
         let id = scenario.name.split('_').next().unwrap_or(scenario.name);
         let directory = self.directory.path().join(scenario.name);
@@ -155,14 +199,18 @@ impl Clusters {
         lock(&self.passed).clone()
     }
 
-    /// Tears both down, with everything that their containers hold.
-    pub(crate) fn stop(&self) {
+    /// Tears all down, with everything that their containers hold. An error says what is left.
+    pub(crate) fn stop(&self) -> Result<(), String> {
         self.runtime.block_on(async {
             self.sim.cluster.shutdown().await;
             if let Ok(real) = &self.real {
                 real.cluster.shutdown().await;
             }
         });
+        match self.containerd.get() {
+            Some(Ok(containerd)) => containerd.stop(self.runtime.handle()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -35,7 +35,7 @@ scenarios! {
         events_are_listed,
         rollout_pause_resume_restart,
         apply_keeps_what_others_set;
-    Real:
+    Both:
         s66_run_opens_a_terminal,
         s67_run_rm_deletes_at_the_end,
         s77_get_watch_prints_changes,

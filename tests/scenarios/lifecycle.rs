@@ -3,7 +3,7 @@
 use crate::harness::{Shell, apply, pod, rows, scenarios};
 
 scenarios! {
-    Real:
+    Both:
         sidecars_start_before_and_stop_after_the_others,
         a_job_like_pod_ends_although_its_sidecar_would_not,
         hooks_run_after_the_start_and_before_the_stop,

@@ -3,7 +3,7 @@
 use crate::harness::{Shell, apply, rows, scenarios};
 
 scenarios! {
-    Real:
+    Both:
         s167_a_service_stays_while_its_pods_change,
         s174_a_service_without_selector_leads_where_it_is_told,
         s211_containers_of_a_pod_meet_on_localhost,

@@ -9,7 +9,7 @@ scenarios! {
         s110_a_readiness_gate_holds_back_ready,
         insufficient_resources_keep_a_pod_pending,
         a_host_port_is_taken_once_per_node;
-    Real:
+    Both:
         s99_the_documents_first_pod_runs,
         s101_host_network_shows_the_nodes_interfaces,
         s103_limits_are_enforced,

@@ -25,7 +25,7 @@ scenarios! {
         s147_a_stateful_set_is_deleted_at_once_or_after_scaling_to_0,
         daemon_set_rollouts_are_listed_and_undone,
         stateful_claims_outlive_their_pods;
-    Real:
+    Both:
         s85_daemons_deleted_by_a_pipeline_read_the_new_config,
         s136_a_daemon_sees_the_nodes_folders,
         stateful_pods_know_their_names;
