@@ -22,7 +22,7 @@ const PHASE: &str = "-o jsonpath='{.status.phase}'";
 
 /// Runs a Pod to its end; `spec` goes below its restart policy.
 #[track_caller]
-fn run(t: &Shell, name: &str, spec: &str) -> String {
+pub(crate) fn run(t: &Shell, name: &str, spec: &str) -> String {
     apply(t, name, &format!("restartPolicy: Never\n{spec}"));
     let phase = t.until(&format!("kubectl get pod {name} {PHASE}"), "an end", |phase| {
         matches!(phase, "Succeeded" | "Failed")
@@ -32,7 +32,7 @@ fn run(t: &Shell, name: &str, spec: &str) -> String {
 
 /// What a Pod with one container printed that succeeded.
 #[track_caller]
-fn printed(t: &Shell, name: &str, container: &str) -> String {
+pub(crate) fn printed(t: &Shell, name: &str, container: &str) -> String {
     let output = run(t, name, &format!("containers:\n- {{name: c, image: busybox, {container}}}"));
     output.strip_prefix("Succeeded\n").unwrap_or_else(|| panic!("{name}: {output}")).to_owned()
 }

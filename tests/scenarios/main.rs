@@ -34,6 +34,7 @@ mod masters;
 mod network;
 mod nodes;
 mod openapi;
+mod own;
 mod pods;
 mod probes;
 mod programs;
@@ -43,6 +44,7 @@ mod sets;
 mod stand_ins;
 mod streams;
 mod versions;
+mod volume_files;
 mod volumes;
 mod workloads;
 
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         registries::all(),
         sets::all(),
         versions::all(),
+        volume_files::all(),
         volumes::all(),
         workloads::all(),
         streams::all(),

@@ -108,6 +108,7 @@ fn s212_pods_of_a_node_meet_on_the_bridge(t: &Shell) {
     assert_eq!(rows(&hops).iter().filter(|row| row[0].parse::<u8>().is_ok()).count(), 1, "{hops}");
 }
 
+// Conformance: EmptyDir, Shared volumes between containers
 fn s252_two_containers_share_an_empty_dir(t: &Shell) {
     let spec = "volumes: [{name: shared, emptyDir: {}}]\ncontainers:\n\
                 - name: writer\n  image: busybox\n  imagePullPolicy: IfNotPresent\n  \
