@@ -37,6 +37,8 @@ pub(crate) fn printed(t: &Shell, name: &str, container: &str) -> String {
     output.strip_prefix("Succeeded\n").unwrap_or_else(|| panic!("{name}: {output}")).to_owned()
 }
 
+// Conformance: Containers, without command and arguments
+// Conformance: Containers, with arguments
 // Conformance: Containers, with command
 // Conformance: Containers, with command and arguments
 // Conformance: Environment variables, expansion
@@ -44,6 +46,12 @@ pub(crate) fn printed(t: &Shell, name: &str, container: &str) -> String {
 // Conformance: Environment variables, command argument expansion
 // Conformance: Kubelet, log output, default
 fn containers_run_what_the_image_or_the_pod_says(t: &Shell) {
+    let speaker = |name: &str, more: &str| {
+        run(t, name, &format!("containers:\n- {{name: c, image: 'speaker:v1'{more}}}"))
+    };
+    assert_eq!(speaker("default", ""), "Succeeded\nsaid by default\n");
+    assert_eq!(speaker("arguments", ", args: [otherwise]"), "Succeeded\nsaid otherwise\n");
+    assert_eq!(speaker("replaced", ", command: [/bin/echo, only this]"), "Succeeded\nonly this\n");
     assert_eq!(printed(t, "both", "command: [echo, one], args: [two]"), "one two\n");
     assert_eq!(printed(t, "command", "command: [echo, one]"), "one\n");
     let env = "env: [{name: A, value: a}, {name: B, value: '$(A)-b'}, {name: E, value: echo}]";

@@ -2,6 +2,7 @@
 
 mod containerd;
 mod hub;
+mod over_cri;
 
 use std::{
     any::Any,
@@ -24,6 +25,11 @@ use crate::stand_ins;
 pub(crate) enum Needs {
     /// Simulated nodes do.
     Sim,
+    /// They do, once in process and once behind CRI sockets: the second time its name ends in
+    /// `_over_cri`.
+    Simulated,
+    /// Simulated nodes behind CRI sockets.
+    OverCri,
     /// It looks into a container.
     Real,
     /// The same, once on each of the runtimes that there are: the second time its name ends in
@@ -70,6 +76,7 @@ macro_rules! scenarios {
                 $crate::harness::Needs::$needs,
                 stringify!($name),
                 concat!(stringify!($name), "_on_containerd"),
+                concat!(stringify!($name), "_over_cri"),
                 $name as fn(&$crate::harness::Shell),
             )),+),+];
             listed.into_iter().flat_map($crate::harness::tests).collect()
@@ -78,14 +85,20 @@ macro_rules! scenarios {
 }
 pub(crate) use scenarios;
 
+/// A function of a list: what it needs, its name, what it is called on containerd and over CRI.
+type Listed = (Needs, &'static str, &'static str, &'static str, fn(&Shell));
+
 /// What a function of a list stands for.
-pub(crate) fn tests(
-    (needs, name, on_containerd, run): (Needs, &'static str, &'static str, fn(&Shell)),
-) -> Vec<Scenario> {
+pub(crate) fn tests((needs, name, on_containerd, over_cri, run): Listed) -> Vec<Scenario> {
     let mut tests = vec![Scenario { name, needs, again: false, run }];
-    if needs == Needs::Both {
-        let needs = Needs::Containerd;
-        tests.push(Scenario { name: on_containerd, needs, again: true, run });
+    match needs {
+        Needs::Both => {
+            tests.push(Scenario { name: on_containerd, needs: Needs::Containerd, again: true, run })
+        }
+        Needs::Simulated => {
+            tests.push(Scenario { name: over_cri, needs: Needs::OverCri, again: true, run });
+        }
+        _ => {}
     }
     tests
 }
@@ -105,6 +118,7 @@ pub(crate) struct Clusters {
     real: Result<Running, String>,
     /// Started when a test first needs it.
     containerd: OnceLock<Result<OnContainerd, String>>,
+    over_cri: OnceLock<Result<Running, String>>,
     passed: Mutex<Vec<String>>,
     directory: tempfile::TempDir,
 }
@@ -128,8 +142,15 @@ impl Clusters {
             .await;
             (sim, start_real(path).await)
         });
-        let (containerd, passed) = (OnceLock::new(), Mutex::default());
-        Ok(Self { runtime, sim: sim?, real, containerd, passed, directory })
+        Ok(Self {
+            runtime,
+            sim: sim?,
+            real,
+            containerd: OnceLock::new(),
+            over_cri: OnceLock::new(),
+            passed: Mutex::default(),
+            directory,
+        })
     }
 
     fn on_containerd(&self) -> Result<&Running, String> {
@@ -137,6 +158,13 @@ impl Clusters {
             OnContainerd::start(self.runtime.handle(), &self.directory.path().join("containerd"))
         });
         started.as_ref().map(OnContainerd::running).map_err(Clone::clone)
+    }
+
+    fn over_cri(&self) -> Result<&Running, String> {
+        let started = self.over_cri.get_or_init(|| {
+            self.runtime.block_on(over_cri::start(&self.directory.path().join("over-cri")))
+        });
+        started.as_ref().map_err(Clone::clone)
     }
 
     /// Why a test cannot run here.
@@ -163,7 +191,11 @@ impl Clusters {
     /// Runs one test in a namespace of its own.
     pub(crate) fn run(&self, scenario: &Scenario) -> Outcome {
         let running = match (scenario.needs, &self.real) {
-            (Needs::Sim | Needs::Program | Needs::Etcd, _) => &self.sim,
+            (Needs::Sim | Needs::Simulated | Needs::Program | Needs::Etcd, _) => &self.sim,
+            (Needs::OverCri, _) => match self.over_cri() {
+                Ok(running) => running,
+                Err(reason) => return Outcome::Failed(reason),
+            },
             (Needs::Real | Needs::Both | Needs::Registry, Ok(real)) => real,
             (Needs::Real | Needs::Both | Needs::Registry, Err(reason)) => {
                 return Outcome::Failed(reason.clone());
@@ -205,6 +237,9 @@ impl Clusters {
             self.sim.cluster.shutdown().await;
             if let Ok(real) = &self.real {
                 real.cluster.shutdown().await;
+            }
+            if let Some(Ok(over_cri)) = self.over_cri.get() {
+                over_cri.cluster.shutdown().await;
             }
         });
         match self.containerd.get() {

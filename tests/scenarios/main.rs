@@ -32,6 +32,7 @@ mod lifecycle;
 mod managers;
 mod masters;
 mod network;
+mod node_conformance;
 mod nodes;
 mod openapi;
 mod own;
@@ -40,6 +41,8 @@ mod probes;
 mod programs;
 mod rbac;
 mod registries;
+mod runtimes;
+mod scheduling;
 mod sets;
 mod stand_ins;
 mod streams;
@@ -87,12 +90,15 @@ fn main() -> ExitCode {
         managers::all(),
         masters::all(),
         network::all(),
+        node_conformance::all(),
         nodes::all(),
         openapi::all(),
         pods::all(),
         probes::all(),
         rbac::all(),
         registries::all(),
+        runtimes::all(),
+        scheduling::all(),
         sets::all(),
         versions::all(),
         volume_files::all(),
@@ -195,7 +201,7 @@ fn trials(scenarios: Vec<Scenario>, clusters: Option<Arc<Clusters>>) -> Vec<Tria
         let skip = ignored.is_some();
         let required = std::env::var("RK_REQUIRE").is_ok_and(|value| value == "all");
         let kind = match scenario.needs {
-            Needs::Sim => "sim",
+            Needs::Sim | Needs::Simulated | Needs::OverCri => "sim",
             Needs::Real | Needs::Both | Needs::Registry => "real",
             Needs::Containerd => "containerd",
             Needs::Program => "program",

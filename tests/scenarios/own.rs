@@ -86,6 +86,26 @@ impl<'a> Own<'a> {
         token
     }
 
+    /// Waits until there are so many nodes, all of them ready.
+    #[track_caller]
+    pub(crate) fn ready(&self, nodes: usize) {
+        self.until("get nodes --no-headers", "all nodes ready", |out| {
+            let rows = rows(out);
+            rows.len() == nodes && rows.iter().all(|row| row[1] == "Ready")
+        });
+    }
+
+    /// Ends the agent of a node that the cluster began with; its containers stay.
+    pub(crate) fn kill_node(&self, name: &str) {
+        assert!(self.cluster.kill_node(name), "{name} ran");
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_node(&self, name: &str) {
+        let _context = self.runtime.enter();
+        assert!(self.cluster.start_node(name, false).expect("it starts"), "{name} is there");
+    }
+
     pub(crate) fn stop(self) {
         self.runtime.block_on(self.cluster.shutdown());
     }

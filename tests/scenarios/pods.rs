@@ -3,7 +3,7 @@
 use crate::harness::{Shell, apply, pod, rows, scenarios};
 
 scenarios! {
-    Sim:
+    Simulated:
         s102_a_node_selector_waits_for_its_label,
         s108_every_pod_has_its_own_address,
         s110_a_readiness_gate_holds_back_ready,
