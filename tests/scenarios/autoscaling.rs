@@ -6,7 +6,7 @@ scenarios! {
     Sim:
         s151_replicas_follow_the_load_and_stay_without_metrics,
         nodes_and_pods_are_measured_and_sorted;
-    Both:
+    Real:
         s258_use_is_near_what_the_kernel_counts,
         s259_load_on_the_pods_makes_more_of_them;
 }

@@ -21,7 +21,7 @@ scenarios! {
         a_proxy_listens_on_a_socket,
         a_proxy_finds_a_port_of_its_own,
         get_watch_and_chunks_show_all;
-    Both:
+    Real:
         a_controller_is_created_and_deleted_with_its_pods,
         a_controller_is_scaled_down_and_up,
         logs_are_filtered;

@@ -7,7 +7,7 @@ scenarios! {
         a_job_of_a_cron_jobs_template_and_waiting_for_it,
         an_indexed_job_and_its_suspension,
         drain_waits_for_the_budget;
-    Both:
+    Real:
         s148_a_job_runs_to_completion,
         s149_a_jobs_back_off_limit,
         s150_a_cron_job_each_minute;

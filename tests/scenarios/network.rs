@@ -3,9 +3,10 @@
 use crate::harness::{Shell, apply, rows, scenarios};
 
 scenarios! {
-    Both:
+    Real:
         s167_a_service_stays_while_its_pods_change,
-        s174_a_service_without_selector_leads_where_it_is_told,
+        s174_a_service_without_selector_leads_where_it_is_told;
+    Both:
         s211_containers_of_a_pod_meet_on_localhost,
         s212_pods_of_a_node_meet_on_the_bridge,
         s252_two_containers_share_an_empty_dir,

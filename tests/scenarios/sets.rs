@@ -21,7 +21,8 @@ scenarios! {
         daemon_set_rollouts_are_listed_and_undone,
         stateful_claims_outlive_their_pods;
     Both:
-        s85_daemons_deleted_by_a_pipeline_read_the_new_config,
+        s85_daemons_deleted_by_a_pipeline_read_the_new_config;
+    Real:
         s136_a_daemon_sees_the_nodes_folders,
         stateful_pods_know_their_names;
 }

@@ -23,7 +23,7 @@ scenarios! {
     Sim:
         s153_a_lost_node_is_tainted_and_its_pods_move,
         s154_deletion_cascades_to_dependents_or_orphans_them;
-    Both:
+    Real:
         s143_stateful_claims_stay_and_are_found_again,
         each_replica_serves_its_name,
         tasks_that_fail_once_are_restarted_in_place;
