@@ -20,14 +20,26 @@ scenarios! {
 
 const PHASE: &str = "-o jsonpath='{.status.phase}'";
 
-/// Runs a Pod to its end; `spec` goes below its restart policy.
+/// How often a Pod is run whose output the runtime has lost.
+const ATTEMPTS: usize = 4;
+
+/// Runs a Pod to its end, and returns how it ended and what it printed; `spec` goes below its restart
+/// policy.
 #[track_caller]
 pub(crate) fn run(t: &Shell, name: &str, spec: &str) -> String {
-    apply(t, name, &format!("restartPolicy: Never\n{spec}"));
-    let phase = t.until(&format!("kubectl get pod {name} {PHASE}"), "an end", |phase| {
-        matches!(phase, "Succeeded" | "Failed")
-    });
-    format!("{phase}\n{}", t.ok(&format!("kubectl logs {name} -c c")))
+    let mut attempt = 1;
+    loop {
+        apply(t, name, &format!("restartPolicy: Never\n{spec}"));
+        let phase = t.until(&format!("kubectl get pod {name} {PHASE}"), "an end", |phase| {
+            matches!(phase, "Succeeded" | "Failed")
+        });
+        let printed = t.ok(&format!("kubectl logs {name} -c c"));
+        if !printed.is_empty() || !t.may_lose_output() || attempt == ATTEMPTS {
+            return format!("{phase}\n{printed}");
+        }
+        attempt += 1;
+        t.ok(&format!("kubectl delete pod {name} --grace-period=1"));
+    }
 }
 
 /// What a Pod with one container printed that succeeded.

@@ -15,7 +15,7 @@ use std::{
 
 use rk::{Cluster, NativeNode, cri::images::registry::Registries};
 
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::Semaphore};
 
 use self::containerd::OnContainerd;
 use crate::stand_ins;
@@ -103,6 +103,9 @@ pub(crate) fn tests((needs, name, on_containerd, over_cri, run): Listed) -> Vec<
     tests
 }
 
+/// How many tests run on containerd at a time.
+const AT_A_TIME: usize = 3;
+
 /// How a test went.
 pub(crate) enum Outcome {
     /// As it should.
@@ -119,6 +122,9 @@ pub(crate) struct Clusters {
     /// Started when a test first needs it.
     containerd: OnceLock<Result<OnContainerd, String>>,
     over_cri: OnceLock<Result<Running, String>>,
+    /// Places for tests on containerd: its shims and runc are programs that start for every
+    /// container, and starve each other.
+    places: Semaphore,
     passed: Mutex<Vec<String>>,
     directory: tempfile::TempDir,
 }
@@ -148,6 +154,7 @@ impl Clusters {
             real,
             containerd: OnceLock::new(),
             over_cri: OnceLock::new(),
+            places: Semaphore::new(AT_A_TIME),
             passed: Mutex::default(),
             directory,
         })
@@ -205,12 +212,17 @@ impl Clusters {
                 Err(reason) => return Outcome::Failed(reason),
             },
         };
+        let _place = match scenario.needs {
+            Needs::Containerd => self.runtime.block_on(self.places.acquire()).ok(),
+            _ => None,
+        };
         let id = scenario.name.split('_').next().unwrap_or(scenario.name);
         let directory = self.directory.path().join(scenario.name);
-        let shell = match Shell::new(running, directory, &format!("test-{id}"), scenario.name) {
+        let mut shell = match Shell::new(running, directory, &format!("test-{id}"), scenario.name) {
             Ok(shell) => shell,
             Err(reason) => return Outcome::Failed(reason),
         };
+        shell.may_lose_output = scenario.needs == Needs::Containerd;
         let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&shell)));
         shell.close();
         match result {
@@ -330,6 +342,7 @@ pub(crate) struct Shell {
     directory: PathBuf,
     kubeconfig: PathBuf,
     namespace: String,
+    may_lose_output: bool,
     transcript: Mutex<String>,
 }
 
@@ -349,7 +362,9 @@ impl Shell {
         // Several tests may show one scenario: the hash keeps their namespaces apart.
         let hash = name.bytes().fold(5381_u32, |hash, b| hash.wrapping_mul(33) ^ u32::from(b));
         let namespace = format!("{namespace}-{hash:08x}");
-        let shell = Self { directory, kubeconfig, namespace, transcript: Mutex::default() };
+        let may_lose_output = false;
+        let transcript = Mutex::default();
+        let shell = Self { directory, kubeconfig, namespace, may_lose_output, transcript };
         let made = shell.sh(&format!(
             "kubectl create namespace {0} && kubectl config set-context --current --namespace={0}",
             shell.namespace
@@ -374,6 +389,12 @@ impl Shell {
     /// The namespace that kubectl works in unless told otherwise.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Whether what a container prints may be lost when it ends at once. containerd 1.6 opens its end
+    /// of the pipes on a thread of its own; on a busy machine a program can be over before that.
+    pub(crate) fn may_lose_output(&self) -> bool {
+        self.may_lose_output
     }
 
     /// Writes a file into the folder that commands run in.

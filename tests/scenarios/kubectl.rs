@@ -290,8 +290,8 @@ fn s80_logs(t: &Shell) {
     t.write(
         "pod.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: two}\nspec:\n  restartPolicy: Never\n  \
-         initContainers:\n  - {name: first, image: busybox, command: [echo, from init]}\n  \
-         containers:\n  - {name: a, image: busybox, command: [sh, -c, 'echo one; echo two; echo three']}\n  \
+         initContainers:\n  - {name: first, image: busybox, command: [sh, -c, 'echo from init; sleep 1']}\n  \
+         containers:\n  - {name: a, image: busybox, command: [sh, -c, 'echo one; echo two; echo three; sleep 1']}\n  \
          - {name: b, image: busybox, command: [sh, -c, 'echo from b; sleep 600']}\n",
     );
     t.ok("kubectl apply -f pod.yaml");

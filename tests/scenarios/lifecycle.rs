@@ -146,7 +146,7 @@ fn messages_are_read_from_their_file_or_from_the_log(t: &Shell) {
     let elsewhere =
         "terminationMessagePath: /tmp/end, command: [sh, -c, 'echo -n there > /tmp/end']";
     assert_eq!(message("elsewhere", elsewhere), "there");
-    let fallback = "terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo one; echo two; exit 1']";
+    let fallback = "terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo one; echo two; sleep 1; exit 1']";
     assert_eq!(message("log", fallback), "one\ntwo\n");
     let good = "terminationMessagePolicy: FallbackToLogsOnError, command: [echo, fine]";
     assert_eq!(message("good", good), "");

@@ -58,9 +58,9 @@ fn fits_nowhere(own: &Own<'_>, name: &str, why: &[&str]) {
 fn s155_the_best_of_the_fitting_nodes_wins(t: &Shell) {
     let own = Own::start(t, 0);
     let capacity = |cpu, memory| [("cpu", cpu), ("memory", memory)];
-    let _small = own.join_with("small", &capacity("2", "2Gi"), &[]);
-    let _middle = own.join_with("middle", &capacity("4", "4Gi"), &[("disk", "ssd")]);
-    let _large = own.join_with("large", &capacity("8", "8Gi"), &[]);
+    own.join_with("small", &capacity("2", "2Gi"), &[]);
+    own.join_with("middle", &capacity("4", "4Gi"), &[("disk", "ssd")]);
+    own.join_with("large", &capacity("8", "8Gi"), &[]);
     own.ready(3);
 
     // What does not fit drops out, by resources and by labels.
@@ -77,8 +77,8 @@ fn s155_the_best_of_the_fitting_nodes_wins(t: &Shell) {
     assert_eq!(node_of(&own, "one"), "large");
 
     // Equal ones win by chance: not always the same.
-    let _first = own.join_with("twin-1", &capacity("4", "4Gi"), &[("twin", "yes")]);
-    let _second = own.join_with("twin-2", &capacity("4", "4Gi"), &[("twin", "yes")]);
+    own.join_with("twin-1", &capacity("4", "4Gi"), &[("twin", "yes")]);
+    own.join_with("twin-2", &capacity("4", "4Gi"), &[("twin", "yes")]);
     own.ready(5);
     let mut winners = std::collections::BTreeSet::new();
     for toss in 0..60 {
@@ -96,8 +96,8 @@ fn s155_the_best_of_the_fitting_nodes_wins(t: &Shell) {
 
 fn s156_a_pod_that_fits_nowhere_says_why_and_starts_when_it_fits(t: &Shell) {
     let own = Own::start(t, 0);
-    let _small = own.join_with("small", &[("cpu", "1")], &[]);
-    let _other = own.join_with("other", &[("cpu", "8")], &[]);
+    own.join_with("small", &[("cpu", "1")], &[]);
+    own.join_with("other", &[("cpu", "8")], &[]);
     own.ready(2);
     own.ok("taint node other dedicated=others:NoSchedule");
     create(t, &own, "four", &asks("4", "1Mi"));
@@ -110,7 +110,7 @@ fn s156_a_pod_that_fits_nowhere_says_why_and_starts_when_it_fits(t: &Shell) {
                      {.status.conditions[?(@.type==\"PodScheduled\")].reason}'";
     own.until(condition, "False Unschedulable", |out| out == "False Unschedulable");
 
-    let _large = own.join_with("large", &[("cpu", "8")], &[]);
+    own.join_with("large", &[("cpu", "8")], &[]);
     assert_eq!(node_of(&own, "four"), "large");
     own.until(condition, "True", |out| out.trim() == "True");
     own.stop();
@@ -136,10 +136,11 @@ fn affinity_to_nodes_is_required_or_preferred(t: &Shell) {
     let at = |name: &str, region: &str, zone: &str| {
         let labels =
             [("topology.kubernetes.io/region", region), ("topology.kubernetes.io/zone", zone)];
-        own.join_with(name, &[], &labels)
+        own.join_with(name, &[], &labels);
     };
-    let _nodes =
-        [at("e1", "east", "east-1"), at("e2", "east", "east-2"), at("w1", "west", "west-1")];
+    at("e1", "east", "east-1");
+    at("e2", "east", "east-2");
+    at("w1", "west", "west-1");
     own.ready(3);
 
     create(t, &own, "named", &format!("nodeName: e2\n{PLAIN}"));
@@ -169,7 +170,8 @@ fn affinity_to_nodes_is_required_or_preferred(t: &Shell) {
 fn s158_taints_keep_pods_off_that_do_not_tolerate_them(t: &Shell) {
     const TAINT: &str = "node-role.kubernetes.io/control-plane";
     let own = Own::start(t, 0);
-    let _nodes = [own.join("master"), own.join("worker")];
+    own.join("master");
+    own.join("worker");
     own.ready(2);
     own.ok(&format!("taint node master {TAINT}:NoSchedule"));
     own.ok("create deployment web --image=nginx --replicas=6");
@@ -205,7 +207,7 @@ fn s158_taints_keep_pods_off_that_do_not_tolerate_them(t: &Shell) {
     });
     create(t, &own, "dns", &format!("nodeSelector: {{kubernetes.io/hostname: late}}\n{PLAIN}"));
     fits_nowhere(&own, "dns", &["had untolerated taint"]);
-    let _late = own.join("late");
+    own.join("late");
     assert_eq!(node_of(&own, "dns"), "late");
     own.stop();
 }
