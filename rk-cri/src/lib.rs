@@ -7,6 +7,8 @@ pub mod cri;
 #[cfg(target_os = "linux")]
 pub mod images;
 pub mod logs;
+#[cfg(target_os = "linux")]
+mod machine;
 #[cfg(all(target_os = "linux", feature = "native"))]
 pub mod native;
 pub mod runtime;
