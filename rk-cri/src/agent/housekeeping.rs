@@ -28,6 +28,8 @@ pub(crate) struct NodeState {
     pub(crate) runtime_down: Option<String>,
     /// It ends its Pods and takes no others.
     pub(crate) shutting_down: bool,
+    /// Volumes that are not to be detached, as the API calls them.
+    pub(crate) volumes_in_use: std::collections::BTreeSet<String>,
 }
 
 /// Pods that were ended by the node and not by anybody else, by UID.
@@ -96,12 +98,17 @@ impl Core {
                     pod = uid,
                     "removing what a Pod left behind"
                 );
+                if let Err(why) = self.release_csi(&directory).await {
+                    tracing::warn!(pod = uid, why, "unable to take its volumes from a Pod");
+                    continue;
+                }
                 let removed =
                     tokio::task::spawn_blocking(move || volumes::tear_down(&directory)).await;
                 if let Ok(Err(error)) = removed {
                     tracing::warn!(pod = uid, %error, "unable to remove what a Pod left behind");
                 }
             }
+            self.unstage_unused().await;
         }
     }
 

@@ -22,6 +22,7 @@ use rk_api::{client::EventType, clock};
 use super::{
     admission::{Refusal, admit, allow_sysctls},
     backoff::BackOff,
+    csi,
     env::{Facts, Referenced},
     images::Tries,
     observed::Observed,
@@ -56,6 +57,8 @@ pub(super) struct Memory {
     pub(super) probes: Probes,
     /// Where the volumes are, and when they were last brought up to date.
     pub(super) volumes: Option<(BTreeMap<String, PathBuf>, Timestamp)>,
+    /// Those of them that a CSI driver has mounted.
+    pub(super) csi: BTreeMap<String, csi::Mounted>,
     pub(super) tokens: BTreeMap<(String, String), (String, Timestamp)>,
     /// The pod was ended from outside: reason and message.
     pub(super) ended: Option<Refusal>,
@@ -121,6 +124,12 @@ impl Memory {
     pub(super) fn hold(&mut self, name: &str, pause: Duration, now: Timestamp) {
         let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
         self.holds.insert(name.to_string(), now.saturating_add(pause).unwrap_or(Timestamp::MAX));
+    }
+
+    /// Forgets the pause after the sandbox or the volumes failed.
+    pub(super) fn hasten(&mut self) {
+        self.holds.remove("");
+        self.failures = 0;
     }
 
     fn held(&self, name: &str, now: Timestamp) -> bool {
@@ -255,9 +264,13 @@ impl Core {
         if memory.unwritten {
             wake = sooner(wake, Some(RETRY));
         }
-        if !self.runtime.simulated() && observed.sandbox().is_some() && volumes::have_contents(&pod)
-        {
-            wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
+        if !self.runtime.simulated() && observed.sandbox().is_some() {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let recovered = memory.volumes.is_none() && self.csi.is_user(uid);
+            if volumes::have_contents(&pod) || recovered {
+                wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
+            }
+            wake = sooner(wake, self.refresh_csi(&pod, &mut memory.csi).await);
         }
         Next::Wait(wake)
     }

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 
 use self::atomic::Files;
 use super::{
+    csi::Wanted,
     env::{Facts, Referenced, expand, field},
     resources,
 };
@@ -29,9 +30,20 @@ pub(crate) type Failure = (String, String);
 
 /// What a volume is made from.
 pub(crate) enum Source {
-    EmptyDir { memory: bool, size_limit: Option<i64> },
-    HostPath { path: PathBuf, type_: String },
-    Files { plugin: &'static str, files: Files },
+    EmptyDir {
+        memory: bool,
+        size_limit: Option<i64>,
+    },
+    HostPath {
+        path: PathBuf,
+        type_: String,
+    },
+    Files {
+        plugin: &'static str,
+        files: Files,
+    },
+    /// A driver mounts it.
+    Csi(Box<Wanted>),
 }
 
 /// Tokens for `serviceAccountToken` sources, by volume and path.
@@ -85,6 +97,9 @@ pub(crate) fn source(
             memory: empty.medium.as_deref() == Some("Memory"),
             size_limit: size_limit.map(|limit| limit.value()),
         });
+    }
+    if let Some(wanted) = Wanted::inline(facts.pod, volume) {
+        return Ok(Source::Csi(Box::new(wanted)));
     }
     if let Some(host) = &volume.host_path {
         let type_ = host.type_.clone().unwrap_or_default();
@@ -262,6 +277,7 @@ pub(crate) fn set_up(
             host_path(&path, &type_)?;
             Ok(path)
         }
+        Source::Csi(wanted) => Err(format!("{wanted:?} is for its driver to mount")),
         Source::Files { plugin, files } => {
             let path = directory(pod_dir, plugin, volume);
             atomic::write(&path, &files, group).map_err(|error| error.to_string())?;
@@ -307,6 +323,12 @@ pub(crate) fn give_to_group(_: &Path, _: u32) -> io::Result<()> {
 pub(crate) fn group_of(pod: &Pod) -> Option<u32> {
     let context = pod.spec.as_ref()?.security_context.as_ref()?;
     u32::try_from(context.fs_group?).ok()
+}
+
+/// Whether a volume's files are given to the group only if its root is not the group's already.
+pub(crate) fn only_if_root_differs(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
 }
 
 /// Memory behind a directory, where that is allowed; else the directory does.
