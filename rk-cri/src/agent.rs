@@ -65,6 +65,7 @@ mod node;
 mod observed;
 mod plan;
 mod probes;
+mod references;
 mod report;
 mod resources;
 mod settings;
@@ -78,6 +79,8 @@ mod sync;
 mod volumes;
 mod worker;
 
+#[cfg(feature = "native")]
+pub(crate) use eviction::usage as disk_usage;
 pub(crate) use kubelet_api::{Refusal, port_forward, session, spdy, text};
 
 /// What an agent is told, in the form that its parts use.

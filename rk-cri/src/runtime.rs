@@ -492,6 +492,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         Ok(Vec::new())
     }
+    /// Bytes that a container has written to its own file system: the layer above its image. `None`,
+    /// the default, when that is not known.
+    async fn container_disk_bytes(&self, _id: &str) -> Result<Option<u64>, RuntimeError> {
+        Ok(None)
+    }
     /// What the node has used, if that is known.
     async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
         Ok(None)

@@ -35,6 +35,7 @@ mod plugins;
 mod refresh;
 mod release;
 mod request;
+mod stats;
 
 /// A driver that has registered itself.
 #[derive(Clone, Debug)]
@@ -83,8 +84,9 @@ impl VolumeId {
 /// What the node does with a volume.
 #[derive(Debug, Default)]
 struct Use {
-    /// UIDs of the Pods that it is, or may be, published for.
-    users: BTreeSet<String>,
+    /// The Pods that it is, or may be, published for, by UID, and what these call it. What was found
+    /// on the disk has no name.
+    users: BTreeMap<String, String>,
     /// Somebody attached it, or will: it is told to be in use.
     attachable: bool,
     /// It was staged by this process.
@@ -110,7 +112,7 @@ impl Csi {
         for published in place::published(root) {
             let ephemeral = published.data.is_ephemeral();
             let entry = volumes.entry(published.data.id()).or_default();
-            entry.users.insert(published.pod);
+            entry.users.insert(published.pod, String::new());
             // Whether it had to be attached is not known: that it is in use does no harm.
             entry.attachable |= !ephemeral;
         }
@@ -118,7 +120,7 @@ impl Csi {
 
     /// Whether a Pod has such volumes mounted.
     pub(super) fn is_user(&self, uid: &str) -> bool {
-        self.volumes.lock().values().any(|known| known.users.contains(uid))
+        self.volumes.lock().values().any(|known| known.users.contains_key(uid))
     }
 
     /// What the node's status lists as in use.

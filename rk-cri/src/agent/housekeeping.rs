@@ -15,7 +15,7 @@ use super::{
 use k8s_openapi::api::core::v1::Pod;
 
 /// How often the node's signals are looked at, as in the kubelet.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often directories of Pods that are gone are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(120);
 
@@ -66,7 +66,12 @@ impl Core {
                 self.sweep().await;
             }
         };
-        tokio::join!(pressure, logs, sweep);
+        let disk = async {
+            if !simulated {
+                self.watch_local_storage().await;
+            }
+        };
+        tokio::join!(pressure, logs, sweep, disk);
     }
 
     async fn watch_pressure(&self, mut watch: Watch) {

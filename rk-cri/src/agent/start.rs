@@ -24,6 +24,7 @@ use super::{
     claims, csi, env,
     handler::{self, Action, Place, Verdict, describe},
     observed::Observed,
+    references,
     spec::{
         check_non_root, container_config, full_name, hosts_file, hosts_file_of_node, pod_ref,
         seccomp,
@@ -328,6 +329,8 @@ impl Core {
             .await
             .map_err(|why| (first(), why))?;
         if !self.runtime.simulated() {
+            memory.shown = references::versions(pod, &referenced);
+            self.follow_references(pod);
             self.fetch_tokens(pod, memory).await?;
         }
         // What is mounted stays, whatever becomes of its claim while the Pod runs.
@@ -383,8 +386,8 @@ impl Core {
         if self.runtime.simulated() {
             return Ok(volumes::Source::Csi(wanted));
         }
-        let target =
-            self.mount_csi(pod, &wanted).await.map_err(|why| (volume.name.clone(), why))?;
+        let target = self.mount_csi(pod, &volume.name, &wanted).await;
+        let target = target.map_err(|why| (volume.name.clone(), why))?;
         let mounted = csi::Mounted {
             wanted: *wanted,
             target: target.clone(),

@@ -28,6 +28,7 @@ use super::{
     observed::Observed,
     plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
+    references,
     spec::{NodeFacts, full_name, sandbox_config, wrong_hostname},
     static_pods::is_static,
     status::{Waiting, is_terminal},
@@ -57,6 +58,8 @@ pub(super) struct Memory {
     pub(super) probes: Probes,
     /// Where the volumes are, and when they were last brought up to date.
     pub(super) volumes: Option<(BTreeMap<String, PathBuf>, Timestamp)>,
+    /// The versions of ConfigMaps and Secrets that they show.
+    pub(super) shown: references::Versions,
     /// Those of them that a CSI driver has mounted.
     pub(super) csi: BTreeMap<String, csi::Mounted>,
     pub(super) tokens: BTreeMap<(String, String), (String, Timestamp)>,
@@ -506,16 +509,17 @@ impl Core {
     ) -> Option<Duration> {
         let age =
             memory.volumes.as_ref().map(|(_, at)| clock::now().duration_since(*at).unsigned_abs());
-        if let Some(left) =
-            age.and_then(|age| REFRESH.checked_sub(age)).filter(|left| !left.is_zero())
-        {
-            return Some(left);
+        let left = age.and_then(|age| REFRESH.checked_sub(age)).filter(|left| !left.is_zero());
+        if left.is_some() && !self.references.differ_from(&memory.shown) {
+            return left;
         }
         let ips = observed.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         if let Err((volume, why)) = self.set_up_volumes(pod, &ips, memory).await {
             let message = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
             self.event(&self.pod_reference(pod), EventType::Warning, "FailedMount", &message);
         }
-        Some(REFRESH)
+        // What was read may be older than what is followed.
+        let behind = self.references.differ_from(&memory.shown);
+        Some(if behind { RETRY } else { REFRESH })
     }
 }

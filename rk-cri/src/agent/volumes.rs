@@ -54,6 +54,18 @@ pub(crate) fn directory(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
     pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
 }
 
+/// What the directory of a volume that the agent makes is called after; `None` if it makes none.
+pub(crate) fn plugin_of(volume: &Volume) -> Option<&'static str> {
+    let plugins = [
+        (volume.empty_dir.is_some(), "empty-dir"),
+        (volume.config_map.is_some(), "configmap"),
+        (volume.secret.is_some(), "secret"),
+        (volume.downward_api.is_some(), "downward-api"),
+        (volume.projected.is_some(), "projected"),
+    ];
+    plugins.into_iter().find(|(is, _)| *is).map(|(_, plugin)| plugin)
+}
+
 /// Names of the ConfigMaps and Secrets that volumes refer to.
 pub(crate) fn references(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
     let (mut config_maps, mut secrets) = (Vec::new(), Vec::new());
@@ -394,7 +406,15 @@ fn host_path(path: &Path, type_: &str) -> Result<(), String> {
                 failed("a file")
             }
         }
-        _ => special(found.ok(), type_).map_or_else(|| failed(&format!("a {type_}")), |()| Ok(())),
+        _ => {
+            let what = match type_ {
+                "Socket" => "a socket file",
+                "CharDevice" => "a character device",
+                "BlockDevice" => "a block device",
+                other => other,
+            };
+            special(found.ok(), type_).map_or_else(|| failed(what), |()| Ok(()))
+        }
     }
 }
 

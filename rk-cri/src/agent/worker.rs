@@ -25,6 +25,7 @@ use super::{
     images::Pulls,
     kubelet_api::LastTimes,
     probes::ProbeCounts,
+    references::References,
     spec::pod_ref,
     static_pods::Mirrors,
     sync::Memory,
@@ -60,6 +61,7 @@ pub(crate) struct Core {
     pub(super) probe_counts: Mutex<ProbeCounts>,
     pub(super) last_times: LastTimes,
     pub(super) csi: Csi,
+    pub(super) references: References,
     /// Ends all work on pods; what runs keeps running.
     pub(super) stopped: CancellationToken,
     slots: Mutex<Slots>,
@@ -138,6 +140,7 @@ impl Core {
             probe_counts: Mutex::default(),
             last_times: LastTimes::default(),
             csi: Csi::default(),
+            references: References::default(),
             stopped: CancellationToken::new(),
             slots: Mutex::new(Slots { next: HEARTBEAT + 1, ..Slots::default() }),
         })
@@ -279,6 +282,7 @@ impl Core {
             let Some(slot) = slots.by_uid.get_mut(&uid) else { return };
             if next == Next::Forget {
                 self.forget_end(&uid);
+                self.references.forget(&uid);
                 self.forget_probe_counts(&uid);
                 slots.uids.remove(&slot.number);
                 slots.by_uid.remove(&uid);

@@ -182,6 +182,14 @@ impl Inner {
         self.root.join("pods").join(id)
     }
 
+    /// The directory of what a container has written above its image.
+    pub(super) fn writable_layer(&self, id: &str) -> Result<PathBuf, RuntimeError> {
+        match self.state.lock().containers.contains_key(id) {
+            true => Ok(self.container_dir(id).join("upper")),
+            false => Err(RuntimeError::NotFound { what: "container", id: id.to_owned() }),
+        }
+    }
+
     fn container_dir(&self, id: &str) -> PathBuf {
         self.root.join("containers").join(id)
     }

@@ -76,6 +76,12 @@ impl Runtime for NativeRuntime {
         Ok(self.inner.container_stats())
     }
 
+    async fn container_disk_bytes(&self, id: &str) -> Result<Option<u64>, RuntimeError> {
+        let upper = self.inner.writable_layer(id)?;
+        let measured = tokio::task::spawn_blocking(move || crate::agent::disk_usage(&upper).0);
+        Ok(measured.await.ok().and_then(|bytes| u64::try_from(bytes).ok()))
+    }
+
     async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
         Ok(self.inner.node_stats())
     }

@@ -45,6 +45,7 @@ impl Core {
     pub(in crate::agent) async fn mount_csi(
         &self,
         pod: &Pod,
+        volume: &str,
         wanted: &Wanted,
     ) -> Result<PathBuf, String> {
         let driver = self.csi.driver(&wanted.id.driver)?;
@@ -58,7 +59,7 @@ impl Core {
         let news = {
             let mut volumes = self.csi.volumes.lock();
             let known = volumes.entry(wanted.id.clone()).or_default();
-            known.users.insert(uid);
+            known.users.insert(uid, volume.to_owned());
             attached && !std::mem::replace(&mut known.attachable, true)
         };
         let mut publish_context = BTreeMap::new();

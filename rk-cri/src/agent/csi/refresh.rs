@@ -43,7 +43,7 @@ impl Core {
         mounted: &mut BTreeMap<String, Mounted>,
     ) -> Option<Duration> {
         for (name, volume) in mounted.iter_mut() {
-            if let Err(why) = self.republish(pod, volume).await {
+            if let Err(why) = self.republish(pod, name, volume).await {
                 let message = format!("MountVolume.SetUp failed for volume {name:?} : {why}");
                 let about = self.pod_reference(pod);
                 self.event(&about, EventType::Warning, "FailedMount", &message);
@@ -60,14 +60,14 @@ impl Core {
         (!mounted.is_empty()).then_some(LOOK_EVERY)
     }
 
-    async fn republish(&self, pod: &Pod, volume: &mut Mounted) -> Result<(), String> {
+    async fn republish(&self, pod: &Pod, name: &str, volume: &mut Mounted) -> Result<(), String> {
         let now = clock::now();
         if now.duration_since(volume.published_at).unsigned_abs() < REPUBLISH_EVERY {
             return Ok(());
         }
         volume.published_at = now;
         if self.csi_policy(&volume.wanted.id.driver).await?.republish {
-            self.mount_csi(pod, &volume.wanted).await?;
+            self.mount_csi(pod, name, &volume.wanted).await?;
         }
         Ok(())
     }

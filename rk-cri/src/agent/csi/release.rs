@@ -71,7 +71,7 @@ impl Core {
     async fn no_longer_used_by(&self, uid: &str) -> Result<(), String> {
         let left: Vec<VolumeId> = {
             let mut volumes = self.csi.volumes.lock();
-            let of_pod = volumes.iter_mut().filter(|(_, known)| known.users.contains(uid));
+            let of_pod = volumes.iter_mut().filter(|(_, known)| known.users.contains_key(uid));
             let left = of_pod.map(|(id, known)| {
                 known.users.remove(uid);
                 id.clone()
