@@ -22,7 +22,8 @@ use super::{
 pub(super) fn read_only(pod: &Pod) -> BTreeSet<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let unwritable = volumes.filter(|volume| {
-        volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true))
+        let claim = volume.persistent_volume_claim.as_ref();
+        volume.image.is_some() || claim.is_some_and(|source| source.read_only == Some(true))
     });
     unwritable.map(|volume| volume.name.clone()).collect()
 }

@@ -13,7 +13,7 @@ use k8s_openapi::{
         authentication::v1::{
             BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus,
         },
-        core::v1::{Container, Pod, PodSpec, Service, ServiceAccount, Volume},
+        core::v1::{Container, ImageVolumeSource, Pod, PodSpec, Service, ServiceAccount, Volume},
     },
     jiff::{SignedDuration, Timestamp},
 };
@@ -346,7 +346,7 @@ impl Core {
         for volume in list {
             let source = match (claimed.remove(&volume.name), mounted.get(&volume.name)) {
                 (Some(source), _) => Ok(source),
-                (None, Some(path)) if claim_of(pod, volume).is_some() || volume.csi.is_some() => {
+                (None, Some(path)) if is_mounted_once(pod, volume) => {
                     Ok(volumes::Source::HostPath { path: path.clone(), type_: String::new() })
                 }
                 (None, _) => volumes::source(volume, &facts, &referenced, &tokens),
@@ -382,10 +382,15 @@ impl Core {
         source: volumes::Source,
         memory: &mut Memory,
     ) -> Result<volumes::Source, volumes::Failure> {
-        let volumes::Source::Csi(wanted) = source else { return Ok(source) };
-        if self.runtime.simulated() {
-            return Ok(volumes::Source::Csi(wanted));
-        }
+        let wanted = match source {
+            volumes::Source::Csi(wanted) if !self.runtime.simulated() => wanted,
+            volumes::Source::Image(image) if !self.runtime.simulated() => {
+                let path = self.mount_image(pod, volume, &image, memory).await;
+                let path = path.map_err(|why| (volume.name.clone(), why))?;
+                return Ok(volumes::Source::HostPath { path, type_: String::new() });
+            }
+            other => return Ok(other),
+        };
         let target = self.mount_csi(pod, &volume.name, &wanted).await;
         let target = target.map_err(|why| (volume.name.clone(), why))?;
         let mounted = csi::Mounted {
@@ -396,6 +401,30 @@ impl Core {
         };
         memory.csi.insert(volume.name.clone(), mounted);
         Ok(volumes::Source::HostPath { path: target, type_: String::new() })
+    }
+
+    /// Has the image of a volume fetched, as that of a container, and mounted.
+    async fn mount_image(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        image: &ImageVolumeSource,
+        memory: &mut Memory,
+    ) -> Result<PathBuf, String> {
+        let wanted = Container {
+            name: volume.name.clone(),
+            image: image.reference.clone(),
+            image_pull_policy: image.pull_policy.clone(),
+            ..Container::default()
+        };
+        let refused = |Refused { waiting, .. }: Refused| {
+            format!("{}: {}", waiting.reason, waiting.message.unwrap_or_default())
+        };
+        let name = self.ensure_image(pod, &wanted, memory).await.map_err(refused)?;
+        let target = volumes::directory(&self.pod_dir(pod), "image", &volume.name);
+        let mounted = self.runtime.mount_image(&name, &target).await;
+        mounted.map_err(|error| describe(&error))?;
+        Ok(target)
     }
 
     /// Fetches the tokens that volumes show, and new ones when four fifths of their life are over.
@@ -488,6 +517,11 @@ fn debugged<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
     let mut ephemeral = pod.spec.as_ref()?.ephemeral_containers.iter().flatten();
     let found = ephemeral.find(|container| container.name == name)?;
     found.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
+/// Whether a volume stays as it was mounted first, whatever becomes of what it was made from.
+fn is_mounted_once(pod: &Pod, volume: &Volume) -> bool {
+    claim_of(pod, volume).is_some() || volume.csi.is_some() || volume.image.is_some()
 }
 
 type TokenSource = ((String, String), Option<String>, i64);

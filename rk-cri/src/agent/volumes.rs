@@ -11,7 +11,8 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeMount,
+    ConfigMap, Container, DownwardAPIVolumeFile, ImageVolumeSource, KeyToPath, Pod, Secret, Volume,
+    VolumeMount,
 };
 
 use self::atomic::Files;
@@ -42,6 +43,8 @@ pub(crate) enum Source {
         plugin: &'static str,
         files: Files,
     },
+    /// The files of an image.
+    Image(Box<ImageVolumeSource>),
     /// A driver mounts it.
     Csi(Box<Wanted>),
 }
@@ -109,6 +112,9 @@ pub(crate) fn source(
             memory: empty.medium.as_deref() == Some("Memory"),
             size_limit: size_limit.map(|limit| limit.value()),
         });
+    }
+    if let Some(image) = &volume.image {
+        return Ok(Source::Image(Box::new(image.clone())));
     }
     if let Some(wanted) = Wanted::inline(facts.pod, volume) {
         return Ok(Source::Csi(Box::new(wanted)));
@@ -290,6 +296,7 @@ pub(crate) fn set_up(
             Ok(path)
         }
         Source::Csi(wanted) => Err(format!("{wanted:?} is for its driver to mount")),
+        Source::Image(image) => Err(format!("{image:?} is for the runtime to mount")),
         Source::Files { plugin, files } => {
             let path = directory(pod_dir, plugin, volume);
             atomic::write(&path, &files, group).map_err(|error| error.to_string())?;

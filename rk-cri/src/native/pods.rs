@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod containers;
+mod image_mounts;
 mod restore;
 mod stats;
 
@@ -104,6 +105,8 @@ pub(super) struct Inner {
     node_ips: Vec<IpAddr>,
     zygote: Mutex<Option<Zygote>>,
     state: Mutex<State>,
+    /// Held while images are mounted as volumes, or their records are read.
+    image_mounts: Mutex<()>,
     pub(super) events: broadcast::Sender<RuntimeEvent>,
     /// Ends what runs in the background.
     dropped: CancellationToken,
@@ -143,6 +146,7 @@ impl Inner {
             registries,
             zygote: Mutex::new(None),
             state: Mutex::new(State::default()),
+            image_mounts: Mutex::default(),
             events: broadcast::channel(EVENTS_MAX).0,
             dropped: CancellationToken::new(),
             _lock: lock,
