@@ -18,6 +18,7 @@ mod cluster;
 mod conformance;
 mod containers;
 mod controllers;
+mod csi;
 mod custom_resources;
 mod encodings;
 mod etcd;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         conformance::all(),
         containers::all(),
         controllers::all(),
+        csi::all(),
         custom_resources::all(),
         encodings::all(),
         identities::all(),

@@ -498,6 +498,14 @@ impl Runtime for CriRuntime {
         self.status_in(id, item.pod_sandbox_id).await.map_err(fail)
     }
 
+    async fn container_disk_bytes(&self, id: &str) -> Result<Option<u64>, RuntimeError> {
+        let request = v1::ContainerStatsRequest { container_id: id.to_owned() };
+        let answer = self.call(request).await;
+        let answer = answer.map_err(|failure| failure.of("container", id, "measure"))?;
+        let layer = answer.stats.and_then(|stats| stats.writable_layer);
+        Ok(layer.and_then(|layer| layer.used_bytes).map(|bytes| bytes.value))
+    }
+
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         let running = v1::ContainerStateValue { state: v1::ContainerState::Running.into() };
         let filter = v1::ContainerFilter { state: Some(running), ..Default::default() };
