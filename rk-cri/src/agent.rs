@@ -44,6 +44,7 @@ use crate::{
 };
 
 mod admission;
+mod allocation;
 mod backoff;
 #[cfg(feature = "server")]
 pub mod certificates;
@@ -65,6 +66,7 @@ mod observed;
 mod plan;
 mod probes;
 mod report;
+mod resize;
 mod resources;
 mod settings;
 mod shutdown;
@@ -534,5 +536,6 @@ impl Core {
             };
             self.pod_orphaned(Arc::new(pod));
         }
+        self.sweep_once().await;
     }
 }

@@ -155,6 +155,23 @@ pub struct Resources {
     pub pids_limit: i64,
 }
 
+impl Resources {
+    /// Takes over the limits that are set in `other`.
+    pub fn change(&mut self, other: &Self) {
+        let Self { cpu_shares, cpu_quota_us, cpu_period_us, memory_limit_bytes, pids_limit } = self;
+        fn take<T: Default + PartialEq + Copy>(to: &mut T, from: T) {
+            if from != T::default() {
+                *to = from;
+            }
+        }
+        take(cpu_shares, other.cpu_shares);
+        take(cpu_quota_us, other.cpu_quota_us);
+        take(cpu_period_us, other.cpu_period_us);
+        take(memory_limit_bytes, other.memory_limit_bytes);
+        take(pids_limit, other.pids_limit);
+    }
+}
+
 /// Who a container runs as, and what it may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+#[path = "native/confined.rs"]
+mod confined;
 #[path = "native/endpoint.rs"]
 mod endpoint;
 #[path = "native/lab.rs"]
@@ -44,6 +46,11 @@ const TESTS: &[(&str, Test)] = tests![
     life::fifty_pods_leave_nothing_behind,
     life::teardown_leaves_only_images,
     life::an_image_in_use_keeps_its_layers,
+    confined::the_own_profile_refuses_what_no_capability_would,
+    confined::a_filter_leaves_user_and_capabilities_as_they_were,
+    confined::a_call_that_kills_ends_the_container_by_a_signal,
+    confined::a_privileged_container_is_not_filtered,
+    confined::a_container_starts_again_under_its_filter_after_a_restart_of_the_agent,
     limits::cpu_memory_and_process_limits_are_set_in_the_cgroup,
     limits::going_over_the_memory_limit_is_oom_killed,
     limits::a_kill_without_memory_want_is_not_called_oom,

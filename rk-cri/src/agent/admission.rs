@@ -16,7 +16,7 @@ pub(crate) type Refusal = (String, String);
 pub(crate) fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Refusal> {
     let refuse =
         |reason: &str, why: String| Err((reason.to_string(), format!("Pod was rejected: {why}")));
-    if let Some((name, requested, used, capacity)) = lacking(pod, others, node) {
+    if let Some(Shortage { name, requested, used, capacity }) = lacking(pod, others, node) {
         let why = format!(
             "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
         );
@@ -39,8 +39,17 @@ pub(crate) fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Refus
     Ok(())
 }
 
-/// The first resource that the node has too little of: name, requested, used, capacity.
-fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<(String, i64, i64, i64)> {
+/// A resource that a node has too little of. CPU in thousandths, else in units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    pub(crate) name: &'static str,
+    pub(crate) requested: i64,
+    pub(crate) used: i64,
+    pub(crate) capacity: i64,
+}
+
+/// The first resource that the node has too little of.
+pub(crate) fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortage> {
     let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref())?;
     let amount = |name: &str| {
         let quantity = Quantity::parse(&allocatable.get(name)?.0).ok()?;
@@ -49,7 +58,7 @@ fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<(String, i64, i64,
     if let Some(capacity) = amount("pods") {
         let used = others.len() as i64;
         if used + 1 > capacity {
-            return Some(("pods".into(), 1, used, capacity));
+            return Some(Shortage { name: "pods", requested: 1, used, capacity });
         }
     }
     for name in ["cpu", "memory", "ephemeral-storage"] {
@@ -60,7 +69,7 @@ fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<(String, i64, i64,
         let capacity = amount(name).unwrap_or(0);
         let used: i64 = others.iter().map(|other| pod_request(other, name)).sum();
         if used + requested > capacity {
-            return Some((name.into(), requested, used, capacity));
+            return Some(Shortage { name, requested, used, capacity });
         }
     }
     None

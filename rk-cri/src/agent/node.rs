@@ -71,6 +71,10 @@ pub(crate) fn node(identity: &Identity, now: &Time) -> Node {
     }
 }
 
+/// What a node here can follow and an older one may not, sorted (KEP-5328): no CPU is a container's
+/// alone, so that those of guaranteed Pods can change too.
+const DECLARED_FEATURES: [&str; 1] = ["GuaranteedQoSPodCPUResize"];
+
 /// The node's status; conditions keep their transition times from `old`.
 pub(crate) fn status(
     identity: &Identity,
@@ -102,6 +106,7 @@ pub(crate) fn status(
         images: Some(image_list(images, identity.settings.images_max))
             .filter(|images| !images.is_empty()),
         node_info: Some(identity.info.clone()),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).into()),
         ..Default::default()
     }
 }
