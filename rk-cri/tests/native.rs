@@ -6,10 +6,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+#[path = "native/agent.rs"]
+mod agent;
 #[path = "native/confined.rs"]
 mod confined;
 #[path = "native/endpoint.rs"]
 mod endpoint;
+#[path = "native/kills.rs"]
+mod kills;
 #[path = "native/lab.rs"]
 mod lab;
 #[path = "native/life.rs"]
@@ -72,6 +76,9 @@ const TESTS: &[(&str, Test)] = tests![
     restart::a_sandbox_that_was_half_made_is_taken_down,
     restart::a_sandbox_whose_supervisor_died_is_not_ready,
     restart::one_directory_has_one_owner,
+    kills::a_hundred_kills_of_the_agent_lose_double_and_leave_nothing,
+    agent::a_pod_is_resized_in_its_cgroup_and_keeps_it_over_a_restart_of_the_agent,
+    agent::a_pod_gets_the_seccomp_profile_that_it_names_or_is_told_why_not,
     endpoint::the_conformance_kit_passes_over_a_cri_endpoint,
 ];
 
@@ -79,6 +86,9 @@ fn main() -> ExitCode {
     rk_cri::native::init();
     if let Some(directory) = std::env::var_os(restart::CHILD) {
         return runtime().block_on(restart::child(directory.into()));
+    }
+    if let Some(directory) = std::env::var_os(kills::AGENT) {
+        return runtime().block_on(kills::agent(directory.into()));
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 use rk_api::meta::quantity::Quantity;
 
-use super::resources::pod_request;
+use super::{hugepages::PREFIX, resources::pod_request};
 
 /// Why a pod is refused: the reason and the message of its status.
 pub(crate) type Refusal = (String, String);
@@ -40,9 +40,9 @@ pub(crate) fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Refus
 }
 
 /// A resource that a node has too little of. CPU in thousandths, else in units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shortage {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) requested: i64,
     pub(crate) used: i64,
     pub(crate) capacity: i64,
@@ -58,10 +58,11 @@ pub(crate) fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortag
     if let Some(capacity) = amount("pods") {
         let used = others.len() as i64;
         if used + 1 > capacity {
-            return Some(Shortage { name: "pods", requested: 1, used, capacity });
+            return Some(Shortage { name: "pods".to_owned(), requested: 1, used, capacity });
         }
     }
-    for name in ["cpu", "memory", "ephemeral-storage"] {
+    let pages = allocatable.keys().map(String::as_str).filter(|name| name.starts_with(PREFIX));
+    for name in ["cpu", "memory", "ephemeral-storage"].into_iter().chain(pages) {
         let requested = pod_request(pod, name);
         if requested == 0 {
             continue;
@@ -69,7 +70,7 @@ pub(crate) fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortag
         let capacity = amount(name).unwrap_or(0);
         let used: i64 = others.iter().map(|other| pod_request(other, name)).sum();
         if used + requested > capacity {
-            return Some(Shortage { name, requested, used, capacity });
+            return Some(Shortage { name: name.to_owned(), requested, used, capacity });
         }
     }
     None

@@ -71,7 +71,12 @@ impl Core {
                 self.sweep().await;
             }
         };
-        tokio::join!(pressure, logs, sweep);
+        let kernel = async {
+            if !simulated {
+                self.watch_kernel().await;
+            }
+        };
+        tokio::join!(pressure, logs, sweep, kernel);
     }
 
     async fn watch_pressure(&self, mut watch: Watch) {

@@ -21,6 +21,7 @@ use rk_api::{client::EventType, clock, volumes::claim_of};
 use super::{
     claims, env,
     handler::{self, Action, Place, Verdict, describe},
+    hugepages,
     observed::Observed,
     spec::{check_non_root, container_config, hosts_file, hosts_file_of_node, pod_ref, seccomp},
     static_pods::is_static,
@@ -124,6 +125,8 @@ impl Core {
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
         let mounts = mounts.map_err(config_error)?;
         let mut config = container_config(pod, container, attempt, image, env, mounts);
+        config.resources.hugepage_limits =
+            hugepages::limits(container, self.config.identity.capacity.keys());
         let (profiles, otherwise) =
             (self.config.root_dir.join("seccomp"), self.config.settings.seccomp.clone());
         config.security.seccomp = seccomp(pod, container, &profiles, otherwise);

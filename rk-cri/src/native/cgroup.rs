@@ -119,6 +119,17 @@ impl Cgroup {
         self.v2 || self.directories.iter().filter_map(mount).any(|file| file.exists())
     }
 
+    /// Whether there is a controller for huge pages.
+    pub(super) fn limits_huge_pages(&self) -> bool {
+        let depth = self.path.components().count() - 1;
+        let mut mounts = self.directories.iter().filter_map(|d| d.ancestors().nth(depth));
+        mounts.any(|mount| match self.v2 {
+            true => fs::read_to_string(mount.join("cgroup.controllers"))
+                .is_ok_and(|all| all.split_whitespace().any(|name| name == "hugetlb")),
+            false => mount.ends_with("hugetlb"),
+        })
+    }
+
     /// The processes in it, those of cgroups below it included.
     pub(super) fn processes(&self) -> Vec<i32> {
         let Some(directory) = self.directories.iter().find(|directory| directory.is_dir()) else {

@@ -103,6 +103,7 @@ fn start(creation: Creation<'_>) -> Result<i32, String> {
         filtered: filter.is_some(),
         capabilities: bounding_capabilities(),
         limits_swap: record.cgroup.limits_swap(),
+        limits_huge_pages: record.cgroup.limits_huge_pages(),
         pid_namespace_of,
         shm: directory.join("shm"),
         devices: match record.config.security.privileged {

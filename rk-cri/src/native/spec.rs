@@ -103,6 +103,8 @@ pub(super) struct Facts {
     pub(super) capabilities: u64,
     /// Whether the swap limit can be set.
     pub(super) limits_swap: bool,
+    /// Whether there is a controller for huge pages.
+    pub(super) limits_huge_pages: bool,
     /// A process whose pid namespace the container joins.
     pub(super) pid_namespace_of: Option<i32>,
     /// Whether the container's system calls are filtered.
@@ -351,6 +353,11 @@ fn resources(record: &ContainerRecord, facts: &Facts) -> Value {
     }
     if limits.pids_limit > 0 {
         all.insert("pids".to_owned(), json!({"limit": limits.pids_limit}));
+    }
+    if facts.limits_huge_pages && !limits.hugepage_limits.is_empty() {
+        let limit = |(size, limit): (&String, &u64)| json!({"pageSize": size, "limit": limit});
+        let all_sizes: Vec<Value> = limits.hugepage_limits.iter().map(limit).collect();
+        all.insert("hugepageLimits".to_owned(), all_sizes.into());
     }
     let devices = match record.config.security.privileged {
         true => json!([{"allow": true, "access": "rwm"}]),

@@ -395,7 +395,8 @@ impl Runtime for SimRuntime {
     }
 
     async fn remove_image(&self, name: &str) -> Result<(), RuntimeError> {
-        self.node.state.lock().images.remove(name);
+        let mut state = self.node.state.lock();
+        state.images.retain(|known, ()| known != name && image_id(known) != name);
         Ok(())
     }
 

@@ -205,13 +205,13 @@ mod tests {
                 "includes": includes, "excludes": excludes}]))
         };
         let with_caps = of(json!({"caps": ["CAP_SYS_ADMIN"]}), json!({}));
-        assert_eq!(calls(&with_caps, &[]), []);
+        assert!(calls(&with_caps, &[]).is_empty());
         assert_eq!(calls(&with_caps, &["CAP_SYS_ADMIN"]), [read]);
         let without = of(json!({}), json!({"caps": ["CAP_SYS_ADMIN"]}));
         assert_eq!(calls(&without, &[]), [read]);
-        assert_eq!(calls(&without, &["CAP_SYS_ADMIN"]), []);
+        assert!(calls(&without, &["CAP_SYS_ADMIN"]).is_empty());
         assert_eq!(calls(&of(json!({"arches": [ARCHITECTURE]}), json!({})), &[]), [read]);
-        assert_eq!(calls(&of(json!({"arches": ["s390"]}), json!({})), &[]), []);
+        assert!(calls(&of(json!({"arches": ["s390"]}), json!({})), &[]).is_empty());
     }
 
     #[test]
