@@ -9,6 +9,8 @@
 //! The reference column was measured on a 2-core machine with kube-apiserver 1.20 and etcd 3.4,
 //! JSON over TLS, the load generator on the same cores. Load here also comes from this process.
 
+#[path = "../common/allocator.rs"]
+mod allocator;
 mod controllers;
 mod load;
 mod objects;
