@@ -79,6 +79,8 @@ const TESTS: &[(&str, Test)] = tests![
     kills::a_hundred_kills_of_the_agent_lose_double_and_leave_nothing,
     agent::a_pod_is_resized_in_its_cgroup_and_keeps_it_over_a_restart_of_the_agent,
     agent::a_pod_gets_the_seccomp_profile_that_it_names_or_is_told_why_not,
+    agent::huge_pages_are_capacity_and_who_asks_for_too_many_is_refused,
+    agent::a_volume_in_memory_is_made_whole_after_an_agent_died_while_making_it,
     endpoint::the_conformance_kit_passes_over_a_cri_endpoint,
 ];
 

@@ -14,7 +14,7 @@ pub(crate) const PREFIX: &str = "hugepages-";
 pub(crate) const POOLS: &str = "/sys/kernel/mm/hugepages";
 
 /// A page's size in bytes, of a resource such as `hugepages-2Mi`.
-fn page_bytes(resource: &str) -> Option<u64> {
+pub(crate) fn page_bytes(resource: &str) -> Option<u64> {
     let size = Quantity::parse(resource.strip_prefix(PREFIX)?).ok()?;
     u64::try_from(size.value()).ok().filter(|bytes| *bytes > 0)
 }

@@ -48,6 +48,10 @@ impl Cluster {
         self.agent = Some(token.drop_guard());
     }
 
+    pub fn stop_agent(&mut self) {
+        self.agent = None;
+    }
+
     pub fn pods(&self) -> Api<Pod> {
         Api::default_namespaced(self.client.clone())
     }
@@ -192,5 +196,57 @@ pub async fn a_pod_gets_the_seccomp_profile_that_it_names_or_is_told_why_not(lab
     for name in ["confined", "missing"] {
         cluster.delete(name).await;
     }
+    cluster.end(lab).await;
+}
+
+pub async fn huge_pages_are_capacity_and_who_asks_for_too_many_is_refused(lab: &mut Lab) {
+    let pool = std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
+    let cluster = Cluster::new(lab).await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let capacity = nodes.get("n1").await.unwrap().status.unwrap().capacity.unwrap();
+    let Ok(pages) = std::fs::read_to_string(pool) else {
+        assert!(!capacity.contains_key("hugepages-2Mi"), "{capacity:?}");
+        return cluster.end(lab).await;
+    };
+    let pages: u64 = pages.trim().parse().unwrap();
+    let shown: rk_api::meta::quantity::Quantity = (&capacity["hugepages-2Mi"]).try_into().unwrap();
+    assert_eq!(shown.value(), (pages << 21) as i64);
+
+    let more = format!("{}Mi", (pages + 1) * 2);
+    let amounts = json!({"cpu": "10m", "memory": "16Mi", "hugepages-2Mi": more});
+    cluster.run("hungry", "true", json!({"resources": {"limits": amounts}})).await;
+    let status = cluster.until("hungry", |status| status["phase"] == "Failed").await;
+    assert_eq!(status["reason"], "OutOfhugepages-2Mi", "{status}");
+    cluster.delete("hungry").await;
+    cluster.end(lab).await;
+}
+
+pub async fn a_volume_in_memory_is_made_whole_after_an_agent_died_while_making_it(lab: &mut Lab) {
+    let mut cluster = Cluster::new(lab).await;
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "nodeName": "n1", "terminationGracePeriodSeconds": 1, "restartPolicy": "Never",
+            "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}],
+            "containers": [{
+                "name": "main", "image": "busybox", "imagePullPolicy": "Never",
+                "command": ["sh", "-c", "grep -q ' /memory tmpfs' /proc/mounts"],
+                "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
+            }],
+        },
+    }))
+    .unwrap();
+    // What is there when an agent dies between the directory and the mount.
+    cluster.stop_agent();
+    let made = cluster.pods().create(&PostParams::default(), &pod).await.unwrap();
+    let uid = made.metadata.uid.unwrap();
+    let volume = format!("agent/pods/{uid}/volumes/kubernetes.io~empty-dir/memory");
+    std::fs::create_dir_all(lab.directory.path().join(volume)).unwrap();
+    cluster.start_agent(lab).await;
+    let ended = |status: &Value| matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let status = cluster.until("web", ended).await;
+    assert_eq!(status["phase"], "Succeeded", "{status}");
+    cluster.delete("web").await;
+    eventually(|| async { lab.mounts().is_empty().then_some(()) }).await;
     cluster.end(lab).await;
 }
