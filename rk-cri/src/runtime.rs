@@ -159,6 +159,34 @@ pub struct Resources {
     pub memory_limit_bytes: i64,
     /// Limit on processes.
     pub pids_limit: i64,
+    /// Limits on huge pages in bytes, by the size of a page as cgroups name it: `2MB`, `1GB`.
+    #[serde(default)]
+    pub hugepage_limits: BTreeMap<String, u64>,
+}
+
+impl Resources {
+    /// Takes over the limits that are set in `other`.
+    pub fn change(&mut self, other: &Self) {
+        let Self {
+            cpu_shares,
+            cpu_quota_us,
+            cpu_period_us,
+            memory_limit_bytes,
+            pids_limit,
+            hugepage_limits,
+        } = self;
+        hugepage_limits.extend(other.hugepage_limits.clone());
+        fn take<T: Default + PartialEq + Copy>(to: &mut T, from: T) {
+            if from != T::default() {
+                *to = from;
+            }
+        }
+        take(cpu_shares, other.cpu_shares);
+        take(cpu_quota_us, other.cpu_quota_us);
+        take(cpu_period_us, other.cpu_period_us);
+        take(memory_limit_bytes, other.memory_limit_bytes);
+        take(pids_limit, other.pids_limit);
+    }
 }
 
 /// Who a container runs as, and what it may do.

@@ -17,7 +17,9 @@ use k8s_openapi::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{eviction::thresholds::Pressure, housekeeping::NodeState, settings::Settings};
+use super::{
+    eviction::thresholds::Pressure, housekeeping::NodeState, hugepages, settings::Settings,
+};
 use crate::runtime::Image;
 
 /// Leaves it to the controllers to attach volumes to the node.
@@ -74,6 +76,10 @@ pub(crate) fn node(identity: &Identity, now: &Time) -> Node {
     }
 }
 
+/// What a node here can follow and an older one may not, sorted (KEP-5328): no CPU is a container's
+/// alone, so that those of guaranteed Pods can change too.
+const DECLARED_FEATURES: [&str; 1] = ["GuaranteedQoSPodCPUResize"];
+
 /// The node's status; conditions keep their transition times from `old`.
 pub(crate) fn status(
     identity: &Identity,
@@ -109,6 +115,7 @@ pub(crate) fn status(
         volumes_attached: old.and_then(|old| old.volumes_attached.clone()),
         volumes_in_use: Some(state.volumes_in_use.iter().cloned().collect())
             .filter(|volumes: &Vec<String>| !volumes.is_empty()),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).into()),
         ..Default::default()
     }
 }
@@ -130,8 +137,18 @@ fn allocatable(
     settings: &Settings,
     capacity: &BTreeMap<String, Quantity>,
 ) -> BTreeMap<String, Quantity> {
+    let parse = |amount: &Quantity| rk_api::meta::quantity::Quantity::parse(&amount.0);
+    // Memory that is set aside for huge pages is none that others can have.
+    let huge = capacity.iter().filter(|(name, _)| name.starts_with(hugepages::PREFIX));
+    let huge: i64 = huge.filter_map(|(_, amount)| Some(parse(amount).ok()?.value())).sum();
     let left = |(name, amount): (&String, &Quantity)| {
-        let parsed = rk_api::meta::quantity::Quantity::parse(&amount.0);
+        let parsed = parse(amount).map(|parsed| match name.as_str() {
+            "memory" if huge > 0 => {
+                let value = parsed.value().saturating_sub(huge).max(0);
+                rk_api::meta::quantity::Quantity::new(value, 0).with_format(parsed.format())
+            }
+            _ => parsed,
+        });
         let left = parsed.map(|parsed| settings.allocatable(name, parsed).into());
         (name.clone(), left.unwrap_or_else(|_| amount.clone()))
     };
@@ -274,6 +291,7 @@ pub(crate) fn machine_capacity(root: &Path) -> BTreeMap<String, String> {
     capacity.insert("memory".into(), format!("{}Ki", memory.unwrap_or(1 << 20)));
     capacity
         .extend(file_system_kib(root).map(|kib| ("ephemeral-storage".into(), format!("{kib}Ki"))));
+    capacity.extend(hugepages::capacity(Path::new(hugepages::POOLS)));
     capacity
 }
 

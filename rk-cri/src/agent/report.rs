@@ -52,6 +52,7 @@ impl Core {
                 disrupted: self.ended_from_outside(&pod_ref(&pod).uid).is_some(),
                 host_ips: &self.config.node_ips,
                 scheme: &self.scheme,
+                allocation: memory.allocation.as_deref(),
                 now: clock::now(),
             };
             pod_status(&pod, observed, &inputs)

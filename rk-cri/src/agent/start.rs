@@ -23,6 +23,7 @@ use rk_api::{client::EventType, clock, volumes::claim_of};
 use super::{
     claims, csi, env,
     handler::{self, Action, Place, Verdict, describe},
+    hugepages,
     observed::Observed,
     references,
     spec::{
@@ -116,11 +117,22 @@ impl Core {
             let user = known.map(|image| image.user).unwrap_or_default();
             check_non_root(pod, container, &user).map_err(config_error)?;
         }
-        let attempt = self.next_attempt(pod, container, latest);
+        // One that was made and never started, for an agent that died meanwhile, counts for nothing.
+        let unused = latest.filter(|latest| latest.state == ContainerState::Created);
+        if let Some(unused) = unused {
+            let removed = self.runtime.remove_container(&unused.id).await;
+            removed.map_err(|error| fail("CreateContainerError", describe(&error)))?;
+        }
+        let attempt = match unused {
+            Some(unused) => unused.config.attempt,
+            None => self.next_attempt(pod, container, latest),
+        };
         let env = self.environment(pod, container, &sandbox.ips).await.map_err(config_error)?;
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
         let mounts = mounts.map_err(config_error)?;
         let mut config = container_config(pod, container, attempt, image, env, mounts);
+        config.resources.hugepage_limits =
+            hugepages::limits(container, self.config.identity.capacity.keys());
         let (profiles, otherwise) =
             (self.config.root_dir.join("seccomp"), self.config.settings.seccomp.clone());
         config.security.seccomp = seccomp(pod, container, &profiles, otherwise);
@@ -136,6 +148,10 @@ impl Core {
             Ok(id) => id,
             Err(error) => return Err(fail("CreateContainerError", describe(&error))),
         };
+        if let Some(allocation) = &mut memory.allocation {
+            allocation.made(&container.name, &id);
+            self.write_allocation(pod, memory).await;
+        }
         self.event(
             &about,
             EventType::Normal,

@@ -21,6 +21,7 @@ use rk_api::{client::EventType, clock};
 
 use super::{
     admission::{Refusal, admit, allow_sysctls},
+    allocation::{Allocation, Resize},
     backoff::BackOff,
     csi,
     env::{Facts, Referenced},
@@ -29,6 +30,7 @@ use super::{
     plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
     references,
+    resize::hold_key,
     spec::{NodeFacts, full_name, sandbox_config, wrong_hostname},
     static_pods::is_static,
     status::{Waiting, is_terminal},
@@ -63,6 +65,10 @@ pub(super) struct Memory {
     /// Those of them that a CSI driver has mounted.
     pub(super) csi: BTreeMap<String, csi::Mounted>,
     pub(super) tokens: BTreeMap<(String, String), (String, Timestamp)>,
+    /// What is allocated to a pod that was resized.
+    pub(super) allocation: Option<Box<Allocation>>,
+    /// What an earlier agent wrote of it was looked for.
+    pub(super) allocation_read: bool,
     /// The pod was ended from outside: reason and message.
     pub(super) ended: Option<Refusal>,
     admitted: bool,
@@ -93,6 +99,11 @@ impl Remembered for View<'_> {
         let name = &container.config.name;
         self.memory.probes.health(find(self.pod, name).as_deref(), name, &container.id)
     }
+
+    fn resize(&self, container: &Container, id: &str) -> Resize {
+        let allocation = self.memory.allocation.as_ref();
+        allocation.map_or(Resize::Done, |allocation| allocation.step(container, id))
+    }
 }
 
 /// A container of the pod by name, of whatever kind.
@@ -122,6 +133,11 @@ impl Memory {
                 pod.clone()
             }
         }
+    }
+
+    /// The pod with what is allocated to it.
+    pub(super) fn allocated(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        self.allocation.as_ref().map_or_else(|| pod.clone(), |allocation| allocation.apply(pod))
     }
 
     pub(super) fn hold(&mut self, name: &str, pause: Duration, now: Timestamp) {
@@ -236,6 +252,7 @@ impl Core {
     ) -> Next {
         let mut wake = deadline;
         let mut finished = false;
+        self.allocate(&pod, memory).await;
         for _ in 0..ROUNDS_MAX {
             memory.probes.follow(self, &pod, &observed);
             let now = clock::now();
@@ -260,6 +277,7 @@ impl Core {
             }
         }
         memory.probes.follow(self, &pod, &observed);
+        self.finish_resize(&pod, &observed, memory).await;
         self.report(&pod, &observed, memory, finished).await;
 
         let now = clock::now();
@@ -284,6 +302,7 @@ impl Core {
             plan.create_sandbox = None;
         }
         plan.start.retain(|name| !memory.held(name, now));
+        plan.update.retain(|(_, name)| !memory.held(&hold_key(name), now));
         for name in plan.backing_off.keys() {
             let pause = super::backoff::go_duration(
                 memory.back_offs.get(name).copied().unwrap_or_default().pause(),
@@ -337,6 +356,14 @@ impl Core {
         }
         if let Some(attempt) = plan.create_sandbox {
             self.create_sandbox(pod, observed, attempt, memory).await;
+        }
+        // What runs gets what is allocated, and not what is only asked for.
+        let pod = &memory.allocated(pod);
+        for (id, name) in &plan.update {
+            let status = observed.all().find(|container| container.id == *id);
+            if let (Some(container), Some(status)) = (find(pod, name), status) {
+                self.update_limits(pod, &container, status, memory).await;
+            }
         }
         for name in &plan.start {
             if let Some(container) = find(pod, name) {
@@ -418,7 +445,7 @@ impl Core {
             return Ok(());
         };
         let mine = pod.metadata.uid.as_ref();
-        let others = self.pods();
+        let others = self.allocated.view(self.pods());
         // In the order of creation, so that of two that collide the older one stays.
         let born = |pod: &Pod| {
             (pod.metadata.creation_timestamp.clone().map(|t| t.0), pod.metadata.uid.clone())

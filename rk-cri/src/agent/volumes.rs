@@ -24,6 +24,7 @@ use super::{
 use crate::runtime::Mount;
 
 pub(crate) mod atomic;
+mod huge_pages;
 pub(crate) mod subpath;
 
 /// A volume that could not be set up: its name and why.
@@ -34,6 +35,10 @@ pub(crate) enum Source {
     EmptyDir {
         memory: bool,
         size_limit: Option<i64>,
+    },
+    /// Memory in pages of this size.
+    HugePages {
+        page_bytes: u64,
     },
     HostPath {
         path: PathBuf,
@@ -108,6 +113,11 @@ pub(crate) fn source(
         let size_limit = empty.size_limit.as_ref();
         let size_limit =
             size_limit.and_then(|q| rk_api::meta::quantity::Quantity::parse(&q.0).ok());
+        let medium = empty.medium.as_deref().unwrap_or_default();
+        if medium.starts_with("HugePages") {
+            let page_bytes = huge_pages::page_bytes(medium, facts.pod)?;
+            return Ok(Source::HugePages { page_bytes });
+        }
         return Ok(Source::EmptyDir {
             memory: empty.medium.as_deref() == Some("Memory"),
             size_limit: size_limit.map(|limit| limit.value()),
@@ -291,6 +301,13 @@ pub(crate) fn set_up(
             empty_dir(&path, memory, size_limit, group).map_err(|error| error.to_string())?;
             Ok(path)
         }
+        Source::HugePages { page_bytes } => {
+            let path = directory(pod_dir, "empty-dir", volume);
+            huge_pages::set_up(&path, page_bytes, group).map_err(|error| {
+                format!("cannot mount huge pages of {page_bytes} bytes: {error}")
+            })?;
+            Ok(path)
+        }
         Source::HostPath { path, type_ } => {
             host_path(&path, &type_)?;
             Ok(path)
@@ -311,20 +328,45 @@ fn empty_dir(
     size_limit: Option<i64>,
     group: Option<u32>,
 ) -> io::Result<()> {
-    if path.exists() {
+    if path.exists() && (!memory || is_mounted(path)?) {
         return Ok(());
     }
-    std::fs::create_dir_all(path)?;
-    set_mode(path, 0o777)?;
+    // An agent may die at each of these steps, and the next one must not take half for the whole: a
+    // directory gets its name last, and memory is there once it is mounted.
+    let new = match path.file_name() {
+        Some(name) if !memory => path.with_file_name(format!(".new-{}", name.to_string_lossy())),
+        _ => path.to_owned(),
+    };
+    std::fs::create_dir_all(&new)?;
     if memory {
         mount_tmpfs(path, size_limit);
     }
+    set_mode(&new, 0o777)?;
     if let Some(group) = group {
-        give_to_group(path, group)?;
+        give_to_group(&new, group)?;
         // What is made in it belongs to the group too.
-        set_mode(path, 0o2777)?;
+        set_mode(&new, 0o2777)?;
+    }
+    if !memory {
+        std::fs::rename(&new, path)?;
     }
     Ok(())
+}
+
+/// Whether something is mounted on a directory.
+#[cfg(unix)]
+fn is_mounted(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| Ok::<_, io::Error>(std::fs::metadata(path)?.dev());
+    Ok(match path.parent() {
+        Some(parent) => device(path)? != device(parent)?,
+        None => true,
+    })
+}
+
+#[cfg(not(unix))]
+fn is_mounted(_: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Gives a file or directory, not what a link leads to, to a group.

@@ -26,6 +26,7 @@ use super::{
     kubelet_api::LastTimes,
     probes::ProbeCounts,
     references::References,
+    resize::Allocated,
     spec::pod_ref,
     static_pods::Mirrors,
     sync::Memory,
@@ -62,6 +63,7 @@ pub(crate) struct Core {
     pub(super) last_times: LastTimes,
     pub(super) csi: Csi,
     pub(super) references: References,
+    pub(super) allocated: Allocated,
     /// Ends all work on pods; what runs keeps running.
     pub(super) stopped: CancellationToken,
     slots: Mutex<Slots>,
@@ -141,6 +143,7 @@ impl Core {
             last_times: LastTimes::default(),
             csi: Csi::default(),
             references: References::default(),
+            allocated: Allocated::default(),
             stopped: CancellationToken::new(),
             slots: Mutex::new(Slots { next: HEARTBEAT + 1, ..Slots::default() }),
         })
@@ -263,10 +266,17 @@ impl Core {
 
     /// Works on a pod until there is nothing more to do now.
     async fn work(self: Arc<Self>, uid: String) {
+        if self.work_on(&uid).await == Next::Forget {
+            // What it had is there for others.
+            self.look_at_deferred();
+        }
+    }
+
+    async fn work_on(self: &Arc<Self>, uid: &str) -> Next {
         loop {
             let (job, mut memory) = {
                 let mut slots = self.slots.lock();
-                let Some(slot) = slots.by_uid.get_mut(&uid) else { return };
+                let Some(slot) = slots.by_uid.get_mut(uid) else { return Next::Wait(None) };
                 let changed = slot.changed.clone();
                 let job = Job { pod: slot.pod.clone(), gone: slot.gone, changed };
                 let mut memory = slot.memory.take().unwrap_or_default();
@@ -279,14 +289,15 @@ impl Core {
             let next = Box::pin(self.sync(&job, &mut memory)).await;
             let mut slots = self.slots.lock();
             let slots = &mut *slots;
-            let Some(slot) = slots.by_uid.get_mut(&uid) else { return };
+            let Some(slot) = slots.by_uid.get_mut(uid) else { return Next::Wait(None) };
             if next == Next::Forget {
-                self.forget_end(&uid);
-                self.references.forget(&uid);
-                self.forget_probe_counts(&uid);
+                self.forget_end(uid);
+                self.references.forget(uid);
+                self.forget_probe_counts(uid);
+                self.allocated.forget(uid);
                 slots.uids.remove(&slot.number);
-                slots.by_uid.remove(&uid);
-                return;
+                slots.by_uid.remove(uid);
+                return next;
             }
             slot.memory = Some(memory);
             if std::mem::take(&mut slot.dirty) {
@@ -302,7 +313,7 @@ impl Core {
                     self.timers.set(at, self.this.clone(), slot.number);
                 }
             }
-            return;
+            return Next::Wait(None);
         }
     }
 

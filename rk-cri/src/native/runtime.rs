@@ -11,8 +11,8 @@ use super::{NativeRuntime, pods::fail, pods::image_error, session};
 use crate::images::{ImageError, ImageName};
 use crate::runtime::{
     ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
-    ImageFilesystem, Io, NodeStats, PullFailure, PullImage, Runtime, RuntimeError, RuntimeEvent,
-    SandboxConfig, SandboxStatus, Session,
+    ImageFilesystem, Io, NodeStats, PullFailure, PullImage, Resources, Runtime, RuntimeError,
+    RuntimeEvent, SandboxConfig, SandboxStatus, Session,
 };
 
 /// How long a connection into a pod or to the node may take.
@@ -50,6 +50,14 @@ impl Runtime for NativeRuntime {
 
     async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
         self.inner.start_container(id).await
+    }
+
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: Resources,
+    ) -> Result<(), RuntimeError> {
+        self.inner.update_resources(id, resources).await
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {

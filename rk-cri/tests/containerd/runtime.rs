@@ -76,7 +76,7 @@ pub async fn the_configuration_reaches_the_container(lab: &mut Lab) {
             cpu_quota_us: 50_000,
             cpu_period_us: 100_000,
             memory_limit_bytes: 64 << 20,
-            pids_limit: 0,
+            ..Resources::default()
         },
         security: Security {
             run_as_user: Some(1000),

@@ -259,6 +259,7 @@ mod tests {
                 cpu_period_us: 100_000,
                 memory_limit_bytes: 1 << 26,
                 pids_limit: 0,
+                hugepage_limits: [("2MB".into(), 4 << 20)].into(),
             },
             security: Security {
                 run_as_user: Some(0),
