@@ -10,6 +10,8 @@
 //! `table.rs` lists the flags, `options.rs` says what they mean, `assemble.rs` makes a server of
 //! them. Any number of servers can run on one etcd.
 
+#[path = "../common/allocator.rs"]
+mod allocator;
 mod assemble;
 #[path = "../common/files.rs"]
 mod files;

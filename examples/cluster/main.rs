@@ -7,6 +7,8 @@
 //! cargo run --release --example cluster -- -- kubectl get nodes   # run a command, then end
 //! ```
 
+#[path = "../common/allocator.rs"]
+mod allocator;
 mod options;
 mod progress;
 mod state;

@@ -12,6 +12,8 @@
 //! them, and `serve.rs` answers for its health. Of any number of managers, stock ones among them, the
 //! one that holds the Lease works; one that loses it ends, for its service manager to start it anew.
 
+#[path = "../common/allocator.rs"]
+mod allocator;
 mod assemble;
 #[path = "../common/files.rs"]
 mod files;

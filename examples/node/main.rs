@@ -11,6 +11,8 @@
 //! `connect.rs` finds the way to the API server and keeps the certificates, `runtime.rs` chooses what
 //! runs containers, and `serve.rs` answers at the kubelet's ports.
 
+#[path = "../common/allocator.rs"]
+mod allocator;
 mod connect;
 #[path = "../common/files.rs"]
 mod files;

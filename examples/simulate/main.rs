@@ -10,6 +10,8 @@
 //! fills up as well. After every change invariants are checked; at the end the cluster has to come
 //! to rest. The same arguments print the same digest of everything that was written.
 
+#[path = "../common/allocator.rs"]
+mod allocator;
 mod options;
 mod print;
 

@@ -8,6 +8,8 @@ pub mod csi;
 #[cfg(target_os = "linux")]
 pub mod images;
 pub mod logs;
+#[cfg(target_os = "linux")]
+mod machine;
 #[cfg(all(target_os = "linux", feature = "native"))]
 pub mod native;
 mod rpc;

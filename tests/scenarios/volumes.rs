@@ -5,9 +5,11 @@ use crate::harness::{Shell, apply, scenarios};
 scenarios! {
     Sim:
         s256_a_storage_class_makes_and_deletes_volumes;
-    Real:
+    Both:
         s253_folders_of_the_node_are_seen_in_containers,
-        s255_a_claim_takes_a_volume_and_its_data_stays,
+        s255_a_claim_takes_a_volume_and_its_data_stays;
+    // The cluster's provisioner makes folders for its own nodes only.
+    Real:
         volumes_of_a_class_are_there_before_their_pods,
         a_pod_that_takes_more_of_the_disk_than_it_may_is_evicted,
         the_files_of_an_image_are_a_volume_for_reading;

@@ -186,7 +186,7 @@ impl Applier<'_> {
         self.take_over(live, &new, &id, &mut managers, force)?;
         let changed = !same(live, &new);
         if let Some(mut entry) = managers.take(&id) {
-            entry.fields = entry.fields.difference(stripped());
+            entry.fields.subtract(stripped());
             if changed {
                 entry.time = Some(self.write.now.to_owned());
             }

@@ -1,5 +1,7 @@
 //! What an update changes, field by field.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -217,19 +219,13 @@ impl Schema {
             }
         }
         let (old_index, new_index) = (list.index(old), list.index(new));
-        let find = |index: &[(PathElement, Vec<usize>)]| {
-            index.iter().cloned().collect::<std::collections::BTreeMap<_, _>>()
-        };
-        let new_places = find(&new_index);
-        let old_places = find(&old_index);
+        let (old_places, new_places) = (places(&old_index), places(&new_index));
         let only_new = new_index.iter().filter(|(element, _)| !old_places.contains_key(element));
         for (element, _) in old_index.iter().chain(only_new) {
-            let places = |index: &std::collections::BTreeMap<_, Vec<usize>>| {
-                index.get(element).cloned().unwrap_or_default()
-            };
-            let (was, is) = (places(&old_places), places(&new_places));
+            let was = old_places.get(element).copied().unwrap_or_default();
+            let is = new_places.get(element).copied().unwrap_or_default();
             let from = errors.len();
-            let (change, below) = match (&was[..], &is[..]) {
+            let (change, below) = match (was, is) {
                 ([] | [_], [] | [_]) => {
                     let was = was.first().map(|at| &old[*at]);
                     let is = is.first().map(|at| &new[*at]);
@@ -238,7 +234,7 @@ impl Schema {
                 // Duplicates are owned as one value.
                 ([_, _, ..], [_, _, ..]) => {
                     let same = was.len() == is.len()
-                        && was.iter().zip(&is).all(|(was, is)| same(&old[*was], &new[*is]));
+                        && was.iter().zip(is).all(|(was, is)| same(&old[*was], &new[*is]));
                     (if same { Change::None } else { Change::Modified }, Comparison::default())
                 }
                 ([_, _, ..], _) => {
@@ -264,6 +260,11 @@ impl Schema {
             comparison.note(element, change, below);
         }
     }
+}
+
+/// Where the items of a list are.
+fn places(index: &[(PathElement, Vec<usize>)]) -> BTreeMap<&PathElement, &[usize]> {
+    index.iter().map(|(element, places)| (element, places.as_slice())).collect()
 }
 
 fn leaf(old: Option<&Value>, new: Option<&Value>) -> Change {

@@ -171,19 +171,18 @@ impl Managers {
         write: &Write<'_>,
         compare: impl Fn(&str) -> Option<Cow<'c, Comparison>>,
     ) {
-        let mut versions: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
-        let mut at = |version: &str| {
-            if let Some(known) = versions.get(version) {
-                return known.clone();
-            }
-            let found = compare(version).map(|found| write.filter.comparison(found.into_owned()));
-            versions.insert(version.to_owned(), found.clone());
-            found
-        };
-        let Some(own) = at(write.api_version) else { return };
+        let pass = |found: Cow<'c, Comparison>| write.filter.comparison(found.into_owned());
+        let Some(own) = compare(write.api_version).map(pass) else { return };
+        let mut others: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
         self.retain_fields(|entry| {
-            let Some(comparison) = at(&entry.api_version) else { return false };
-            entry.give_up(&comparison);
+            let comparison = if entry.api_version == write.api_version {
+                Some(&own)
+            } else {
+                let found = others.entry(entry.api_version.clone());
+                found.or_insert_with_key(|version| compare(version).map(pass)).as_ref()
+            };
+            let Some(comparison) = comparison else { return false };
+            entry.give_up(comparison);
             true
         });
         let mut fields = own.set().difference(stripped());
@@ -241,17 +240,8 @@ impl Managers {
     }
 
     pub(super) fn sort(&mut self) {
-        let key = |entry: &Entry| {
-            (
-                entry.operation,
-                entry.seconds(),
-                entry.manager.clone(),
-                entry.api_version.clone(),
-                entry.subresource.clone(),
-            )
-        };
-        if !self.entries.is_sorted_by_key(key) {
-            self.entries.sort_by_cached_key(key);
+        if !self.entries.is_sorted_by_key(Entry::place) {
+            self.entries.sort_by(|a, b| a.place().cmp(&b.place()));
         }
     }
 }
@@ -274,14 +264,14 @@ impl Entry {
 
     /// Takes away what somebody else set or removed.
     pub(super) fn give_up(&mut self, comparison: &Comparison) {
-        if comparison.is_same() {
-            return;
+        for changed in [&comparison.modified, &comparison.added, &comparison.removed] {
+            self.fields.subtract(changed);
         }
-        self.fields = self
-            .fields
-            .difference(&comparison.modified)
-            .difference(&comparison.added)
-            .difference(&comparison.removed);
+    }
+
+    /// Where it stands among others.
+    fn place(&self) -> (Operation, i64, &str, &str, &str) {
+        (self.operation, self.seconds(), &self.manager, &self.api_version, &self.subresource)
     }
 
     fn seconds(&self) -> i64 {

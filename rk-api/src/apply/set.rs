@@ -91,6 +91,9 @@ impl FieldSet {
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
+        if other.is_empty() {
+            return self.clone();
+        }
         let members = merge(&self.members, &other.members, |a, b| match (a, b) {
             (Some(element), _) | (None, Some(element)) => Some(element.clone()),
             (None, None) => None,
@@ -117,26 +120,43 @@ impl FieldSet {
     /// What is in this one and not in the other. A parent in the other does not take its children
     /// along.
     #[must_use]
-    pub fn difference(&self, other: &Self) -> Self {
-        let children = merge_children(self, other, |a, b| match (a, b) {
-            (Some(a), Some(b)) => a.difference(b),
-            (Some(a), None) => a.clone(),
-            _ => Self::default(),
-        });
-        Self { members: self.members_without(other), children }
+    pub fn difference(mut self, other: &Self) -> Self {
+        self.subtract(other);
+        self
+    }
+
+    /// Takes out what is in the other. Few writes change much of what an object's managers own, so
+    /// what stays is left where it is.
+    pub fn subtract(&mut self, other: &Self) {
+        self.subtract_members(other);
+        if !other.children.is_empty() {
+            self.children.retain_mut(|(element, set)| {
+                if let Some(below) = other.below(element) {
+                    set.subtract(below);
+                }
+                !set.is_empty()
+            });
+        }
     }
 
     /// What is in this one and neither in the other nor below a field of the other.
     #[must_use]
-    pub fn recursive_difference(&self, other: &Self) -> Self {
-        let children = merge_children(self, other, |a, b| match (a, b) {
-            (Some(a), Some(b)) => a.recursive_difference(b),
-            (Some(a), None) => a.clone(),
-            _ => Self::default(),
+    pub fn recursive_difference(mut self, other: &Self) -> Self {
+        self.subtract_recursively(other);
+        self
+    }
+
+    fn subtract_recursively(&mut self, other: &Self) {
+        self.subtract_members(other);
+        self.children.retain_mut(|(element, set)| {
+            if other.members.binary_search(element).is_ok() {
+                return false;
+            }
+            if let Some(below) = other.below(element) {
+                set.subtract_recursively(below);
+            }
+            !set.is_empty()
         });
-        let kept = |element: &PathElement| other.members.binary_search(element).is_err();
-        let children = children.into_iter().filter(|(element, _)| kept(element)).collect();
-        Self { members: self.members_without(other), children }
     }
 
     /// The fields below which there is nothing in the set.
@@ -208,11 +228,10 @@ impl FieldSet {
         &mut self.children[at].1
     }
 
-    fn members_without(&self, other: &Self) -> Vec<PathElement> {
-        merge(&self.members, &other.members, |a, b| match (a, b) {
-            (Some(element), None) => Some(element.clone()),
-            _ => None,
-        })
+    fn subtract_members(&mut self, other: &Self) {
+        if !other.members.is_empty() {
+            self.members.retain(|element| other.members.binary_search(element).is_err());
+        }
     }
 }
 

@@ -68,7 +68,7 @@ fn translate(pattern: &str) -> Result<String, String> {
             Some((start, _)) if repeats => return Err(pattern[start..=at].to_owned()),
             _ if repeats => Some((at, false)),
             // The rest of a count belongs to it.
-            Some(within) if c != '{' && closes_count(&pattern[within.0..=at]) => Some(within),
+            Some(within) if c != '{' && closes_count(&pattern[within.0..at + c.len_utf8()]) => Some(within),
             _ => None,
         };
         match c {
@@ -206,6 +206,7 @@ mod tests {
         check(r"\Q.*\Ea", ".*a", true);
         check(r"\pL{2}", "äö", true);
         check(r"\p{Greek}", "α", true);
+        check("a{2}ӂ+ӂ", "aaӂӂ", true);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::runtime::{
     ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
-    ImageFilesystem, Io, PodRuntimeStatus, PullImage, Resources, Runtime, RuntimeError,
+    ImageFilesystem, Io, NodeStats, PodRuntimeStatus, PullImage, Resources, Runtime, RuntimeError,
     RuntimeEvent, SandboxConfig, SandboxStatus, Session,
 };
 
@@ -536,6 +536,11 @@ impl Runtime for CriRuntime {
             convert::stats::from_v1(stats, started)
         };
         Ok(told.into_iter().filter_map(of).collect())
+    }
+
+    /// CRI tells of containers. The node is the machine that this runs on, as its runtime is.
+    async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
+        Ok(crate::machine::stats())
     }
 
     async fn exec_sync(

@@ -264,7 +264,7 @@ fn parent_managers(
         if is_owner(entry, in_parents) {
             match owners.iter().position(|owner| *owner == id_in_scale(entry)) {
                 Some(at) => drop(owners.remove(at)),
-                None => entry.fields = entry.fields.difference(in_parents),
+                None => entry.fields.subtract(in_parents),
             }
         }
         true
