@@ -93,7 +93,8 @@ fn wanted_bytes(range: Option<&CapacityRange>) -> i64 {
 }
 
 fn one_node_only(capability: Option<&VolumeCapability>) -> bool {
-    let mode = capability.and_then(|capability| capability.access_mode).map(|mode| mode.mode);
+    let mode = capability.and_then(|capability| capability.access_mode.as_ref());
+    let mode = mode.map(|mode| mode.mode);
     !matches!(
         mode.and_then(|mode| Mode::try_from(mode).ok()),
         Some(Mode::MultiNodeMultiWriter | Mode::MultiNodeReaderOnly | Mode::MultiNodeSingleWriter)

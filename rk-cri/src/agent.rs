@@ -502,7 +502,7 @@ impl Agent {
             if !core.runtime.simulated() {
                 // What a driver says is told on the node's object.
                 registered.cancelled().await;
-                core.follow_plugins().await;
+                tokio::join!(biased; core.follow_plugins(), core.follow_attachments());
             }
         };
         let work = async {

@@ -142,6 +142,10 @@ pub struct Mount {
     pub container_path: PathBuf,
     /// Refuses writes.
     pub read_only: bool,
+    /// Refuses writes to what is mounted below it, too (KEP-3857). Only with `read_only`, and only of
+    /// runtimes that can ([`Runtime::recursive_read_only`]).
+    #[serde(default)]
+    pub recursive_read_only: bool,
     /// `None`, `HostToContainer` or `Bidirectional`.
     pub propagation: Option<String>,
 }
@@ -461,6 +465,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Whether containers are only simulated. The agent then writes no files for them and asks for
     /// no tokens, so that many nodes fit in one process.
     fn simulated(&self) -> bool {
+        false
+    }
+
+    /// Whether mounts can be made read-only with all that is mounted below them.
+    fn recursive_read_only(&self) -> bool {
         false
     }
 

@@ -64,6 +64,7 @@ const TESTS: &[(&str, Test)] = tests![
     sharing::a_pod_on_the_host_network_has_the_nodes,
     sharing::a_host_port_answers_inside_the_nodes_namespace,
     sharing::mounts_resolv_conf_and_shared_memory_are_there,
+    sharing::a_recursive_read_only_mount_refuses_writes_to_what_is_mounted_below,
     sharing::sysctls_are_set_inside_only,
     streams::output_is_logged_line_by_line_with_its_stream,
     streams::attach_carries_input_and_output,

@@ -14,7 +14,7 @@ use rk_api::volumes::{claim_of, is_made_for, volume_name};
 
 use super::{
     csi::Wanted,
-    volumes::{Failure, Source},
+    volumes::{self, Failure, Source},
     worker::Core,
 };
 
@@ -23,7 +23,10 @@ pub(super) fn read_only(pod: &Pod) -> BTreeSet<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let unwritable = volumes.filter(|volume| {
         let claim = volume.persistent_volume_claim.as_ref();
-        volume.image.is_some() || claim.is_some_and(|source| source.read_only == Some(true))
+        // What the agent itself writes is for it alone to change: it goes on with what it finds.
+        volumes::has_contents(volume)
+            || volume.image.is_some()
+            || claim.is_some_and(|source| source.read_only == Some(true))
     });
     unwritable.map(|volume| volume.name.clone()).collect()
 }

@@ -123,6 +123,21 @@ impl Csi {
         self.volumes.lock().values().any(|known| known.users.contains_key(uid))
     }
 
+    /// The UIDs of all Pods that have such volumes.
+    fn users(&self) -> BTreeSet<String> {
+        let volumes = self.volumes.lock();
+        volumes.values().flat_map(|known| known.users.keys().cloned()).collect()
+    }
+
+    /// Whether all drivers are here of a Pod that has such volumes.
+    pub(super) fn serves(&self, uid: &str) -> bool {
+        let drivers = self.drivers.lock();
+        let volumes = self.volumes.lock();
+        let mut of_pod =
+            volumes.iter().filter(|(_, known)| known.users.contains_key(uid)).peekable();
+        of_pod.peek().is_some() && of_pod.all(|(id, _)| drivers.contains_key(&id.driver))
+    }
+
     /// What the node's status lists as in use.
     pub(super) fn in_use(&self) -> BTreeSet<String> {
         let volumes = self.volumes.lock();

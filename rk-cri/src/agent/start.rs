@@ -279,6 +279,7 @@ impl Core {
         let volumes = memory.volumes.as_ref().map(|(paths, _)| paths.clone()).unwrap_or_default();
         let (dir, container, env) = (self.pod_dir(pod), container.clone(), env.to_vec());
         let read_only = claims::read_only(pod);
+        let recursive = self.runtime.recursive_read_only();
         let hosts = hosts_file(pod, pod_ips, &self.config.cluster_dns.domain);
         let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         let hosts = if host_network {
@@ -288,7 +289,8 @@ impl Core {
             Some(hosts)
         };
         let work = move || {
-            let mut mounts = volumes::mounts(&dir, &container, &volumes, &read_only, &env)?;
+            let mut mounts =
+                volumes::mounts(&dir, &container, &volumes, &read_only, recursive, &env)?;
             let taken = |mounts: &[Mount], path: &str| {
                 mounts.iter().any(|mount| mount.container_path == Path::new(path))
             };

@@ -287,7 +287,8 @@ impl Core {
         }
         if !self.runtime.simulated() && observed.sandbox().is_some() {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-            let recovered = memory.volumes.is_none() && self.csi.is_user(uid);
+            // After a restart of the agent: they are mounted, and may have to be refreshed.
+            let recovered = memory.volumes.is_none() && self.csi.serves(uid);
             if volumes::have_contents(&pod) || recovered {
                 wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
             }

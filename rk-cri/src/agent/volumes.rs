@@ -25,6 +25,7 @@ use crate::runtime::Mount;
 
 pub(crate) mod atomic;
 mod huge_pages;
+pub(crate) mod shown;
 pub(crate) mod subpath;
 
 /// A volume that could not be set up: its name and why.
@@ -94,12 +95,15 @@ pub(crate) fn references(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
 /// Whether the volumes' contents can change while the pod runs.
 pub(crate) fn have_contents(pod: &Pod) -> bool {
     let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| {
-        volume.config_map.is_some()
-            || volume.secret.is_some()
-            || volume.downward_api.is_some()
-            || volume.projected.is_some()
-    })
+    volumes.any(has_contents)
+}
+
+/// Whether the agent writes what is in a volume.
+pub(crate) fn has_contents(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
 /// What a volume is to be made from.
@@ -485,12 +489,15 @@ fn special(_: Option<std::fs::FileType>, _: &str) -> Option<()> {
     None
 }
 
-/// The mounts of a container; nothing writes to the volumes in `read_only`. Blocks. An error is the message of `CreateContainerConfigError`.
+/// The mounts of a container; nothing writes to the volumes in `read_only`.
+/// `recursive` says whether the runtime can make mounts read-only all the way down. Blocks.
+/// An error is the message of `CreateContainerConfigError`.
 pub(crate) fn mounts(
     pod_dir: &Path,
     container: &Container,
     volumes: &BTreeMap<String, PathBuf>,
     read_only: &BTreeSet<String>,
+    recursive: bool,
     env: &[(String, String)],
 ) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
@@ -502,9 +509,7 @@ pub(crate) fn mounts(
             )
         })?;
         let sub_path = match &mount.sub_path_expr {
-            Some(expression) if !expression.is_empty() => expand(expression, |name| {
-                env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
-            }),
+            Some(expression) if !expression.is_empty() => expand_sub_path(expression, env)?,
             _ => mount.sub_path.clone().unwrap_or_default(),
         };
         let host_path = if sub_path.is_empty() {
@@ -520,10 +525,18 @@ pub(crate) fn mounts(
                 },
             )?
         };
+        let read_only = mount.read_only == Some(true) || read_only.contains(&mount.name);
+        if mount.recursive_read_only.as_deref() == Some("Enabled") && !recursive {
+            return Err(format!(
+                "recursive read-only mount of volume {:?} is not supported by the runtime",
+                mount.name
+            ));
+        }
         mounts.push(Mount {
             host_path,
             container_path: container_path(mount),
-            read_only: mount.read_only == Some(true) || read_only.contains(&mount.name),
+            read_only,
+            recursive_read_only: read_only && is_recursive(mount, recursive),
             propagation: mount
                 .mount_propagation
                 .clone()
@@ -531,6 +544,28 @@ pub(crate) fn mounts(
         });
     }
     Ok(mounts)
+}
+
+/// A `subPathExpr` with the variables of a container. Unlike in a command all have to have a value.
+fn expand_sub_path(expression: &str, env: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(BTreeSet::new());
+    let expanded = expand(expression, |name| {
+        let found = env.iter().find(|(key, value)| key == name && !value.is_empty());
+        if found.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        found.map(|(_, value)| value.as_str())
+    });
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    match missing.is_empty() {
+        true => Ok(expanded),
+        false => Err(format!("missing value for {}", missing.join(", "))),
+    }
+}
+
+/// Whether a mount for reading is one all the way down, with a runtime that can do so.
+pub(crate) fn is_recursive(mount: &VolumeMount, can: bool) -> bool {
+    can && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
 fn container_path(mount: &VolumeMount) -> PathBuf {
@@ -561,8 +596,9 @@ fn unmount_below(dir: &Path) -> io::Result<()> {
     // The newest mounts come last and are unmounted first.
     let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(&dir)).collect();
     points.reverse();
+    let detach = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
     for point in points {
-        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH)?;
+        rustix::mount::unmount(&point, detach)?;
     }
     Ok(())
 }
@@ -570,4 +606,17 @@ fn unmount_below(dir: &Path) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn unmount_below(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_variables_of_a_sub_path_need_a_value() {
+        let env = [("POD".to_owned(), "web-0".to_owned()), ("EMPTY".to_owned(), String::new())];
+        assert_eq!(expand_sub_path("logs/$(POD)/$$(x)", &env).as_deref(), Ok("logs/web-0/$(x)"));
+        let why = expand_sub_path("$(POD)/$(NOBODY)/$(EMPTY)", &env).unwrap_err();
+        assert_eq!(why, "missing value for EMPTY, NOBODY");
+    }
 }

@@ -69,6 +69,7 @@ pub(super) struct Inner {
     version: String,
     handler: String,
     cgroups: CgroupNames,
+    recursive_read_only: bool,
     node_netns: Option<PathBuf>,
     pub(super) events: broadcast::Sender<RuntimeEvent>,
     /// The task that follows the runtime, once somebody asked for events.
@@ -146,6 +147,7 @@ impl CriRuntimeBuilder {
             Some(driver) => driver,
             None => cgroup_driver(&client).await?,
         };
+        let recursive_read_only = recursive_read_only(&client, &self.handler).await;
         let cgroups = CgroupNames { root: self.cgroup_root, driver };
         let (events, _) = broadcast::channel(EVENTS_MAX);
         Ok(CriRuntime {
@@ -154,6 +156,7 @@ impl CriRuntimeBuilder {
                 version,
                 handler: self.handler,
                 cgroups,
+                recursive_read_only,
                 node_netns: self.node_netns,
                 events,
                 follower: OnceLock::new(),
@@ -162,6 +165,14 @@ impl CriRuntimeBuilder {
             }),
         })
     }
+}
+
+/// Whether the runtime says of a handler that it can make mounts read-only all the way down.
+async fn recursive_read_only(client: &Client, handler: &str) -> bool {
+    let told = client.call(v1::StatusRequest { verbose: false }, CALL_WITHIN).await;
+    let handlers = told.map(|told| told.runtime_handlers).unwrap_or_default();
+    let found = handlers.into_iter().find(|known| known.name == handler);
+    found.and_then(|found| found.features).is_some_and(|can| can.recursive_read_only_mounts)
 }
 
 /// The runtime's name and version, if it speaks CRI v1.
@@ -341,6 +352,10 @@ async fn present<T>(
 impl Runtime for CriRuntime {
     fn version(&self) -> String {
         self.inner.version.clone()
+    }
+
+    fn recursive_read_only(&self) -> bool {
+        self.inner.recursive_read_only
     }
 
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError> {

@@ -24,6 +24,10 @@ impl Runtime for NativeRuntime {
         concat!("rk://", env!("CARGO_PKG_VERSION")).to_owned()
     }
 
+    fn recursive_read_only(&self) -> bool {
+        true
+    }
+
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError> {
         self.inner.run_pod(config).await
     }

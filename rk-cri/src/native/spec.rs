@@ -312,7 +312,11 @@ fn mounts(record: &ContainerRecord, facts: &Facts) -> Vec<Value> {
     all.retain(|(path, _)| !asked.iter().any(|mount| mount.container_path == *path));
     let mut values: Vec<Value> = all.into_iter().map(|(_, value)| value).collect();
     values.extend(asked.into_iter().map(|mount| {
-        let access = if mount.read_only { "ro" } else { "rw" };
+        let access = match (mount.read_only, mount.recursive_read_only) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            (false, _) => "rw",
+        };
         let propagation = match mount.propagation.as_deref() {
             Some("HostToContainer") => "rslave",
             Some("Bidirectional") => "rshared",

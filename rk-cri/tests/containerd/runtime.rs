@@ -69,7 +69,7 @@ pub async fn the_configuration_reaches_the_container(lab: &mut Lab) {
             host_path: shared.clone(),
             container_path: "/shared".into(),
             read_only: true,
-            propagation: None,
+            ..Mount::default()
         }],
         resources: Resources {
             cpu_shares: 512,

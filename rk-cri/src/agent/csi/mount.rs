@@ -204,6 +204,25 @@ impl Core {
         Ok(Some(serde_json::Value::Object(tokens).to_string()))
     }
 
+    /// Has Pods try again as soon as another volume is attached to this node, until its future is
+    /// dropped.
+    pub(in crate::agent) async fn follow_attachments(&self) {
+        let mut changes = self.nodes.subscribe();
+        let mut known = Vec::new();
+        loop {
+            let change = changes.next_change().await;
+            let status = change.object().status.as_ref();
+            let attached = status.and_then(|status| status.volumes_attached.clone());
+            let attached = attached.unwrap_or_default();
+            if std::mem::replace(&mut known, attached.clone()) == attached {
+                continue;
+            }
+            for uid in self.csi.users() {
+                self.poke_without_pause(&uid);
+            }
+        }
+    }
+
     /// Waits until a volume is attached to this node, and tells what its driver then said.
     async fn attached(&self, id: &VolumeId) -> Result<BTreeMap<String, String>, String> {
         let name = id.unique_name();

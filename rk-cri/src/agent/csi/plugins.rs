@@ -12,7 +12,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Driver, node_info, request::capabilities};
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The pauses after a registration that failed: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(120));
+/// How long a registration may take.
+const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 /// How often an object is written again that somebody else has changed meanwhile.
 const TRIES: usize = 10;
 /// Sockets may be in directories below, but not deeper than this.
@@ -116,7 +118,9 @@ impl Core {
                 again: Some((now, PAUSES.0)),
             });
             let Some((at, pause)) = known.again.filter(|(at, _)| *at <= now) else { continue };
-            match self.register_plugin(&socket).await {
+            // One that hangs must not keep others from being registered.
+            let registered = timeout(REGISTER_WITHIN, self.register_plugin(&socket)).await;
+            match registered.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
                 Ok(driver) => {
                     known.driver = driver;
                     known.again = None;
