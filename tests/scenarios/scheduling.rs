@@ -288,6 +288,7 @@ fn s159_containers_outlive_a_restart_of_the_kubelet(t: &Shell) {
 struct Counted {
     cpu_nanoseconds: u64,
     memory_bytes: u64,
+    disk_bytes: u64,
 }
 
 /// What the kubelet says of the containers of a Pod of this namespace.
@@ -309,6 +310,7 @@ fn counted(t: &Shell, pod: &str, container: &str) -> Counted {
     Counted {
         cpu_nanoseconds: figure("cpu", "usageCoreNanoSeconds"),
         memory_bytes: figure("memory", "workingSetBytes"),
+        disk_bytes: figure("rootfs", "usedBytes"),
     }
 }
 
@@ -335,15 +337,17 @@ fn s165_figures_of_containers_follow_their_load(t: &Shell) {
     let (busy, idle) = (begins("busy"), begins("idle"));
 
     t.ok("kubectl exec pair -c busy -- sh -c 'dd if=/dev/zero of=/dev/shm/m bs=1M count=40; \
-          touch /tmp/load' 2>/dev/null");
+          dd if=/dev/zero of=/d bs=1M count=40; touch /tmp/load' 2>/dev/null");
     let grown = |was: Counted, now: Counted| {
         now.cpu_nanoseconds > was.cpu_nanoseconds + 1_000_000_000
             && now.memory_bytes > was.memory_bytes + (30 << 20)
+            && now.disk_bytes > was.disk_bytes + (30 << 20)
     };
     t.until("true", "figures that have grown", |_| grown(busy, counted(t, "pair", "busy")));
     let now = counted(t, "pair", "idle");
     assert!(now.cpu_nanoseconds < idle.cpu_nanoseconds + 500_000_000, "{idle:?} {now:?}");
     assert!(now.memory_bytes < idle.memory_bytes + (10 << 20), "{idle:?} {now:?}");
+    assert!(now.disk_bytes < idle.disk_bytes + (10 << 20), "{idle:?} {now:?}");
 
     // The same by way of the metrics server.
     let top = "kubectl top pod pair --containers --no-headers";

@@ -80,10 +80,8 @@ impl KubeletApi {
         for (of_pod, disk) in shown.zip(std::iter::repeat(disk.as_ref())) {
             let of =
                 |pod: &&Arc<Pod>| pod.metadata.uid.as_deref() == of_pod["podRef"]["uid"].as_str();
-            if let (Some(pod), Some(disk)) = (pods.iter().find(of), disk)
-                && let Some(fields) = of_pod.as_object_mut()
-            {
-                fields.extend(storage::of_pod(&self.core, pod, disk).await);
+            if let (Some(pod), Some(disk)) = (pods.iter().find(of), disk) {
+                storage::add(of_pod, &self.core, pod, disk).await;
             }
         }
         Ok(json_answer(&body))

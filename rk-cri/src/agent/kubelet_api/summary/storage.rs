@@ -10,11 +10,29 @@ use crate::{
     csi::v1::{NodeGetVolumeStatsResponse, VolumeUsageUnit},
 };
 
-/// The fields of a Pod's summary that are about storage. `disk` is the node's file system.
-pub(super) async fn of_pod(core: &Core, pod: &Pod, disk: &Value) -> Map<String, Value> {
+/// Adds to a Pod's summary what is about storage. `disk` is the node's file system.
+pub(super) async fn add(shown: &mut Value, core: &Core, pod: &Pod, disk: &Value) {
     let used = core.measure_disk(pod).await;
     let told = core.csi_stats(pod).await;
-    render(pod, &used, &told, disk)
+    for container in shown["containers"].as_array_mut().into_iter().flatten() {
+        let written = container["name"].as_str().and_then(|name| used.containers.get(name));
+        if let Some(bytes) = written {
+            container["rootfs"] = on_node(*bytes, disk);
+        }
+    }
+    if let Some(fields) = shown.as_object_mut() {
+        fields.extend(render(pod, &used, &told, disk));
+    }
+}
+
+/// So many bytes of the node's file system.
+fn on_node(bytes: i64, disk: &Value) -> Value {
+    json!({
+        "time": seconds(rk_api::clock::now()),
+        "usedBytes": bytes,
+        "capacityBytes": disk["capacityBytes"],
+        "availableBytes": disk["availableBytes"],
+    })
 }
 
 fn render(
@@ -24,16 +42,8 @@ fn render(
     disk: &Value,
 ) -> Map<String, Value> {
     let time = seconds(rk_api::clock::now());
-    let on_node = |bytes: i64| {
-        json!({
-            "time": time,
-            "usedBytes": bytes,
-            "capacityBytes": disk["capacityBytes"],
-            "availableBytes": disk["availableBytes"],
-        })
-    };
     let kept = used.volumes.iter().map(|(name, bytes)| {
-        let mut volume = on_node(*bytes);
+        let mut volume = on_node(*bytes, disk);
         volume["name"] = json!(name);
         volume
     });
@@ -64,7 +74,7 @@ fn render(
     if !volumes.is_empty() {
         fields.insert("volume".to_owned(), Value::Array(volumes));
     }
-    fields.insert("ephemeral-storage".to_owned(), on_node(used.total(pod)));
+    fields.insert("ephemeral-storage".to_owned(), on_node(used.total(pod), disk));
     fields
 }
 
