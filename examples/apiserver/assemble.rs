@@ -174,6 +174,7 @@ pub(crate) async fn builder(
         let told = told.map_err(|error| wrong(file, &error))?;
         let (defaults, exemptions) = told.pod_security;
         builder = builder.pod_security_defaults(defaults).pod_security_exemptions(exemptions);
+        builder = builder.resource_quota_limits(told.resource_quota_limits);
         if let Some(limits) = told.event_rate_limits {
             builder = builder.event_rate_limits(limits);
         }

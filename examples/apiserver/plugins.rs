@@ -7,7 +7,7 @@ use std::{
 };
 
 use rk::api::server::admission::{
-    EventRateLimits, ImagePolicy, PodSecurityDefaults, PodSecurityExemptions,
+    EventRateLimits, ImagePolicy, PodSecurityDefaults, PodSecurityExemptions, ResourceQuotaLimits,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -16,6 +16,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 pub(crate) struct Told {
     pub(crate) pod_security: (PodSecurityDefaults, PodSecurityExemptions),
     pub(crate) event_rate_limits: Option<EventRateLimits>,
+    pub(crate) resource_quota_limits: ResourceQuotaLimits,
     pub(crate) image_policy: Option<ImagePolicy>,
 }
 
@@ -94,6 +95,7 @@ pub(crate) fn told(
         match plugin.name.as_str() {
             "PodSecurity" => told.pod_security = pod_security(plugin.told(&read)?),
             "EventRateLimit" => told.event_rate_limits = Some(plugin.told(&read)?),
+            "ResourceQuota" => told.resource_quota_limits = plugin.told(&read)?,
             "ImagePolicyWebhook" => {
                 let asked: ImagePolicyConfiguration = plugin.told(&read)?;
                 told.image_policy = Some(image_policy(&asked.image_policy, &read)?);
@@ -245,6 +247,25 @@ plugins:
         assert_eq!(policy.allow_ttl, Duration::from_secs(60));
         assert_eq!(policy.deny_ttl, Duration::ZERO);
         assert_eq!(policy.retry_backoff, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn quotas_are_told_what_is_limited_without_them() {
+        let text = "
+plugins:
+- name: ResourceQuota
+  configuration:
+    apiVersion: apiserver.config.k8s.io/v1
+    kind: ResourceQuotaConfiguration
+    limitedResources:
+    - resource: pods
+      matchScopes: [{scopeName: PriorityClass, operator: In, values: [high]}]
+    - {resource: persistentvolumeclaims, matchContains: [requests.storage]}
+";
+        let limited = ask(text).unwrap().resource_quota_limits.limited_resources;
+        assert_eq!((limited[0].resource.as_str(), limited[0].api_group.as_str()), ("pods", ""));
+        assert_eq!(limited[0].match_scopes[0].values, ["high"]);
+        assert_eq!(limited[1].match_contains, ["requests.storage"]);
     }
 
     #[test]

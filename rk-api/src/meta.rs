@@ -1,5 +1,6 @@
 //! What all objects share: metadata, names, selectors, quantities, tables.
 
+pub mod addresses;
 pub mod conditions;
 pub mod cron;
 pub mod duration;

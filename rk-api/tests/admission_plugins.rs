@@ -19,7 +19,9 @@ use kube::{
 };
 use rk_api::server::{
     ApiServer, Builder, StartError,
-    admission::{EventLimit, EventLimitScope, EventRateLimits, ImagePolicy, PluginError},
+    admission::{
+        EventLimit, EventLimitScope, EventRateLimits, ImagePolicy, PluginError, ResourceQuotaLimits,
+    },
     audit::{AuditConfig, AuditError, AuditSink, Event as AuditEvent, Policy},
 };
 use rk_store::EmbeddedStore;
@@ -220,6 +222,90 @@ async fn limits_that_are_missing_or_make_no_sense_are_named() {
     assert_eq!(why, "no limits are configured");
     let none = on(builder().event_rate_limits(EventRateLimits::default())).await.unwrap_err();
     assert!(none.to_string().ends_with("limits: Invalid value: []: must not be empty"), "{none}");
+}
+
+// === ResourceQuota ===
+
+const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
+
+fn limits(limited: Value) -> ResourceQuotaLimits {
+    serde_json::from_value(json!({ "limitedResources": limited })).unwrap()
+}
+
+/// Makes a quota of which nothing is used yet, and waits until the server has seen it.
+async fn quota(server: &ApiServer, name: &str, spec: Value, unused: Value) {
+    let quota = json!({ "metadata": { "name": name }, "spec": spec });
+    let mut quota = created(server, QUOTAS, quota).await;
+    quota["status"] = json!({ "hard": spec["hard"], "used": unused });
+    let request = Request::put(format!("{QUOTAS}/{name}/status"));
+    let request = request.header("content-type", "application/json");
+    let answer = send(server, request, quota.to_string().into_bytes()).await;
+    assert_eq!(answer.code, 200, "{}", answer.body);
+    // A list is as new as the writes before it, and made of what admission looks at.
+    assert_eq!(get(server, QUOTAS).await.code, 200);
+}
+
+#[tokio::test]
+async fn what_is_limited_is_used_only_in_a_namespace_with_a_quota_for_it() {
+    let server = builder().resource_quota_limits(limits(json!([
+        { "resource": "persistentvolumeclaims", "matchContains": ["requests.storage"] },
+    ])));
+    let server = server.start().await.unwrap();
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = json!({
+        "metadata": { "name": "data" },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } },
+        },
+    });
+
+    let refused = post(&server, claims, claim.clone()).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("Forbidden")));
+    assert_eq!(
+        refused.body["message"],
+        "persistentvolumeclaims \"data\" is forbidden: insufficient quota to consume: \
+         requests.storage"
+    );
+    created(&server, PODS, json!({ "metadata": { "name": "p" }, "spec": pod_spec() })).await;
+
+    let hard = json!({ "hard": { "requests.storage": "2Gi" } });
+    quota(&server, "disks", hard, json!({ "requests.storage": "0" })).await;
+    created(&server, claims, claim).await;
+    let used = get(&server, &format!("{QUOTAS}/disks")).await.body;
+    assert_eq!(used["status"]["used"]["requests.storage"], "1Gi");
+}
+
+fn pod_spec() -> Value {
+    json!({ "containers": [{ "name": "c", "image": "i" }] })
+}
+
+#[tokio::test]
+async fn a_limited_class_of_pods_is_open_to_namespaces_with_a_quota_for_it() {
+    let name = "system-cluster-critical";
+    let scope = json!({ "scopeName": "PriorityClass", "operator": "In", "values": [name] });
+    let limited = limits(json!([{ "resource": "pods", "matchScopes": [scope] }]));
+    let server = builder().resource_quota_limits(limited).start().await.unwrap();
+    let mut spec = pod_spec();
+    spec["priorityClassName"] = json!(name);
+    let pod = json!({ "metadata": { "name": "p" }, "spec": spec });
+
+    let refused = post(&server, PODS, pod.clone()).await;
+    assert_eq!(refused.code, 500);
+    let why = "insufficient quota to match these scopes: \
+               [{PriorityClass In [system-cluster-critical]}]";
+    assert_eq!(refused.body["message"], why);
+
+    let selector = json!({ "matchExpressions": [scope] });
+    let spec = json!({ "hard": { "pods": "1" }, "scopeSelector": selector });
+    quota(&server, "critical", spec, json!({ "pods": "0" })).await;
+    created(&server, PODS, pod).await;
+}
+
+#[tokio::test]
+async fn a_limit_about_no_kind_is_named() {
+    let server = builder().resource_quota_limits(limits(json!([{ "matchContains": ["cpu"] }])));
+    let wrong = server.start().await.unwrap_err().to_string();
+    assert!(wrong.ends_with("limitedResources[0].resource: Required value"), "{wrong}");
 }
 
 // === ImagePolicyWebhook ===

@@ -5,7 +5,10 @@
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
-use rk_api::server::{ApiServer, UserInfo, authn::TokenList};
+use rk_api::{
+    resources::{Resource, Resources},
+    server::{ApiServer, UserInfo, authn::TokenList},
+};
 use rk_store::{EmbeddedStore, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -308,4 +311,68 @@ async fn a_server_serves_what_it_stored_before() {
     let request = Request::get(format!("{OLD}/a")).body(Vec::new()).unwrap();
     let found: Value = client.request(request).await.unwrap();
     assert_eq!(found["apiVersion"], "batch/v1beta1");
+}
+
+/// Serves what 1.20 had: none of the newest versions of these kinds.
+async fn old_server() -> ApiServer {
+    let newer = [("policy", "v1"), ("discovery.k8s.io", "v1"), ("autoscaling", "v2")];
+    let is_old =
+        |row: &&Arc<Resource>| !newer.contains(&(row.group.as_ref(), row.version.as_ref()));
+    let rows: Resources =
+        Resources::builtin().iter().filter(is_old).map(|row| (**row).clone()).collect();
+    let store = Arc::new(EmbeddedStore::in_memory());
+    ApiServer::builder(store).resources(rows).start().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_kind_is_kept_though_its_stored_version_is_not_served() {
+    let client = old_server().await.client();
+    let path = "/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets";
+    let send = async |method: Method, path: &str, body: Value| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("content-type", "application/json");
+        let request = request.body(body.to_string().into_bytes()).unwrap();
+        client.request::<Value>(request).await.unwrap()
+    };
+    let labels = json!({ "matchLabels": { "app": "web" } });
+    let budget = json!({ "metadata": { "name": "b" }, "spec": { "selector": labels } });
+    send(Method::POST, path, budget).await;
+    let list = send(Method::GET, path, Value::Null).await;
+    assert_eq!(list["items"][0]["metadata"]["name"], "b");
+    assert_eq!(list["apiVersion"], "policy/v1beta1");
+
+    let groups = send(Method::GET, "/apis", Value::Null).await;
+    let groups = groups["groups"].as_array().unwrap();
+    let policy = groups.iter().find(|group| group["name"] == "policy").unwrap();
+    assert_eq!(policy["versions"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn everything_in_a_namespace_can_be_deleted_where_only_old_versions_are_served() {
+    let server = old_server().await;
+    let client = server.client();
+    let send = async |method: Method, path: &str| {
+        let request = Request::builder().method(method).uri(path).body(Vec::new()).unwrap();
+        client.request::<Value>(request).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let mut deleted = 0;
+    let groups = send(Method::GET, "/apis").await;
+    let groups = groups["groups"].as_array().unwrap().iter();
+    let groups = groups.flat_map(|group| group["versions"].as_array().unwrap());
+    let versions =
+        groups.map(|version| format!("/apis/{}", version["groupVersion"].as_str().unwrap()));
+    for version in versions.chain(["/api/v1".to_owned()]) {
+        let resources = send(Method::GET, &version).await;
+        for resource in resources["resources"].as_array().unwrap() {
+            let verbs = resource["verbs"].as_array().unwrap();
+            if resource["namespaced"] == true && verbs.contains(&json!("deletecollection")) {
+                let name = resource["name"].as_str().unwrap();
+                let path = format!("{version}/namespaces/default/{name}");
+                send(Method::DELETE, &path).await;
+                send(Method::GET, &path).await;
+                deleted += 1;
+            }
+        }
+    }
+    assert!(deleted > 30, "{deleted} kinds");
 }

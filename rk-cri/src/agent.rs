@@ -58,6 +58,7 @@ pub mod certificates;
 mod claims;
 pub mod configuration;
 mod connector;
+mod csi;
 mod ends;
 mod env;
 pub mod eviction;
@@ -74,6 +75,7 @@ mod observed;
 mod oom;
 mod plan;
 mod probes;
+mod references;
 mod report;
 mod resize;
 mod resources;
@@ -88,6 +90,8 @@ mod sync;
 mod volumes;
 mod worker;
 
+#[cfg(feature = "native")]
+pub(crate) use eviction::usage as disk_usage;
 pub(crate) use kubelet_api::{Refusal, port_forward, session, spdy, text};
 
 /// What an agent is told, in the form that its parts use.
@@ -493,18 +497,28 @@ impl Agent {
                 core.follow_static_pods(source).await;
             }
         };
+        let registered = CancellationToken::new();
+        let plugins = async {
+            if !core.runtime.simulated() {
+                // What a driver says is told on the node's object.
+                registered.cancelled().await;
+                core.follow_plugins().await;
+            }
+        };
         let work = async {
             let only = format!("spec.nodeName={}", core.config.name);
             let pods: Informer<Pod> = self.informers.selected(None, Some(&only));
             let mut changes = pods.subscribe();
             let mut events = core.runtime.events();
             core.nodes.synced().await;
+            core.recover_csi().await;
             core.register().await;
             pods.synced().await;
             while let Some(change) = changes.try_next() {
                 take(&core, change);
             }
             core.adopt_or_remove().await;
+            registered.cancel();
             loop {
                 tokio::select! { biased;
                     change = changes.next_change() => take(&core, change),
@@ -516,7 +530,7 @@ impl Agent {
             }
         };
         let all = async {
-            tokio::join!(biased; statics, work, core.keep_house(), core.collect_images());
+            tokio::join!(biased; statics, work, plugins, core.keep_house(), core.collect_images());
         };
         shutdown.run_until_cancelled(all).await;
         drop(stopped);

@@ -1,6 +1,12 @@
 //! The [`Runtime`] trait: CRI's verbs and nouns, between the node agent and whatever runs pods.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -520,6 +526,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         Ok(Vec::new())
     }
+    /// Bytes that a container has written to its own file system: the layer above its image. `None`,
+    /// the default, when that is not known.
+    async fn container_disk_bytes(&self, _id: &str) -> Result<Option<u64>, RuntimeError> {
+        Ok(None)
+    }
     /// What the node has used, if that is known.
     async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
         Ok(None)
@@ -552,6 +563,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn list_images(&self) -> Result<Vec<Image>, RuntimeError>;
     /// Removes an image by any of its names.
     async fn remove_image(&self, image: &str) -> Result<(), RuntimeError>;
+    /// Mounts an image's files at a directory, for reading only (KEP-4639). Whoever asked for it
+    /// unmounts it. One that is mounted there already stays. By default that is not supported.
+    async fn mount_image(&self, image: &str, _target: &Path) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to mount image {image} as a volume")))
+    }
     /// Where images are kept. `None`, the default, is nowhere that could become full.
     async fn image_filesystem(&self) -> Result<Option<ImageFilesystem>, RuntimeError> {
         Ok(None)

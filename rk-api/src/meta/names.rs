@@ -361,20 +361,14 @@ pub fn condition_reason(reason: &str) -> Vec<String> {
     )]
 }
 
+pub use super::addresses::{cidr, ip};
+
 /// An address as Kubernetes reads it today: no leading zeros, no IPv4-mapped IPv6.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse().ok().filter(|ip| match ip {
         IpAddr::V6(ip) => ip.to_ipv4_mapped().is_none(),
         IpAddr::V4(_) => true,
     })
-}
-
-/// An IPv4 or IPv6 address.
-pub fn ip(text: &str) -> Vec<String> {
-    if parse_ip(text).is_some() {
-        return Vec::new();
-    }
-    vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()]
 }
 
 /// A block of addresses such as `10.0.0.0/8`: the address and the length of its prefix.
@@ -384,14 +378,6 @@ pub fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
     let prefix_len: u8 = prefix.parse().ok().filter(|_| !prefix.starts_with('+'))?;
     let max = if address.is_ipv4() { 32 } else { 128 };
     (prefix_len <= max).then_some((address, prefix_len))
-}
-
-/// A block of addresses such as `10.0.0.0/8`.
-pub fn cidr(text: &str) -> Vec<String> {
-    if parse_cidr(text).is_some() {
-        return Vec::new();
-    }
-    vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
 }
 
 /// An address that an endpoint may have: not unspecified, loopback, link-local or multicast.

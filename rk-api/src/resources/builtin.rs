@@ -81,6 +81,23 @@ impl Resources {
         Self::index(self.iter().cloned().chain(rows))
     }
 
+    /// This table, and the stored versions of those of its kinds that it has in other versions only:
+    /// what a server keeps objects by, whether it serves that version or not.
+    #[cfg(feature = "server")]
+    pub(crate) fn with_stored(&self) -> Resources {
+        let lacking: Vec<_> = versions::stored_of(self)
+            .filter(|(group, version, kind)| self.by_kind(group, version, kind).is_none())
+            .collect();
+        if lacking.is_empty() {
+            return self.clone();
+        }
+        let builtin = Self::builtin();
+        let found = lacking
+            .iter()
+            .filter_map(|(group, version, kind)| builtin.by_kind(group, version, kind).cloned());
+        self.and(found)
+    }
+
     /// The kind that is served at this group (empty for the core), version and plural.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
         self.0.find(self.0.by_plural.get(plural), group, version)

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     field::{ErrorList, FieldError, Path},
     meta::{
-        names,
+        addresses, names,
         table::{age, name},
     },
 };
@@ -89,6 +89,27 @@ impl Kind for EndpointSlices {
         let mut errors = Errors::default();
         errors.immutable(&Path::new("addressType"), &new.address_type, &old.address_type);
         errors.0
+    }
+
+    fn warnings(slice: &EndpointSlice, _: Option<&EndpointSlice>) -> Vec<String> {
+        const CONTROLLERS: &[&str] =
+            &["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+        let labels = slice.metadata.labels.as_ref();
+        let manager =
+            labels.and_then(|labels| labels.get("endpointslice.kubernetes.io/managed-by"));
+        // They have addresses from elsewhere, where they were warned of.
+        let is_copied = manager.is_some_and(|manager| CONTROLLERS.contains(&manager.as_str()));
+        if is_copied || !["IPv4", "IPv6"].contains(&slice.address_type.as_str()) {
+            return Vec::new();
+        }
+        let mut all = Vec::new();
+        for (i, endpoint) in list(&slice.endpoints).iter().enumerate() {
+            for (j, address) in endpoint.addresses.iter().enumerate() {
+                let at = Path::new("endpoints").index(i).child("addresses").index(j);
+                all.extend(addresses::ip_warnings(&at, address));
+            }
+        }
+        all
     }
 
     fn cells(slice: &EndpointSlice, now: Timestamp) -> Vec<Value> {

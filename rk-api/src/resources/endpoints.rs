@@ -16,6 +16,7 @@ use super::{
 use crate::{
     field::{ErrorList, Path},
     meta::{
+        addresses::ip_warnings,
         names,
         table::{NONE, age, name},
     },
@@ -60,6 +61,29 @@ impl Kind for EndpointsKind {
             self::subset(&mut errors, subset, &Path::new("subsets").index(i));
         }
         errors.0
+    }
+
+    fn warnings(endpoints: &Endpoints, _: Option<&Endpoints>) -> Vec<String> {
+        let labels = endpoints.metadata.labels.as_ref();
+        let manager = labels.and_then(|labels| labels.get("endpoints.kubernetes.io/managed-by"));
+        if manager.is_some_and(|manager| manager == "endpoint-controller") {
+            // It has them from elsewhere, where they were warned of.
+            return Vec::new();
+        }
+        let mut all = Vec::new();
+        for (i, subset) in list(&endpoints.subsets).iter().enumerate() {
+            let fields = [
+                ("addresses", list(&subset.addresses)),
+                ("notReadyAddresses", list(&subset.not_ready_addresses)),
+            ];
+            for (field, addresses) in fields {
+                for (j, address) in addresses.iter().enumerate() {
+                    let at = Path::new("subsets").index(i).child(field).index(j).child("ip");
+                    all.extend(ip_warnings(&at, &address.ip));
+                }
+            }
+        }
+        all
     }
 
     fn cells(endpoints: &Endpoints, now: Timestamp) -> Vec<Value> {

@@ -12,7 +12,7 @@ use super::{
     Column, Kind, Part, Resource,
     check::{Errors, list, text},
     row::Row,
-    workload,
+    service, workload,
 };
 use crate::{
     field::{ErrorList, Path},
@@ -88,6 +88,18 @@ impl Kind for Ingresses {
         if let Some(class) = &spec.ingress_class_name {
             let wrong = names::dns_subdomain(class, false);
             errors.form(&path.child("ingressClassName"), class.as_str(), wrong);
+        }
+        errors.0
+    }
+
+    fn validate_update(new: &Ingress, _: &Ingress, part: Part) -> ErrorList {
+        let mut errors = Errors::default();
+        let status = new.status.as_ref().filter(|_| part == Part::Status);
+        let points = status.and_then(|status| status.load_balancer.as_ref());
+        let points = points.map_or(&[][..], |balancer| list(&balancer.ingress));
+        for (i, point) in points.iter().enumerate() {
+            let at = Path::new("status.loadBalancer.ingress").index(i);
+            service::point_of_entry(&mut errors, text(&point.ip), text(&point.hostname), &at);
         }
         errors.0
     }

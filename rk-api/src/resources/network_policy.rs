@@ -16,7 +16,7 @@ use super::{
 use crate::{
     field::{ErrorList, Path},
     meta::{
-        names,
+        addresses, names,
         selectors::LabelQuery,
         table::{NONE, age, name},
     },
@@ -94,6 +94,27 @@ impl Kind for NetworkPolicies {
         errors.0
     }
 
+    fn warnings(policy: &NetworkPolicy, _: Option<&NetworkPolicy>) -> Vec<String> {
+        let Some(spec) = &policy.spec else { return Vec::new() };
+        let ingress = list(&spec.ingress).iter().map(|rule| ("from", list(&rule.from)));
+        let egress = list(&spec.egress).iter().map(|rule| ("to", list(&rule.to)));
+        let ingress = ingress.enumerate().map(|(i, rule)| ("ingress", i, rule));
+        let egress = egress.enumerate().map(|(i, rule)| ("egress", i, rule));
+        let mut all = Vec::new();
+        for (field, i, (side, peers)) in ingress.chain(egress) {
+            for (j, peer) in peers.iter().enumerate() {
+                let Some(block) = &peer.ip_block else { continue };
+                let at = Path::new("spec").child(field).index(i).child(side).index(j);
+                let at = at.child("ipBlock");
+                all.extend(addresses::cidr_warnings(&at.child("cidr"), &block.cidr));
+                for (k, except) in list(&block.except).iter().enumerate() {
+                    all.extend(addresses::cidr_warnings(&at.child("except").index(k), except));
+                }
+            }
+        }
+        all
+    }
+
     fn cells(policy: &NetworkPolicy, now: Timestamp) -> Vec<Value> {
         let spec = policy.spec.clone().unwrap_or_default();
         let pods = LabelQuery::from_selector(&spec.pod_selector.unwrap_or_default()).to_string();
@@ -158,17 +179,15 @@ fn ip_block(errors: &mut Errors, block: &IPBlock, path: &Path) {
         return errors.required(&path.child("cidr"), "");
     }
     let at = path.child("cidr");
-    let Some(outer) = names::parse_cidr(&block.cidr) else {
-        return errors.form(&at, block.cidr.as_str(), names::cidr(&block.cidr));
-    };
+    errors.form(&at, block.cidr.as_str(), names::cidr(&block.cidr));
+    let Some(outer) = names::parse_cidr(&block.cidr) else { return };
     for (i, except) in list(&block.except).iter().enumerate() {
         let at = path.child("except").index(i);
-        match names::parse_cidr(except) {
-            None => errors.form(&at, except.as_str(), names::cidr(except)),
-            Some(inner) if inner.1 <= outer.1 || !contains(outer, inner.0) => {
-                errors.invalid(&at, except.as_str(), "must be a strict subset of `cidr`")
-            }
-            Some(_) => {}
+        errors.form(&at, except.as_str(), names::cidr(except));
+        if let Some(inner) = names::parse_cidr(except)
+            && (inner.1 <= outer.1 || !contains(outer, inner.0))
+        {
+            errors.invalid(&at, except.as_str(), "must be a strict subset of `cidr`");
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     field::{ErrorList, FieldError, Path},
     meta::{
-        conditions, names,
+        addresses, conditions, names,
         table::{NONE, age, list_or_none, name},
     },
 };
@@ -134,6 +134,24 @@ impl Kind for Nodes {
             errors.forbidden(&path.child("externalID"), "may not be updated");
         }
         errors.0
+    }
+
+    fn warnings(node: &Node, _: Option<&Node>) -> Vec<String> {
+        let Some(spec) = &node.spec else { return Vec::new() };
+        let mut all = Vec::new();
+        if spec.config_source.is_some() {
+            all.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !text(&spec.external_id).is_empty() {
+            all.push(
+                "spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned(),
+            );
+        }
+        for (i, cidr) in list(&spec.pod_cidrs).iter().enumerate() {
+            let at = Path::new("spec.podCIDRs").index(i);
+            all.extend(addresses::cidr_warnings(&at, cidr));
+        }
+        all
     }
 
     fn fields(node: &Node) -> Fields {

@@ -1,5 +1,8 @@
 //! Secret.
 
+#[cfg(feature = "server")]
+mod tls;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::Timestamp};
@@ -78,6 +81,20 @@ impl Kind for Secrets {
             }
         }
         errors.0
+    }
+
+    #[cfg(feature = "server")]
+    fn warnings(secret: &Secret, _: Option<&Secret>) -> Vec<String> {
+        let value = |key: &str| {
+            let data = secret.data.as_ref().and_then(|data| data.get(key));
+            data.map_or(&[][..], |value| value.0.as_slice())
+        };
+        match text(&secret.type_) {
+            "kubernetes.io/tls" => tls::mismatch(value("tls.crt"), value("tls.key")),
+            _ => None,
+        }
+        .into_iter()
+        .collect()
     }
 
     fn fields(secret: &Secret) -> Fields {

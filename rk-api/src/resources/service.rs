@@ -16,15 +16,17 @@ use super::{
     row::{PROXY_VERBS, Row},
 };
 use crate::{
-    field::ErrorList,
+    field::{ErrorList, Path},
     meta::{
-        names,
+        addresses, names,
         table::{NONE, age, labels, list_or_none, name},
     },
 };
 
 mod update;
 mod validation;
+
+pub(super) use validation::point_of_entry;
 
 /// The row of Service.
 pub(super) fn row() -> Resource {
@@ -56,6 +58,7 @@ impl Kind for Services {
     type Object = Service;
 
     fn default(service: &mut Service) {
+        default_status(service);
         default_spec(service.spec.get_or_insert_default());
     }
 
@@ -80,6 +83,12 @@ impl Kind for Services {
         new.status = old.status.clone();
         if let (Some(new), Some(old)) = (&mut new.spec, &old.spec) {
             update::keep_allocations(new, old);
+        }
+        // It takes a while until there is no load balancer any more; nobody needs to know.
+        let is_balanced = new.spec.as_ref().is_some_and(|spec| text(&spec.type_) == "LoadBalancer");
+        let status = new.status.as_mut().filter(|_| !is_balanced);
+        if let Some(balancer) = status.and_then(|status| status.load_balancer.as_mut()) {
+            balancer.ingress = None;
         }
     }
 
@@ -110,7 +119,10 @@ impl Kind for Services {
     const FIELDS: &'static [&'static str] = &["spec.clusterIP", "spec.type"];
 
     fn warnings(service: &Service, _: Option<&Service>) -> Vec<String> {
-        service.spec.as_ref().map(|spec| odd(&service.metadata, spec)).unwrap_or_default()
+        let Some(spec) = &service.spec else { return Vec::new() };
+        let mut all = odd(&service.metadata, spec);
+        all.extend(odd_addresses(spec));
+        all
     }
 
     fn cells(service: &Service, now: Timestamp) -> Vec<Value> {
@@ -132,6 +144,24 @@ impl Kind for Services {
     }
 
     const CREATE_ON_UPDATE: bool = true;
+}
+
+/// Addresses that are not written as they should be.
+fn odd_addresses(spec: &ServiceSpec) -> Vec<String> {
+    let path = Path::new("spec");
+    let mut all = Vec::new();
+    for (field, ips) in [("clusterIPs", &spec.cluster_ips), ("externalIPs", &spec.external_ips)] {
+        for (i, ip) in list(ips).iter().enumerate() {
+            all.extend(addresses::ip_warnings(&path.child(field).index(i), ip));
+        }
+    }
+    let balanced = text(&spec.load_balancer_ip);
+    all.extend(addresses::ip_warnings(&path.child("loadBalancerIP"), balanced));
+    for (i, range) in list(&spec.load_balancer_source_ranges).iter().enumerate() {
+        let at = path.child("loadBalancerSourceRanges").index(i);
+        all.extend(addresses::cidr_warnings(&at, range));
+    }
+    all
 }
 
 /// What a Service says in vain, or in words of yesterday.
@@ -188,6 +218,16 @@ fn needs_health_check(spec: &ServiceSpec) -> bool {
 
 fn is_headless(spec: &ServiceSpec) -> bool {
     text(&spec.cluster_ip) == "None"
+}
+
+/// A load balancer that is told by its address delivers to it, unless it says otherwise (KEP-1860).
+fn default_status(service: &mut Service) {
+    let is_balanced = service.spec.as_ref().is_some_and(|spec| text(&spec.type_) == "LoadBalancer");
+    let status = service.status.as_mut().filter(|_| is_balanced);
+    let points = status.and_then(|status| status.load_balancer.as_mut()?.ingress.as_mut());
+    for point in points.into_iter().flatten().filter(|point| !text(&point.ip).is_empty()) {
+        point.ip_mode.get_or_insert_with(|| "VIP".to_owned());
+    }
 }
 
 fn default_spec(spec: &mut ServiceSpec) {

@@ -38,6 +38,8 @@ use k8s_openapi::{
 use serde::{Deserialize, de::Error};
 use serde_json::Value;
 
+#[cfg(feature = "server")]
+use super::Resources;
 use super::{Decoded, Fields, Object, Part, Resource, Strategy};
 use crate::{
     field::{ErrorList, FieldError},
@@ -253,6 +255,22 @@ pub(super) fn rows(stored: &[Resource]) -> Vec<Resource> {
         stored.iter().find(|row| row.kind == version.kind && row.api_version() == version.of)
     };
     VERSIONS.iter().filter_map(|version| Some(row(version, find(version)?))).collect()
+}
+
+/// Group, version and kind of what these kinds are stored as, where that is another version.
+#[cfg(feature = "server")]
+pub(super) fn stored_of(
+    served: &Resources,
+) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let parts = |of: &'static str| of.split_once('/').unwrap_or(("", of));
+    let is_served = move |version: &&Version| {
+        let (group, name) = parts(version.at);
+        served.by_kind(group, name, version.kind).is_some()
+    };
+    VERSIONS.iter().filter(is_served).map(move |version| {
+        let (group, name) = parts(version.of);
+        (group, name, version.kind)
+    })
 }
 
 fn row(version: &'static Version, stored: &Resource) -> Resource {

@@ -55,6 +55,7 @@ pub use self::{
     plugins::PluginError,
     pod_security::{PodSecurityDefaults, PodSecurityExemptions},
     request::{AdmissionRequest, GroupVersionKind, Operation},
+    resource_quota::{LimitedResource, LimitedScope, ResourceQuotaLimits},
 };
 pub(super) use self::{
     image_policy::ImagePolicyWebhook,

@@ -2,6 +2,7 @@
 
 mod bootstrap_token;
 mod client_certificate;
+mod notes;
 mod oidc;
 mod request_header;
 mod service_account;
@@ -14,7 +15,9 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
-pub(super) use self::{bootstrap_token::BootstrapTokens, service_account::ServiceAccountTokens};
+pub(super) use self::{
+    bootstrap_token::BootstrapTokens, notes::Notes, service_account::ServiceAccountTokens,
+};
 pub use self::{
     client_certificate::{ClientCertificates, PeerCertificate, UntrustedCertificate},
     oidc::{Oidc, OidcConfig, OidcError},

@@ -12,11 +12,12 @@ use std::{
 
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Service},
+        core::v1::{ConfigMap, Namespace, Service},
         networking::v1::ServiceCIDR,
         scheduling::v1::PriorityClass,
     },
     apimachinery::pkg::apis::meta::v1::Condition,
+    jiff::{civil::Date, tz::TimeZone},
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use serde_json::{Value, json};
@@ -29,8 +30,16 @@ use super::{
     registry::Target,
     status::{ApiError, Result},
     user::UserInfo,
+    writer::Writer,
 };
-use crate::{clock, resources::Resources};
+use crate::{
+    clock,
+    resources::{Part, Resources},
+};
+
+const SYSTEM: &str = "kube-system";
+/// The ConfigMap that says since when it is known which tokens in Secrets are used.
+const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 
 /// Sets right what is there, and creates what is missing.
 pub(super) async fn run(server: &Arc<Inner>) -> Result<Repairs> {
@@ -63,6 +72,7 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
     ensure(server, range.0, range.1, range.2, None, service_range(server)).await?;
     range_is_ready(server).await?;
     ensure(server, "", "v1", "services", Some("default"), kubernetes_service(server)).await?;
+    legacy_tokens_are_tracked(server).await?;
     for class in priority_classes() {
         ensure(server, "scheduling.k8s.io", "v1", "priorityclasses", None, class).await?;
     }
@@ -72,6 +82,25 @@ async fn ensure_all(server: &Arc<Inner>) -> Result<()> {
     });
     futures::future::try_join_all(services).await?;
     Ok(())
+}
+
+/// Says since when tokens in Secrets are marked when they are used: who cleans up those that are not
+/// marked has to wait from then on (KEP-2799).
+async fn legacy_tokens_are_tracked(server: &Inner) -> Result<()> {
+    let today = || clock::now().to_zoned(TimeZone::UTC).date().to_string();
+    let map = json!({ "metadata": { "name": TRACKING }, "data": { "since": today() } });
+    ensure(server, "", "v1", "configmaps", Some(SYSTEM), map).await?;
+    let found = server.reader.get::<ConfigMap>(Some(SYSTEM), TRACKING).await?;
+    let since = found.and_then(|found| found.data?.remove("since")).unwrap_or_default();
+    if since.parse::<Date>().is_ok() {
+        return Ok(());
+    }
+    let writer = Writer { server, manager: "kube-apiserver" };
+    writer
+        .update::<ConfigMap>(Some(SYSTEM), TRACKING, Part::Main, |map| {
+            map.data.get_or_insert_default().insert("since".to_owned(), today());
+        })
+        .await
 }
 
 /// Pause before the roles are written again after that failed.

@@ -10,7 +10,8 @@ use super::{
     TcpDialer, TokenKey, TokenKeyError,
     admission::{
         self, Admission, EventRateLimits, ImagePolicy, ImagePolicyWebhook, Lookup, Parts,
-        PluginError, PodSecurityDefaults, PodSecurityExemptions, Provisioner, Selection,
+        PluginError, PodSecurityDefaults, PodSecurityExemptions, Provisioner, ResourceQuotaLimits,
+        Selection,
     },
     aggregation::{self, Aggregator},
     allocator::{self, Services},
@@ -57,6 +58,7 @@ pub struct Builder {
     pod_security_exemptions: PodSecurityExemptions,
     pod_security_defaults: PodSecurityDefaults,
     event_rate_limits: Option<EventRateLimits>,
+    resource_quota_limits: ResourceQuotaLimits,
     image_policy: Option<ImagePolicy>,
     service_cidr: String,
     node_ports: RangeInclusive<u16>,
@@ -123,6 +125,7 @@ impl Builder {
             pod_security_exemptions: PodSecurityExemptions::default(),
             pod_security_defaults: PodSecurityDefaults::default(),
             event_rate_limits: None,
+            resource_quota_limits: ResourceQuotaLimits::default(),
             image_policy: None,
             service_cidr: "10.96.0.0/16".to_owned(),
             node_ports: 30000..=32767,
@@ -262,6 +265,14 @@ impl Builder {
     #[must_use]
     pub fn event_rate_limits(mut self, limits: EventRateLimits) -> Self {
         self.event_rate_limits = Some(limits);
+        self
+    }
+
+    /// What a namespace may only use if it has a quota for it; nothing by default. Starting fails
+    /// when a limit names no kind.
+    #[must_use]
+    pub fn resource_quota_limits(mut self, limits: ResourceQuotaLimits) -> Self {
+        self.resource_quota_limits = limits;
         self
     }
 
@@ -414,10 +425,12 @@ impl Builder {
         let guard = Arc::new(shutdown.clone().drop_guard());
         let metrics = Arc::new(Metrics::default());
         let store = Arc::new(Measured::new(self.store, metrics.store.clone()));
-        let cache = Cache::start(store, &self.resources, shutdown.clone()).await?;
+        // What is not served in its stored version is stored in it all the same.
+        let stored = self.resources.with_stored();
+        let cache = Cache::start(store, &stored, shutdown.clone()).await?;
         let kinds = Arc::new(Kinds::new(self.resources.clone()));
         let token_key = self.token_key.map_or_else(TokenKey::generate, Ok)?;
-        let reader = Reader { cache: cache.clone(), resources: self.resources.clone() };
+        let reader = Reader { cache: cache.clone(), resources: stored.clone() };
         let services = outbound::Services::of(&reader, self.route_to_endpoints);
         let outbound = Outbound::new(self.dialer, services);
         let rbac = Rbac::of(&reader);
@@ -443,6 +456,7 @@ impl Builder {
             pod_security_exemptions: self.pod_security_exemptions,
             pod_security_defaults: self.pod_security_defaults,
             event_rate_limits: self.event_rate_limits,
+            resource_quota_limits: self.resource_quota_limits,
             image_policy,
             require_service_accounts: self.require_service_accounts,
         })?;
@@ -452,7 +466,7 @@ impl Builder {
             plugins.insert(0, Arc::new(admission::Unprivileged));
         }
         let registry = Registry {
-            services: Services::new(cache.clone(), &self.resources, ranges, self.node_ports),
+            services: Services::new(cache.clone(), &stored, ranges, self.node_ports),
             cache,
             event_ttl: self.event_ttl,
             admission: admission::Chain(plugins),
@@ -466,8 +480,12 @@ impl Builder {
             let metrics = metrics.flow_control.clone();
             Arc::new(FlowControl::new(seats, registry.cache.clone(), kinds.clone(), metrics))
         });
-        let service_accounts =
-            ServiceAccountTokens { key: token_key.clone(), reader: reader.clone() };
+        let service_accounts = ServiceAccountTokens {
+            key: token_key.clone(),
+            reader: reader.clone(),
+            metrics: metrics.tokens.clone(),
+            server: provisioner.clone(),
+        };
         let aggregator = Aggregator::new(self.proxy_client);
         let published_authentication =
             aggregation::published(&self.extension_authentication, self.request_headers.as_ref());

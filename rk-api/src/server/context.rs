@@ -6,8 +6,8 @@ use http::{HeaderMap, Method, Request, Uri};
 use parking_lot::Mutex;
 
 use super::{
-    body::RequestBody, info::RequestInfo, managed_fields::manager_of_user_agent, query::Query,
-    status::ApiError, user::UserInfo,
+    authn::Notes, body::RequestBody, info::RequestInfo, managed_fields::manager_of_user_agent,
+    query::Query, status::ApiError, user::UserInfo,
 };
 
 /// A request's subject; a request extension from the first layer on.
@@ -47,13 +47,17 @@ impl Context {
         let (Some(Subject(subject)), Some(Identity(user))) = (subject, user) else {
             return Err(ApiError::internal("a layer is missing"));
         };
+        let warnings = Warnings::default();
+        for text in parts.extensions.get::<Notes>().map(Notes::warnings).unwrap_or_default() {
+            warnings.add(text);
+        }
         let context = Self {
             subject: subject.clone(),
             user: user.clone(),
             method: parts.method,
             uri: parts.uri,
             headers: parts.headers,
-            warnings: Warnings::default(),
+            warnings,
         };
         Ok((context, body, parts.extensions))
     }

@@ -2,6 +2,7 @@
 
 mod process;
 mod store;
+mod tokens;
 
 use std::{sync::atomic::AtomicI64, time::Duration};
 
@@ -11,8 +12,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub(super) use self::store::Measured;
 use self::{process::Process, store::StoreMetrics};
+pub(super) use self::{store::Measured, tokens::TokenMetrics};
 use super::{admission::AdmissionMetrics, cache::Cache, flow_control, info::RequestInfo};
 
 /// What a request was about.
@@ -77,6 +78,8 @@ pub(super) struct Metrics {
     pub admission: AdmissionMetrics,
     /// What is asked of the store.
     pub(super) store: StoreMetrics,
+    /// Which tokens are used.
+    pub(super) tokens: TokenMetrics,
 }
 
 impl Default for Metrics {
@@ -132,6 +135,7 @@ impl Default for Metrics {
             flow_control: flow_control::Metrics::register(&mut registry),
             admission: AdmissionMetrics::register(&mut registry),
             store: StoreMetrics::register(&mut registry),
+            tokens: TokenMetrics::register(&mut registry),
             registry,
         }
     }

@@ -16,6 +16,9 @@ use super::jwt::{Parts, VerifyingKey};
 /// Who issues the tokens of a cluster, unless it says otherwise.
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// Who issues the tokens that are kept in Secrets, in every cluster.
+const SECRETS_ISSUER: &str = "kubernetes/serviceaccount";
+
 /// How long the tokens last that are put into each Pod. Nobody else asks for just this.
 pub(super) const SECONDS_IN_PODS: i64 = 3607;
 
@@ -105,6 +108,60 @@ pub(super) struct Bound {
     /// Empty when only the name is known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) uid: String,
+}
+
+/// What a token says that is kept in a Secret: it has neither audience nor end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct SecretClaims {
+    #[serde(rename = "iss")]
+    issuer: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub(super) namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub(super) secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub(super) account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub(super) account_uid: String,
+    #[serde(rename = "sub")]
+    pub(super) subject: String,
+}
+
+impl SecretClaims {
+    /// # Errors
+    /// When something is missing, or the subject is not the account.
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (name, claim) in [
+            ("sub", &self.subject),
+            ("namespace", &self.namespace),
+            ("secretName", &self.secret),
+            ("serviceAccountName", &self.account),
+            ("serviceAccountUID", &self.account_uid),
+        ] {
+            if claim.is_empty() {
+                return Err(format!("{name} claim is missing"));
+            }
+        }
+        match self.subject == subject(&self.namespace, &self.account) {
+            true => Ok(()),
+            false => Err("sub claim is invalid".to_owned()),
+        }
+    }
+}
+
+/// A token that one of the cluster's keys signed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verified {
+    /// One that was asked for by a TokenRequest.
+    Bound(Claims),
+    /// One that is kept in a Secret.
+    OfSecret(SecretClaims),
+}
+
+/// The subject of an account's tokens.
+pub(super) fn subject(namespace: &str, account: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{account}")
 }
 
 impl TokenKey {
@@ -273,33 +330,23 @@ impl TokenKey {
         (self.extends && own && seconds == SECONDS_IN_PODS).then_some(SECONDS_EXTENDED)
     }
 
-    /// A token of a service account that is kept in a Secret. It is good for as long as the account
-    /// with this UID and a Secret of this name exist, ten years at most; `None` when the system has
-    /// no randomness.
+    /// A token of a service account that is kept in a Secret. It is good for as long as the Secret of
+    /// this name holds it and the account with this UID exists; `None` when the system has no
+    /// randomness.
     pub fn sign_for_secret(
         &self,
         namespace: &str,
         account: (&str, &str),
         secret: &str,
     ) -> Option<String> {
-        const TEN_YEARS: i64 = 10 * 365 * 24 * 3600;
         let (name, uid) = account;
-        let now = crate::clock::now().as_second();
-        self.sign(&Claims {
-            audiences: self.audiences().to_vec(),
-            expires: now + TEN_YEARS,
-            issued: now,
-            issuer: self.issuer().to_owned(),
-            id: crate::rng::uuid(),
-            kubernetes: Kubernetes {
-                namespace: namespace.to_owned(),
-                // The Secret is written with the token in it, so its UID is not known yet.
-                secret: Some(Bound { name: secret.to_owned(), uid: String::new() }),
-                serviceaccount: Bound { name: name.to_owned(), uid: uid.to_owned() },
-                ..Kubernetes::default()
-            },
-            not_before: now,
-            subject: format!("system:serviceaccount:{namespace}:{name}"),
+        self.sign(&SecretClaims {
+            issuer: SECRETS_ISSUER.to_owned(),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: name.to_owned(),
+            account_uid: uid.to_owned(),
+            subject: subject(namespace, name),
         })
     }
 
@@ -325,7 +372,7 @@ impl TokenKey {
     }
 
     /// A token of these claims; `None` when the system has no randomness.
-    pub(super) fn sign(&self, claims: &Claims) -> Option<String> {
+    pub(super) fn sign(&self, claims: &impl Serialize) -> Option<String> {
         let public = &self.public;
         let header = json!({ "alg": public.algorithm(), "kid": public.id });
         let claims = serde_json::to_vec(claims).ok()?;
@@ -352,28 +399,38 @@ impl TokenKey {
 
     /// Whether a token says that it is of this issuer: others are none of ours.
     pub(super) fn issued(&self, token: &str) -> bool {
-        #[derive(Deserialize)]
-        struct Issued {
-            #[serde(rename = "iss", default)]
-            issuer: String,
-        }
         let claims = Parts::read(token).and_then(|parts| parts.claims::<Issued>());
         claims.is_ok_and(|claims| self.is_issuer(&claims.issuer))
     }
 
     fn is_issuer(&self, issuer: &str) -> bool {
+        issuer == SECRETS_ISSUER || self.is_own_issuer(issuer)
+    }
+
+    fn is_own_issuer(&self, issuer: &str) -> bool {
         issuer == self.issuer || self.former_issuers.iter().any(|former| former == issuer)
     }
 
     /// What a token says, if one of our keys signed it and its issuer is ours. Whether it has
     /// expired, and whether what it is bound to still exists, is for the caller to see.
-    pub(super) fn verify(&self, token: &str) -> Result<Claims, String> {
-        let claims: Claims = Parts::read(token)?.verified(&self.verifying)?;
-        if !self.is_issuer(&claims.issuer) {
-            return Err(format!("its issuer is {}", claims.issuer));
+    pub(super) fn verify(&self, token: &str) -> Result<Verified, String> {
+        let parts = Parts::read(token)?;
+        let Issued { issuer } = parts.verified(&self.verifying)?;
+        if issuer == SECRETS_ISSUER {
+            return parts.claims().map(Verified::OfSecret);
         }
-        Ok(claims)
+        if !self.is_own_issuer(&issuer) {
+            return Err(format!("its issuer is {issuer}"));
+        }
+        parts.claims().map(Verified::Bound)
     }
+}
+
+/// Who a token says that issued it.
+#[derive(Deserialize)]
+struct Issued {
+    #[serde(rename = "iss", default)]
+    issuer: String,
 }
 
 #[cfg(test)]
@@ -385,7 +442,7 @@ mod tests {
         let key = TokenKey::generate().unwrap();
         let claims = Claims { issuer: key.issuer().to_owned(), expires: 7, ..Claims::default() };
         let token = key.sign(&claims).unwrap();
-        assert_eq!(key.verify(&token), Ok(claims));
+        assert_eq!(key.verify(&token), Ok(Verified::Bound(claims)));
 
         assert!(TokenKey::generate().unwrap().verify(&token).is_err());
         let (head, signature) = token.rsplit_once('.').unwrap();
@@ -405,8 +462,11 @@ mod tests {
         assert!(new.verify(&token).is_err());
         for pem in [old.public_key_pem(), old.serialize_pem()] {
             let both = new.clone().also_verifying(&pem).unwrap();
-            assert_eq!(both.verify(&token), Ok(claims.clone()));
-            assert_eq!(both.verify(&new.sign(&claims).unwrap()), Ok(claims.clone()));
+            assert_eq!(both.verify(&token), Ok(Verified::Bound(claims.clone())));
+            assert_eq!(
+                both.verify(&new.sign(&claims).unwrap()),
+                Ok(Verified::Bound(claims.clone()))
+            );
             assert_eq!(both.jwks()["keys"].as_array().unwrap().len(), 2);
         }
         assert!(new.clone().also_verifying("nothing").is_err());
@@ -430,7 +490,7 @@ mod tests {
         let claims = Claims { issuer: key.issuer().to_owned(), ..Claims::default() };
         assert!(key.verify(&key.sign(&claims).unwrap()).is_err());
         let theirs = TokenKey::from_pem(&pem).unwrap().sign(&claims).unwrap();
-        assert_eq!(key.verify(&theirs), Ok(claims));
+        assert_eq!(key.verify(&theirs), Ok(Verified::Bound(claims)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::runtime::ContainerStats;
 
+pub(crate) mod local_storage;
 pub(crate) mod rank;
 mod reclaim;
 pub(crate) mod thresholds;

@@ -15,7 +15,7 @@ use super::{
 use k8s_openapi::api::core::v1::Pod;
 
 /// How often the node's signals are looked at, as in the kubelet.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often directories of Pods that are gone are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(120);
 
@@ -28,6 +28,8 @@ pub(crate) struct NodeState {
     pub(crate) runtime_down: Option<String>,
     /// It ends its Pods and takes no others.
     pub(crate) shutting_down: bool,
+    /// Volumes that are not to be detached, as the API calls them.
+    pub(crate) volumes_in_use: std::collections::BTreeSet<String>,
 }
 
 /// Pods that were ended by the node and not by anybody else, by UID.
@@ -76,7 +78,12 @@ impl Core {
                 self.watch_kernel().await;
             }
         };
-        tokio::join!(pressure, logs, sweep, kernel);
+        let disk = async {
+            if !simulated {
+                self.watch_local_storage().await;
+            }
+        };
+        tokio::join!(pressure, logs, sweep, disk, kernel);
     }
 
     async fn watch_pressure(&self, mut watch: Watch) {
@@ -95,6 +102,7 @@ impl Core {
         loop {
             ticks.tick().await;
             self.sweep_once().await;
+            self.unstage_unused().await;
         }
     }
 
@@ -114,6 +122,10 @@ impl Core {
                 continue;
             }
             tracing::info!(node = self.config.name, pod = uid, "removing what a Pod left behind");
+            if let Err(why) = self.release_csi(&directory).await {
+                tracing::warn!(pod = uid, why, "unable to take its volumes from a Pod");
+                continue;
+            }
             let removed = tokio::task::spawn_blocking(move || volumes::tear_down(&directory)).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(pod = uid, %error, "unable to remove what a Pod left behind");

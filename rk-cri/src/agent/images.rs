@@ -362,7 +362,7 @@ impl Core {
         self.remove_images(&removal).await
     }
 
-    /// The ids of images that have a container, running or not.
+    /// The ids of images that have a container, running or not, or are the volume of a Pod.
     pub(super) async fn images_in_use(
         &self,
         images: &[Image],
@@ -371,6 +371,13 @@ impl Core {
         for container in self.runtime.list_containers().await? {
             used.insert(container.image_id);
             used.insert(container.config.image);
+        }
+        for pod in self.pods() {
+            let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+            let references = volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_ref());
+            for name in references.filter_map(|name| image_with_tag(name).ok()) {
+                used.extend(self.runtime.image_status(&name).await?.map(|image| image.id));
+            }
         }
         let is_used = |image: &&Image| {
             used.contains(&image.id)

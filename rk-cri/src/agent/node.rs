@@ -25,6 +25,9 @@ use crate::runtime::Image;
 /// Leaves it to the controllers to attach volumes to the node.
 const ATTACHED_BY_CONTROLLER: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 
+/// The field of volumes that are not to be detached.
+const IN_USE: &str = "volumesInUse";
+
 /// What a node is, apart from what changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
@@ -109,6 +112,10 @@ pub(crate) fn status(
             .filter(|images| !images.is_empty()),
         node_info: Some(identity.info.clone()),
         declared_features: Some(DECLARED_FEATURES.map(str::to_owned).into()),
+        // That is for the attach/detach controller to say.
+        volumes_attached: old.and_then(|old| old.volumes_attached.clone()),
+        volumes_in_use: Some(state.volumes_in_use.iter().cloned().collect())
+            .filter(|volumes: &Vec<String>| !volumes.is_empty()),
         ..Default::default()
     }
 }
@@ -319,6 +326,7 @@ pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) 
         return None;
     };
     let mut changed = Map::new();
+    let told_in_use = new.contains_key(IN_USE);
     if let Some(conditions) = new.remove("conditions")
         && (heartbeat || without_heartbeats(old.get("conditions"), &conditions))
     {
@@ -345,6 +353,9 @@ pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) 
             value => value,
         };
         changed.insert(key, value);
+    }
+    if old.contains_key(IN_USE) && !told_in_use {
+        changed.insert(IN_USE.into(), Value::Null);
     }
     (!changed.is_empty()).then(|| json!({ "status": changed }))
 }
@@ -474,6 +485,19 @@ mod tests {
         let ready = &new.conditions.as_ref().unwrap()[3];
         assert_eq!(ready.message.as_deref(), Some("node is shutting down"));
         assert_eq!(changes_of_conditions(&old, &new), ["NodeNotReady"]);
+    }
+
+    #[test]
+    fn the_last_volume_in_use_is_taken_back() {
+        let calm = NodeState::default();
+        let using = NodeState { volumes_in_use: ["a".to_owned()].into(), ..calm.clone() };
+        let old = status(&identity(), &[], &calm, None, &at(100));
+        let new = status(&identity(), &[], &using, Some(&old), &at(110));
+        let patch = status_patch(&old, &new, false).unwrap();
+        assert_eq!(patch, json!({"status": {"volumesInUse": ["a"]}}));
+        assert_eq!(status_patch(&new, &new, false), None);
+        let patch = status_patch(&new, &old, false).unwrap();
+        assert_eq!(patch, json!({"status": {"volumesInUse": null}}));
     }
 
     #[test]

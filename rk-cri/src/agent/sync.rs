@@ -23,11 +23,13 @@ use super::{
     admission::{Refusal, admit, allow_sysctls},
     allocation::{Allocation, Resize},
     backoff::BackOff,
+    csi,
     env::{Facts, Referenced},
     images::Tries,
     observed::Observed,
     plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
+    references,
     resize::hold_key,
     spec::{NodeFacts, full_name, sandbox_config, wrong_hostname},
     static_pods::is_static,
@@ -58,6 +60,10 @@ pub(super) struct Memory {
     pub(super) probes: Probes,
     /// Where the volumes are, and when they were last brought up to date.
     pub(super) volumes: Option<(BTreeMap<String, PathBuf>, Timestamp)>,
+    /// The versions of ConfigMaps and Secrets that they show.
+    pub(super) shown: references::Versions,
+    /// Those of them that a CSI driver has mounted.
+    pub(super) csi: BTreeMap<String, csi::Mounted>,
     pub(super) tokens: BTreeMap<(String, String), (String, Timestamp)>,
     /// What is allocated to a pod that was resized.
     pub(super) allocation: Option<Box<Allocation>>,
@@ -137,6 +143,12 @@ impl Memory {
     pub(super) fn hold(&mut self, name: &str, pause: Duration, now: Timestamp) {
         let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
         self.holds.insert(name.to_string(), now.saturating_add(pause).unwrap_or(Timestamp::MAX));
+    }
+
+    /// Forgets the pause after the sandbox or the volumes failed.
+    pub(super) fn hasten(&mut self) {
+        self.holds.remove("");
+        self.failures = 0;
     }
 
     fn held(&self, name: &str, now: Timestamp) -> bool {
@@ -273,9 +285,13 @@ impl Core {
         if memory.unwritten {
             wake = sooner(wake, Some(RETRY));
         }
-        if !self.runtime.simulated() && observed.sandbox().is_some() && volumes::have_contents(&pod)
-        {
-            wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
+        if !self.runtime.simulated() && observed.sandbox().is_some() {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let recovered = memory.volumes.is_none() && self.csi.is_user(uid);
+            if volumes::have_contents(&pod) || recovered {
+                wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
+            }
+            wake = sooner(wake, self.refresh_csi(&pod, &mut memory.csi).await);
         }
         Next::Wait(wake)
     }
@@ -520,16 +536,17 @@ impl Core {
     ) -> Option<Duration> {
         let age =
             memory.volumes.as_ref().map(|(_, at)| clock::now().duration_since(*at).unsigned_abs());
-        if let Some(left) =
-            age.and_then(|age| REFRESH.checked_sub(age)).filter(|left| !left.is_zero())
-        {
-            return Some(left);
+        let left = age.and_then(|age| REFRESH.checked_sub(age)).filter(|left| !left.is_zero());
+        if left.is_some() && !self.references.differ_from(&memory.shown) {
+            return left;
         }
         let ips = observed.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         if let Err((volume, why)) = self.set_up_volumes(pod, &ips, memory).await {
             let message = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
             self.event(&self.pod_reference(pod), EventType::Warning, "FailedMount", &message);
         }
-        Some(REFRESH)
+        // What was read may be older than what is followed.
+        let behind = self.references.differ_from(&memory.shown);
+        Some(if behind { RETRY } else { REFRESH })
     }
 }

@@ -11,11 +11,13 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeMount,
+    ConfigMap, Container, DownwardAPIVolumeFile, ImageVolumeSource, KeyToPath, Pod, Secret, Volume,
+    VolumeMount,
 };
 
 use self::atomic::Files;
 use super::{
+    csi::Wanted,
     env::{Facts, Referenced, expand, field},
     resources,
 };
@@ -46,6 +48,10 @@ pub(crate) enum Source {
         plugin: &'static str,
         files: Files,
     },
+    /// The files of an image.
+    Image(Box<ImageVolumeSource>),
+    /// A driver mounts it.
+    Csi(Box<Wanted>),
 }
 
 /// Tokens for `serviceAccountToken` sources, by volume and path.
@@ -54,6 +60,18 @@ pub(crate) type Tokens = BTreeMap<(String, String), String>;
 /// The directory of a volume, where it has one of its own.
 pub(crate) fn directory(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
     pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+}
+
+/// What the directory of a volume that the agent makes is called after; `None` if it makes none.
+pub(crate) fn plugin_of(volume: &Volume) -> Option<&'static str> {
+    let plugins = [
+        (volume.empty_dir.is_some(), "empty-dir"),
+        (volume.config_map.is_some(), "configmap"),
+        (volume.secret.is_some(), "secret"),
+        (volume.downward_api.is_some(), "downward-api"),
+        (volume.projected.is_some(), "projected"),
+    ];
+    plugins.into_iter().find(|(is, _)| *is).map(|(_, plugin)| plugin)
 }
 
 /// Names of the ConfigMaps and Secrets that volumes refer to.
@@ -104,6 +122,12 @@ pub(crate) fn source(
             memory: empty.medium.as_deref() == Some("Memory"),
             size_limit: size_limit.map(|limit| limit.value()),
         });
+    }
+    if let Some(image) = &volume.image {
+        return Ok(Source::Image(Box::new(image.clone())));
+    }
+    if let Some(wanted) = Wanted::inline(facts.pod, volume) {
+        return Ok(Source::Csi(Box::new(wanted)));
     }
     if let Some(host) = &volume.host_path {
         let type_ = host.type_.clone().unwrap_or_default();
@@ -288,6 +312,8 @@ pub(crate) fn set_up(
             host_path(&path, &type_)?;
             Ok(path)
         }
+        Source::Csi(wanted) => Err(format!("{wanted:?} is for its driver to mount")),
+        Source::Image(image) => Err(format!("{image:?} is for the runtime to mount")),
         Source::Files { plugin, files } => {
             let path = directory(pod_dir, plugin, volume);
             atomic::write(&path, &files, group).map_err(|error| error.to_string())?;
@@ -360,6 +386,12 @@ pub(crate) fn group_of(pod: &Pod) -> Option<u32> {
     u32::try_from(context.fs_group?).ok()
 }
 
+/// Whether a volume's files are given to the group only if its root is not the group's already.
+pub(crate) fn only_if_root_differs(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
+}
+
 /// Memory behind a directory, where that is allowed; else the directory does.
 #[cfg(target_os = "linux")]
 fn mount_tmpfs(path: &Path, size_limit: Option<i64>) {
@@ -423,7 +455,15 @@ fn host_path(path: &Path, type_: &str) -> Result<(), String> {
                 failed("a file")
             }
         }
-        _ => special(found.ok(), type_).map_or_else(|| failed(&format!("a {type_}")), |()| Ok(())),
+        _ => {
+            let what = match type_ {
+                "Socket" => "a socket file",
+                "CharDevice" => "a character device",
+                "BlockDevice" => "a block device",
+                other => other,
+            };
+            special(found.ok(), type_).map_or_else(|| failed(what), |()| Ok(()))
+        }
     }
 }
 

@@ -19,11 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
+    csi::Csi,
     heartbeat::{Alarms, Heartbeat},
     housekeeping::{EndedPods, NodeState},
     images::Pulls,
     kubelet_api::LastTimes,
     probes::ProbeCounts,
+    references::References,
     resize::Allocated,
     spec::pod_ref,
     static_pods::Mirrors,
@@ -60,6 +62,8 @@ pub(crate) struct Core {
     pub(super) probe_counts: Mutex<ProbeCounts>,
     pub(super) last_times: LastTimes,
     pub(super) allocated: Allocated,
+    pub(super) csi: Csi,
+    pub(super) references: References,
     /// Ends all work on pods; what runs keeps running.
     pub(super) stopped: CancellationToken,
     slots: Mutex<Slots>,
@@ -81,6 +85,8 @@ struct Slot {
     running: bool,
     /// Something changed since that task looked.
     dirty: bool,
+    /// What failed is to be tried again at once.
+    hasten: bool,
     /// Wakes a task that waits for containers to stop.
     changed: Arc<Notify>,
     memory: Option<Box<Memory>>,
@@ -136,6 +142,8 @@ impl Core {
             probe_counts: Mutex::default(),
             last_times: LastTimes::default(),
             allocated: Allocated::default(),
+            csi: Csi::default(),
+            references: References::default(),
             stopped: CancellationToken::new(),
             slots: Mutex::new(Slots { next: HEARTBEAT + 1, ..Slots::default() }),
         })
@@ -165,6 +173,7 @@ impl Core {
                 gone: false,
                 running: false,
                 dirty: false,
+                hasten: false,
                 changed: Arc::default(),
                 memory: Some(Box::default()),
                 wake_at: None,
@@ -191,6 +200,14 @@ impl Core {
     /// Something about the pod may have changed.
     pub(super) fn poke(&self, uid: &str) {
         if let Some(slot) = self.slots.lock().by_uid.get_mut(uid) {
+            self.start(slot, uid);
+        }
+    }
+
+    /// What a pod waits for may have come: what failed is tried again without a pause.
+    pub(super) fn poke_without_pause(&self, uid: &str) {
+        if let Some(slot) = self.slots.lock().by_uid.get_mut(uid) {
+            slot.hasten = true;
             self.start(slot, uid);
         }
     }
@@ -262,7 +279,11 @@ impl Core {
                 let Some(slot) = slots.by_uid.get_mut(uid) else { return Next::Wait(None) };
                 let changed = slot.changed.clone();
                 let job = Job { pod: slot.pod.clone(), gone: slot.gone, changed };
-                (job, slot.memory.take().unwrap_or_default())
+                let mut memory = slot.memory.take().unwrap_or_default();
+                if std::mem::take(&mut slot.hasten) {
+                    memory.hasten();
+                }
+                (job, memory)
             };
             // Boxed, so that a task that only waits its turn is small.
             let next = Box::pin(self.sync(&job, &mut memory)).await;
@@ -271,6 +292,7 @@ impl Core {
             let Some(slot) = slots.by_uid.get_mut(uid) else { return Next::Wait(None) };
             if next == Next::Forget {
                 self.forget_end(uid);
+                self.references.forget(uid);
                 self.forget_probe_counts(uid);
                 self.allocated.forget(uid);
                 slots.uids.remove(&slot.number);

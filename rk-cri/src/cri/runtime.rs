@@ -26,7 +26,7 @@ use super::{
 };
 use crate::runtime::{
     ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
-    ImageFilesystem, Io, PodRuntimeStatus, PullImage, Resources, Runtime, RuntimeError,
+    ImageFilesystem, Io, NodeStats, PodRuntimeStatus, PullImage, Resources, Runtime, RuntimeError,
     RuntimeEvent, SandboxConfig, SandboxStatus, Session,
 };
 
@@ -498,6 +498,14 @@ impl Runtime for CriRuntime {
         self.status_in(id, item.pod_sandbox_id).await.map_err(fail)
     }
 
+    async fn container_disk_bytes(&self, id: &str) -> Result<Option<u64>, RuntimeError> {
+        let request = v1::ContainerStatsRequest { container_id: id.to_owned() };
+        let answer = self.call(request).await;
+        let answer = answer.map_err(|failure| failure.of("container", id, "measure"))?;
+        let layer = answer.stats.and_then(|stats| stats.writable_layer);
+        Ok(layer.and_then(|layer| layer.used_bytes).map(|bytes| bytes.value))
+    }
+
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         let running = v1::ContainerStateValue { state: v1::ContainerState::Running.into() };
         let filter = v1::ContainerFilter { state: Some(running), ..Default::default() };
@@ -513,6 +521,11 @@ impl Runtime for CriRuntime {
             convert::stats::from_v1(stats, started)
         };
         Ok(told.into_iter().filter_map(of).collect())
+    }
+
+    /// CRI tells of containers. The node is the machine that this runs on, as its runtime is.
+    async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
+        Ok(crate::machine::stats())
     }
 
     async fn exec_sync(

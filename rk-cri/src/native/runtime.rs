@@ -1,6 +1,6 @@
 //! The [`Runtime`] trait on [`NativeRuntime`]: one line a verb.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
@@ -82,6 +82,12 @@ impl Runtime for NativeRuntime {
 
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         Ok(self.inner.container_stats())
+    }
+
+    async fn container_disk_bytes(&self, id: &str) -> Result<Option<u64>, RuntimeError> {
+        let upper = self.inner.writable_layer(id)?;
+        let measured = tokio::task::spawn_blocking(move || crate::agent::disk_usage(&upper).0);
+        Ok(measured.await.ok().and_then(|bytes| u64::try_from(bytes).ok()))
     }
 
     async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
@@ -180,6 +186,15 @@ impl Runtime for NativeRuntime {
             .await
             .map_err(|error| fail("the removal died")(std::io::Error::other(error)))?
             .map_err(image_error)
+    }
+
+    async fn mount_image(&self, image: &str, target: &Path) -> Result<(), RuntimeError> {
+        let (inner, image, target) = (self.inner.clone(), image.to_owned(), target.to_owned());
+        tokio::task::spawn_blocking(move || inner.mount_image(&image, &target))
+            .await
+            .unwrap_or_else(|error| {
+                Err(fail("cannot mount an image")(std::io::Error::other(error)))
+            })
     }
 
     async fn image_filesystem(&self) -> Result<Option<ImageFilesystem>, RuntimeError> {

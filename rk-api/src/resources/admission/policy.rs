@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::{
     api::admissionregistration::v1::{
-        AuditAnnotation, MatchResources, MutatingAdmissionPolicy, MutatingAdmissionPolicySpec,
-        Mutation, ParamKind, ValidatingAdmissionPolicy, ValidatingAdmissionPolicySpec,
-        ValidatingAdmissionPolicyStatus, Validation, Variable,
+        AuditAnnotation, MatchCondition, MatchResources, MutatingAdmissionPolicy,
+        MutatingAdmissionPolicySpec, Mutation, ParamKind, ValidatingAdmissionPolicy,
+        ValidatingAdmissionPolicySpec, ValidatingAdmissionPolicyStatus, Validation, Variable,
     },
     jiff::Timestamp,
 };
@@ -108,9 +108,7 @@ impl Kind for ValidatingPolicies {
             spec.match_constraints.as_ref(),
             &path,
         );
-        let at = path.child("matchConditions");
         let given = Given { params: spec.param_kind.is_some(), ..Given::default() };
-        rules::conditions(&mut errors, list(&spec.match_conditions), given.params, &at);
         let scope = variables(&mut errors, list(&spec.variables), given, &path.child("variables"));
         let (validations, annotations) = (list(&spec.validations), list(&spec.audit_annotations));
         if validations.is_empty() && annotations.is_empty() {
@@ -135,14 +133,29 @@ impl Kind for ValidatingPolicies {
         errors.0
     }
 
+    fn validate_create(policy: &ValidatingAdmissionPolicy) -> ErrorList {
+        let spec = policy.spec.as_ref();
+        conditions(
+            spec.map_or(&[], |spec| list(&spec.match_conditions)),
+            spec.is_some_and(|spec| spec.param_kind.is_some()),
+        )
+    }
+
     fn validate_update(
         new: &ValidatingAdmissionPolicy,
-        _: &ValidatingAdmissionPolicy,
+        old: &ValidatingAdmissionPolicy,
         part: Part,
     ) -> ErrorList {
         let mut errors = Errors::default();
         if part != Part::Status {
-            return errors.0;
+            let conditions = |policy: &ValidatingAdmissionPolicy| {
+                policy.spec.clone().unwrap_or_default().match_conditions.unwrap_or_default()
+            };
+            // What was let in once, perhaps by older rules, may stay.
+            return match conditions(new) == conditions(old) {
+                true => errors.0,
+                false => Self::validate_create(new),
+            };
         }
         let checked = new.status.as_ref().and_then(|status| status.type_checking.as_ref());
         let warnings = checked.map_or(&[][..], |checked| list(&checked.expression_warnings));
@@ -206,9 +219,7 @@ impl Kind for MutatingPolicies {
             spec.match_constraints.as_ref(),
             &path,
         );
-        let at = path.child("matchConditions");
         let given = Given { params: spec.param_kind.is_some(), authorizer: true, patches: true };
-        rules::conditions(&mut errors, list(&spec.match_conditions), given.params, &at);
         let scope = variables(&mut errors, list(&spec.variables), given, &path.child("variables"));
         let mutations = list(&spec.mutations);
         if mutations.is_empty() {
@@ -222,6 +233,28 @@ impl Kind for MutatingPolicies {
         let at = path.child("reinvocationPolicy");
         errors.required_one_of(&at, text(&spec.reinvocation_policy), &["IfNeeded", "Never"]);
         errors.0
+    }
+
+    fn validate_create(policy: &MutatingAdmissionPolicy) -> ErrorList {
+        let spec = policy.spec.as_ref();
+        conditions(
+            spec.map_or(&[], |spec| list(&spec.match_conditions)),
+            spec.is_some_and(|spec| spec.param_kind.is_some()),
+        )
+    }
+
+    fn validate_update(
+        new: &MutatingAdmissionPolicy,
+        old: &MutatingAdmissionPolicy,
+        _: Part,
+    ) -> ErrorList {
+        let conditions = |policy: &MutatingAdmissionPolicy| {
+            policy.spec.clone().unwrap_or_default().match_conditions.unwrap_or_default()
+        };
+        match conditions(new) == conditions(old) {
+            true => ErrorList::new(),
+            false => Self::validate_create(new),
+        }
     }
 
     fn cells(policy: &MutatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
@@ -242,6 +275,13 @@ fn param_kind_cell(kind: Option<&ParamKind>) -> String {
         Some(kind) => format!("{}/{}", text(&kind.api_version), text(&kind.kind)),
         None => "<unset>".to_owned(),
     }
+}
+
+/// What is wrong with the conditions under which a policy is asked.
+fn conditions(conditions: &[MatchCondition], has_params: bool) -> ErrorList {
+    let mut errors = Errors::default();
+    rules::conditions(&mut errors, conditions, has_params, &Path::new("spec.matchConditions"));
+    errors.0
 }
 
 /// What both kinds of policies say.
@@ -462,6 +502,22 @@ mod tests {
         check("JSONPatch", None, Some(" "), &["jsonPatch.expression"]);
         check("JSONPatch", Some("x"), None, &["applyConfiguration", "jsonPatch"]);
         check("", None, None, &["patchType"]);
+    }
+
+    #[test]
+    fn a_condition_that_was_let_in_once_may_stay() {
+        let policy = |condition: &str| -> ValidatingAdmissionPolicy {
+            let condition = json!({ "name": "c", "expression": condition });
+            serde_json::from_value(json!({ "spec": { "matchConditions": [condition] } })).unwrap()
+        };
+        let (good, bad, worse) = (policy("true"), policy("1 +"), policy("nothing.like.it"));
+        let update = |new, old| ValidatingPolicies::validate_update(new, old, Part::Main);
+        assert!(ValidatingPolicies::validate_create(&good).is_empty());
+        let errors = ValidatingPolicies::validate_create(&bad);
+        assert_eq!(errors[0].path, "spec.matchConditions[0].expression");
+        assert!(update(&bad, &bad).is_empty());
+        assert!(update(&good, &bad).is_empty());
+        assert!(!update(&worse, &bad).is_empty());
     }
 
     #[test]

@@ -236,11 +236,19 @@ fn validate(hooks: &[Webhook<'_>], old: &[Webhook<'_>]) -> ErrorList {
     let old_names: BTreeSet<_> = old.iter().map(|hook| hook.name).collect();
     let require_unique = old_names.len() == old.len();
 
+    let same =
+        |(new, old): (&Webhook<'_>, &Webhook<'_>)| new.match_conditions == old.match_conditions;
+    let keeps_conditions = hooks.len() == old.len() && hooks.iter().zip(old).all(same);
+
     let mut known = BTreeSet::new();
     for (i, hook) in hooks.iter().enumerate() {
         let at = Path::new("webhooks").index(i);
         let side_effects = if require_harmless { NO_SIDE_EFFECTS } else { SIDE_EFFECTS };
         webhook(&mut errors, hook, side_effects, &at);
+        if !keeps_conditions {
+            let at = at.child("matchConditions");
+            rules::conditions(&mut errors, hook.match_conditions, false, &at);
+        }
         let versions_at = at.child("admissionReviewVersions");
         review_versions(&mut errors, hook.review_versions, &versions_at);
         if require_review && !hook.review_versions.is_empty() && !knows_review(hook) {
@@ -291,7 +299,6 @@ fn webhook(errors: &mut Errors, hook: &Webhook<'_>, side_effects: &[&str], path:
         errors.one_of(&path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
     }
     client(errors, hook.client, &path.child("clientConfig"));
-    rules::conditions(errors, hook.match_conditions, false, &path.child("matchConditions"));
 }
 
 fn review_versions(errors: &mut Errors, versions: &[String], path: &Path) {
@@ -410,6 +417,23 @@ mod tests {
         assert_eq!(ValidatingWebhooks::validate_create(&other).len(), 1);
         let update = |new, old| ValidatingWebhooks::validate_update(new, old, Part::Main).len();
         assert_eq!((update(&other, &other), update(&other, &harmless)), (0, 1));
+    }
+
+    #[test]
+    fn a_condition_that_was_let_in_once_may_stay() {
+        let with = |condition: &str| {
+            let mut config = config("None");
+            let condition =
+                MatchCondition { name: "c".to_owned(), expression: condition.to_owned() };
+            for hook in config.webhooks.iter_mut().flatten() {
+                hook.match_conditions = Some(vec![condition.clone()]);
+            }
+            config
+        };
+        let (good, bad, worse) = (with("true"), with("1 +"), with("nothing.like.it"));
+        assert_eq!(ValidatingWebhooks::validate_create(&bad).len(), 1);
+        let update = |new, old| ValidatingWebhooks::validate_update(new, old, Part::Main).len();
+        assert_eq!((update(&bad, &bad), update(&good, &bad), update(&worse, &bad)), (0, 0, 1));
     }
 
     #[test]

@@ -15,7 +15,10 @@ use super::super::{
     check::{ResourceList, list, text},
     warnings::{fraction, node_label, node_term},
 };
-use crate::{field::Path, meta::names};
+use crate::{
+    field::Path,
+    meta::{addresses::ip_warnings, names},
+};
 
 mod volumes;
 
@@ -113,6 +116,7 @@ impl<'a, 'p> Seen<'a, 'p> {
         }
         volumes::warn(warnings, list(&self.spec.volumes), &path.child("volumes"));
         self.twice(warnings, &path);
+        self.addresses(warnings, &path);
         let overhead = self.spec.overhead.as_ref();
         fractions(warnings, overhead, &path.child("overhead"));
         let security = self.spec.security_context.as_ref();
@@ -195,6 +199,19 @@ impl<'a, 'p> Seen<'a, 'p> {
             if spread.label_selector.is_none() {
                 selects_nothing(warnings, &at.child("labelSelector"));
             }
+        }
+    }
+
+    /// Addresses that are not written as they should be.
+    fn addresses(&self, warnings: &mut Vec<String>, path: &Path) {
+        let dns = self.spec.dns_config.as_ref();
+        for (i, server) in dns.map_or(&[][..], |dns| list(&dns.nameservers)).iter().enumerate() {
+            let at = path.child("dnsConfig.nameservers").index(i);
+            warnings.extend(ip_warnings(&at, server));
+        }
+        for (i, alias) in list(&self.spec.host_aliases).iter().enumerate() {
+            let at = path.child("hostAliases").index(i).child("ip");
+            warnings.extend(ip_warnings(&at, &alias.ip));
         }
     }
 

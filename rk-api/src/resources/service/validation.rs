@@ -220,24 +220,41 @@ pub(super) fn status(service: &Service) -> ErrorList {
     let mut errors = Errors::default();
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let points = status.map_or(&[][..], |status| list(&status.ingress));
+    let is_balanced = service.spec.as_ref().is_some_and(|spec| text(&spec.type_) == "LoadBalancer");
+    if !points.is_empty() && !is_balanced {
+        let wrong = "may only be used when `spec.type` is 'LoadBalancer'";
+        errors.forbidden(&Path::new("status.loadBalancer.ingress"), wrong);
+        return errors.0;
+    }
     for (i, point) in points.iter().enumerate() {
         let at = Path::new("status.loadBalancer.ingress").index(i);
         let (ip, host) = (text(&point.ip), text(&point.hostname));
-        if !ip.is_empty() && names::parse_ip(ip).is_none() {
-            errors.invalid(&at.child("ip"), ip, "must be a valid IP address");
-        }
-        if ip.is_empty() && point.ip_mode.is_some() {
-            errors.forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set");
-        }
-        if !host.is_empty() {
-            let at = at.child("hostname");
-            errors.form(&at, host, names::dns_subdomain(host, false));
-            if names::parse_ip(host).is_some() {
-                errors.invalid(&at, host, "must be a DNS name, not an IP address");
+        point_of_entry(&mut errors, ip, host, &at);
+        let at = at.child("ipMode");
+        match &point.ip_mode {
+            None if !ip.is_empty() => errors.required(&at, "must be specified when `ip` is set"),
+            Some(_) if ip.is_empty() => {
+                errors.forbidden(&at, "may not be specified when `ip` is not set");
             }
+            Some(mode) => errors.one_of(&at, mode, &["Proxy", "VIP"]),
+            None => {}
         }
     }
     errors.0
+}
+
+/// What is wrong with an address or a name under which a load balancer is found.
+pub(in super::super) fn point_of_entry(errors: &mut Errors, ip: &str, host: &str, path: &Path) {
+    if !ip.is_empty() {
+        errors.form(&path.child("ip"), ip, names::ip(ip));
+    }
+    if !host.is_empty() {
+        let at = path.child("hostname");
+        errors.form(&at, host, names::dns_subdomain(host, false));
+        if names::parse_ip(host).is_some() {
+            errors.invalid(&at, host, "must be a DNS name, not an IP address");
+        }
+    }
 }
 
 fn load_balancer(errors: &mut Errors, spec: &ServiceSpec, path: &Path) {

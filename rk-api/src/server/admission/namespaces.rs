@@ -33,7 +33,7 @@ impl Admission for NamespaceExists {
     }
 }
 
-/// The server, for plug-ins that write objects of their own, once there is one. Cloning shares it.
+/// The server, for plug-ins and authenticators that write objects of their own, once there is one. Cloning shares it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::server) struct Provisioner(pub(super) Arc<OnceLock<Weak<Inner>>>);
 
@@ -42,6 +42,11 @@ impl Provisioner {
     pub(in crate::server) fn set(&self, server: &Arc<Inner>) {
         // It is set once, when the server starts.
         let _ = self.0.set(Arc::downgrade(server));
+    }
+
+    /// The server, as long as it is there.
+    pub(in crate::server) fn get(&self) -> Option<Arc<Inner>> {
+        self.0.get().and_then(Weak::upgrade)
     }
 }
 

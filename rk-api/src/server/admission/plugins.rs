@@ -33,7 +33,7 @@ use super::{
     pod_tolerations::PodTolerationRestriction,
     policies::{MutatingPolicies, ValidatingPolicies},
     priority::Priority,
-    resource_quota::ResourceQuotas,
+    resource_quota::{self, ResourceQuotaLimits, ResourceQuotas},
     runtime_class::RuntimeClasses,
     service_accounts::ServiceAccounts,
     signing_requests::Requestor,
@@ -66,6 +66,8 @@ pub(in crate::server) struct Parts {
     pub pod_security_defaults: PodSecurityDefaults,
     /// What EventRateLimit is told.
     pub event_rate_limits: Option<EventRateLimits>,
+    /// What needs a quota.
+    pub resource_quota_limits: ResourceQuotaLimits,
     /// What ImagePolicyWebhook asks.
     pub image_policy: Option<Arc<ImagePolicyWebhook>>,
     /// Whether a Pod needs its service account to be there.
@@ -153,7 +155,9 @@ const PLUGINS: &[Row] = &[
     ("MutatingAdmissionWebhook", true, |p| some(MutatingWebhooks::new(p))),
     ("ValidatingAdmissionPolicy", true, |p| some(ValidatingPolicies::new(p))),
     ("ValidatingAdmissionWebhook", true, |p| some(ValidatingWebhooks::new(p))),
-    ("ResourceQuota", true, |p| some(ResourceQuotas::new(p.lookup.reader.clone()))),
+    (resource_quota::NAME, true, |p| {
+        some(ResourceQuotas::new(p.lookup.reader.clone(), p.resource_quota_limits.clone()))
+    }),
     ("AlwaysDeny", false, |_| some(AlwaysDeny)),
 ];
 
@@ -221,6 +225,7 @@ impl Selection {
         if let Err(why) = PodSecurity::check(&parts.pod_security_defaults) {
             return wrong("PodSecurity", &why);
         }
+        parts.resource_quota_limits.validate()?;
         match &parts.event_rate_limits {
             Some(limits) => limits.validate()?,
             None if is_on(event_rate_limit::NAME) => {

@@ -2,9 +2,12 @@
 //!
 //! What a quota allows and what is used are in its status. A controller keeps that; admission adds
 //! what it lets in, so that nothing is let in twice. A quota without a status yet allows nothing in
-//! particular and forbids nothing.
+//! particular and forbids nothing. What is [limited] needs a quota.
+
+mod limited;
 
 use std::{
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
@@ -15,6 +18,7 @@ use k8s_openapi::{api::core::v1::ResourceQuota, jiff::Timestamp};
 use rk_store::{Expect, StoreError};
 use tokio::sync::Mutex;
 
+pub use self::limited::{LimitedResource, LimitedScope, ResourceQuotaLimits};
 use super::{Admission, AdmissionRequest, Operation, first_look::FirstLook};
 use crate::{
     clock,
@@ -32,6 +36,9 @@ use crate::{
     },
 };
 
+/// The name of the plug-in.
+pub(super) const NAME: &str = "ResourceQuota";
+
 /// Namespaces share these locks: one request at a time counts in a namespace of this server.
 const LOCKS: usize = 64;
 /// Tries when another server counts in the same quota.
@@ -41,6 +48,7 @@ const TRIES: usize = 16;
 #[derive(Debug)]
 pub(super) struct ResourceQuotas {
     reader: Reader,
+    limits: ResourceQuotaLimits,
     looks: FirstLook,
     locks: Vec<Mutex<()>>,
 }
@@ -54,9 +62,9 @@ struct Found {
 }
 
 impl ResourceQuotas {
-    pub(super) fn new(reader: Reader) -> Self {
+    pub(super) fn new(reader: Reader, limits: ResourceQuotaLimits) -> Self {
         let locks = (0..LOCKS).map(|_| Mutex::default()).collect();
-        Self { reader, looks: FirstLook::default(), locks }
+        Self { reader, limits, looks: FirstLook::default(), locks }
     }
 
     fn lock(&self, namespace: &str) -> Option<&Mutex<()>> {
@@ -95,6 +103,30 @@ impl ResourceQuotas {
             Err(StoreError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the item is let in by all of these quotas, which are those of the namespace.
+    fn ask(
+        &self,
+        request: &AdmissionRequest<'_>,
+        item: &Item<'_>,
+        old: Option<&Item<'_>>,
+        quotas: &[ResourceQuota],
+    ) -> Result<()> {
+        let now = clock::now();
+        let forbidden = |why: String| request.forbidden(&why);
+        for quota in quotas {
+            restricted(quota, item).map_err(forbidden)?;
+        }
+        let uses_more = !more(item, old, now).values().all(Quantity::is_zero);
+        if uses_more && let Some(wrong) = self.limits.uncovered(request.resource, item, quotas, now)
+        {
+            return Err(wrong.refusal(|why| request.forbidden(why)));
+        }
+        for quota in quotas {
+            decide(quota, item, old, is_told(request), now).map_err(forbidden)?;
+        }
+        Ok(())
     }
 
     /// Checks one quota, and counts in it.
@@ -156,22 +188,20 @@ impl Admission for ResourceQuotas {
         };
         // Most namespaces have none, so this looks at the cache and takes no lock.
         let quotas = self.looks.list::<ResourceQuota>(&self.reader, namespace).await?;
-        if quotas.is_empty() {
+        if quotas.is_empty() && !self.limits.are_about(request.resource) {
             return Ok(());
         }
         let item = Item::new(request.resource, object);
         let old = request.old.map(|old| Item::new(request.resource, old));
         let Some(lock) = self.lock(namespace) else { return Ok(()) };
         let _counting = lock.lock().await;
-        // First all are asked, so that none counts what another one refuses.
+        let mut found = Vec::with_capacity(quotas.len());
         for quota in &quotas {
             let name = quota.metadata.name.as_deref().unwrap_or_default();
-            if let Some(found) = self.fetch(&resource, namespace, name).await? {
-                let used =
-                    decide(&found.quota, &item, old.as_ref(), is_told(request), clock::now());
-                used.map_err(|why| request.forbidden(&why))?;
-            }
+            found.extend(self.fetch(&resource, namespace, name).await?.map(|found| found.quota));
         }
+        // First all are asked, so that none counts what another one refuses.
+        self.ask(request, &item, old.as_ref(), &found)?;
         for quota in &quotas {
             let name = quota.metadata.name.as_deref().unwrap_or_default();
             self.admit(request, &resource, name, &item, old.as_ref()).await?;
@@ -183,6 +213,46 @@ impl Admission for ResourceQuotas {
 /// Whether a request tells what is so already: it counts, but is not refused.
 fn is_told(request: &AdmissionRequest<'_>) -> bool {
     request.subresource == "status"
+}
+
+/// Which resources of the quota an item uses that the quota is about; none of another item.
+fn covered<'a>(quota: &'a ResourceQuota, item: &Item<'_>) -> Vec<&'a String> {
+    if !scopes(quota).iter().all(|scope| item.is_in(scope)) {
+        return Vec::new();
+    }
+    let hard = quota.status.as_ref().and_then(|status| status.hard.as_ref());
+    hard.into_iter().flat_map(BTreeMap::keys).filter(|resource| item.knows(resource)).collect()
+}
+
+/// The same, or why the quota cannot tell whether the item fits.
+fn restricted<'a>(
+    quota: &'a ResourceQuota,
+    item: &Item<'_>,
+) -> std::result::Result<Vec<&'a String>, String> {
+    let restricted = covered(quota, item);
+    if restricted.is_empty() {
+        return Ok(restricted);
+    }
+    let name = quota.metadata.name.as_deref().unwrap_or_default();
+    item.check_specified(&restricted).map_err(|why| format!("failed quota: {name}: {why}"))?;
+    let used = quota.status.as_ref().and_then(|status| status.used.as_ref());
+    let is_counted = |resource: &&String| used.is_some_and(|used| used.contains_key(*resource));
+    if !restricted.iter().all(is_counted) {
+        let names: Vec<&str> = restricted.iter().map(|resource| resource.as_str()).collect();
+        return Err(format!("status unknown for quota: {name}, resources: {}", names.join(",")));
+    }
+    Ok(restricted)
+}
+
+/// How much more the item uses than before.
+fn more(item: &Item<'_>, old: Option<&Item<'_>>, now: Timestamp) -> Amounts {
+    let mut more = item.usage(now);
+    let before = old.map(|old| old.usage(now)).unwrap_or_default();
+    for (name, amount) in &mut more {
+        let before = before.get(name).copied().unwrap_or(Quantity::ZERO);
+        *amount = amount.minus(&before).max(Quantity::ZERO);
+    }
+    more
 }
 
 /// What is used of a quota once the item is let in: `None` when the quota is not about it or
@@ -198,36 +268,20 @@ fn decide(
     let status = quota.status.clone().unwrap_or_default();
     let hard = amounts(status.hard.as_ref());
     let used = amounts(status.used.as_ref());
-    let restricted: Vec<&String> = hard.keys().filter(|resource| item.knows(resource)).collect();
-    if restricted.is_empty() || !scopes(quota).iter().all(|scope| item.is_in(scope)) {
+    if restricted(quota, item)?.is_empty() {
         return Ok(None);
     }
-    item.check_specified(&restricted).map_err(|why| format!("failed quota: {name}: {why}"))?;
-    if restricted.iter().any(|resource| !used.contains_key(*resource)) {
-        let names: Vec<&str> = restricted.iter().map(|resource| resource.as_str()).collect();
-        return Err(format!("status unknown for quota: {name}, resources: {}", names.join(",")));
-    }
 
-    let mut more = item.usage(now);
-    let negative: Vec<_> = more
-        .iter()
-        .filter(|(_, amount)| amount.signum() < 0)
-        .map(|(name, _)| name.clone())
-        .collect();
+    let usage = item.usage(now);
+    let negative = usage.iter().filter(|(_, amount)| amount.signum() < 0);
+    let negative: Vec<&str> = negative.map(|(name, _)| name.as_str()).collect();
     if !negative.is_empty() {
         let negative = negative.join(",");
         return Err(format!("quota usage is negative for resource(s): {negative}"));
     }
     // What was in none of the scopes is new to the quota.
-    if let Some(old) = old
-        && scopes(quota).iter().all(|scope| old.is_in(scope))
-    {
-        let before = old.usage(now);
-        for (name, amount) in &mut more {
-            let before = before.get(name).copied().unwrap_or(Quantity::ZERO);
-            *amount = amount.minus(&before).max(Quantity::ZERO);
-        }
-    }
+    let old = old.filter(|old| scopes(quota).iter().all(|scope| old.is_in(scope)));
+    let mut more = more(item, old, now);
     if more.values().all(Quantity::is_zero) {
         return Ok(None);
     }

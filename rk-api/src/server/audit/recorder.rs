@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock, rng,
-    server::{info::RequestInfo, user::UserInfo},
+    server::{authn::Notes, info::RequestInfo, user::UserInfo},
 };
 
 /// How much of a user agent is kept, in bytes, and what says that there was more.
@@ -122,6 +122,7 @@ impl Recorder {
         info: &RequestInfo,
     ) -> Self {
         let id = parts.extensions.get::<AuditId>();
+        let notes = parts.extensions.get::<Notes>().map(Notes::annotations).unwrap_or_default();
         let now = clock::now_micros();
         let event = Event {
             kind: "Event",
@@ -147,7 +148,13 @@ impl Recorder {
             stage_timestamp: now,
             annotations: Default::default(),
         };
-        Self { verdict, event: Mutex::new(event), sink, completed: AtomicBool::new(false) }
+        let recorder =
+            Self { verdict, event: Mutex::new(event), sink, completed: AtomicBool::new(false) };
+        // What was found out about the user before there was anything to write it into.
+        for (key, value) in notes {
+            recorder.annotate(key, value);
+        }
+        recorder
     }
 
     /// Tells the sinks that the request has come to a stage.

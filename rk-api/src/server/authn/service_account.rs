@@ -1,16 +1,20 @@
 //! Service-account tokens that this cluster issued.
 
+mod legacy;
+
 use async_trait::async_trait;
 use http::request::Parts;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 
-use super::{AuthenticationError, Authenticator, bearer_token};
+use super::{AuthenticationError, Authenticator, bearer_token, notes};
 use crate::{
     clock,
     resources::BuiltIn,
     server::{
+        admission::Provisioner,
+        metrics::TokenMetrics,
         reader::Reader,
-        token::{Bound, Claims, TokenKey},
+        token::{Bound, Claims, TokenKey, Verified},
         user::UserInfo,
     },
 };
@@ -23,6 +27,9 @@ const LEEWAY: i64 = 60;
 pub(in crate::server) struct ServiceAccountTokens {
     pub(in crate::server) key: TokenKey,
     pub(in crate::server) reader: Reader,
+    pub(in crate::server) metrics: TokenMetrics,
+    /// Who writes into Secrets when their tokens were last used.
+    pub(in crate::server) server: Provisioner,
 }
 
 #[async_trait]
@@ -46,17 +53,37 @@ impl ServiceAccountTokens {
         token: &str,
         audiences: &[String],
     ) -> Result<(UserInfo, Vec<String>), String> {
-        let claims = self.key.verify(token)?;
-        let meant: Vec<String> =
-            audiences.iter().filter(|wanted| claims.audiences.contains(wanted)).cloned().collect();
-        if meant.is_empty() {
-            return Err(format!(
-                "token audiences {:?} is invalid for the target audiences {audiences:?}",
-                claims.audiences
-            ));
+        match self.key.verify(token)? {
+            Verified::Bound(claims) => {
+                let meant = meant_for(&claims.audiences, audiences)?;
+                self.check(&claims).await?;
+                self.note_age(&claims);
+                Ok((user(claims), meant))
+            }
+            Verified::OfSecret(claims) => {
+                let key = "authentication.k8s.io/legacy-token";
+                notes::annotate(key, claims.subject.clone());
+                self.metrics.legacy.inc();
+                // It does not say whom it is for, so it is for this server.
+                let meant = meant_for(self.key.audiences(), audiences)?;
+                Ok((self.user_of_secret(token, claims).await?, meant))
+            }
         }
-        self.check(&claims).await?;
-        Ok((user(claims), meant))
+    }
+
+    /// Tells of tokens that a program has read only once, and that are taken for a while longer.
+    fn note_age(&self, claims: &Claims) {
+        let Some(warn_after) = claims.kubernetes.warn_after.filter(|after| *after != 0) else {
+            return;
+        };
+        let late = clock::now().as_second() - warn_after;
+        if late <= 0 {
+            self.metrics.valid.inc();
+            return;
+        }
+        self.metrics.stale.inc();
+        let what = format!("subject: {}, seconds after warning threshold: {late}", claims.subject);
+        notes::annotate("authentication.k8s.io/stale-token", what);
     }
 
     async fn check(&self, claims: &Claims) -> Result<(), String> {
@@ -96,6 +123,17 @@ impl ServiceAccountTokens {
                 && deleted.is_none_or(|deleted| deleted.0.as_second() >= oldest)
         });
         if is_it { Ok(()) } else { Err("service account token has been invalidated".to_owned()) }
+    }
+}
+
+/// Which of the wanted audiences a token is for.
+fn meant_for(said: &[String], wanted: &[String]) -> Result<Vec<String>, String> {
+    let meant: Vec<String> = wanted.iter().filter(|one| said.contains(one)).cloned().collect();
+    match meant.is_empty() {
+        true => {
+            Err(format!("token audiences {said:?} is invalid for the target audiences {wanted:?}"))
+        }
+        false => Ok(meant),
     }
 }
 

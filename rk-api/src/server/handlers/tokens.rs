@@ -27,7 +27,7 @@ use crate::{
         body::{self, ResponseBody},
         query::WriteOptions,
         status::{ApiError, Result, Subject},
-        token::{Bound, Claims, Kubernetes},
+        token::{self, Bound, Claims, Kubernetes},
     },
 };
 
@@ -95,7 +95,7 @@ impl<'a> Call<'a> {
             id: rng::uuid(),
             kubernetes,
             not_before: now,
-            subject: format!("system:serviceaccount:{namespace}:{}", target.name),
+            subject: token::subject(namespace, target.name),
         };
         let token = key.sign(&claims).ok_or_else(|| ApiError::internal("cannot sign"))?;
         audit::annotate(

@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, Response, header, request::Parts};
 use super::{LayerFuture, Next, Req};
 use crate::server::{
     audit::Audit,
-    authn::{self, Authenticator},
+    authn::{self, Authenticator, Notes},
     body::{self, ResponseBody},
     context::{Identity, Subject},
     status::ApiError,
@@ -51,7 +51,12 @@ impl<S: Next> tower::Service<Req> for AuthenticationLayer<S> {
         let mut inner = self.inner.clone();
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
-            let user = match authenticator.authenticate(&parts).await {
+            let notes = Notes::default();
+            let found = notes.taken_of(authenticator.authenticate(&parts)).await;
+            if !notes.is_empty() {
+                parts.extensions.insert(notes);
+            }
+            let user = match found {
                 Ok(Some(user)) => user,
                 Ok(None) if anonymous => UserInfo::anonymous(),
                 Ok(None) => return Ok(refuse(&parts, audit.as_deref()).await),

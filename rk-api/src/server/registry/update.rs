@@ -8,9 +8,9 @@ use rk_store::{Expect, StoreError};
 use super::{Current, Registry, Target, UPDATE_TRIES, WriteError};
 use crate::{
     apply::Managers,
-    field::{FieldError, Path},
-    meta::{validate_metadata, validate_metadata_update},
-    resources::{Object, Part},
+    field::{ErrorList, FieldError, Path},
+    meta::{addresses, validate_metadata, validate_metadata_update},
+    resources::{Object, Part, Strategy},
     server::{
         admission::{AdmissionRequest, Operation},
         handlers::scale::scale_of,
@@ -281,7 +281,7 @@ impl Registry {
         // A status is judged by itself: the rest of the object was let in before, perhaps by older
         // rules.
         if part != Part::Status || strategy.custom().is_some() {
-            errors.extend(strategy.validate(new.as_ref()));
+            errors.extend(judged_again(strategy, new.as_ref(), old));
         }
         let (wrong, forgiven) = strategy.judge_update(new.as_ref(), old, part);
         errors.extend(wrong);
@@ -304,6 +304,21 @@ impl Registry {
         };
         self.admission.validate(&admission).await
     }
+}
+
+/// What is wrong with an object that was there before. An address that is refused by now is left
+/// alone if it was in it already (KEP-4858).
+fn judged_again(strategy: &dyn Strategy, new: &dyn Object, old: &dyn Object) -> ErrorList {
+    let mut errors = strategy.validate(new);
+    let was_once_valid = |error: &FieldError| addresses::was_once_valid(&error.detail);
+    if errors.iter().any(was_once_valid) {
+        let before = strategy.validate(old);
+        let was_there = |error: &FieldError| {
+            before.iter().any(|was| was.detail == error.detail && was.value == error.value)
+        };
+        errors.retain(|error| !was_once_valid(error) || !was_there(error));
+    }
+    errors
 }
 
 /// Whether the same managers have the same fields, whenever they got them.

@@ -305,10 +305,12 @@ impl Inner {
         }
     }
 
-    /// The layers that containers use.
+    /// The layers that containers and volumes use.
     pub(in crate::native) fn layers_in_use(&self) -> HashSet<String> {
+        let mut layers = self.layers_of_image_mounts();
         let state = self.state.lock();
-        state.containers.values().flat_map(|known| known.record.layers.clone()).collect()
+        layers.extend(state.containers.values().flat_map(|known| known.record.layers.clone()));
+        layers
     }
 }
 
