@@ -48,19 +48,24 @@ pub(crate) struct Shortage {
     pub(crate) capacity: i64,
 }
 
-/// The first resource that the node has too little of.
-pub(crate) fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortage> {
+/// The first resource that the node has too little of, its places for Pods among them.
+fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortage> {
+    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref())?;
+    let places = allocatable.get("pods").and_then(|pods| Quantity::parse(&pods.0).ok());
+    let (used, capacity) = (others.len() as i64, places.map(|places| places.value()));
+    match capacity.filter(|capacity| used + 1 > *capacity) {
+        Some(capacity) => Some(Shortage { name: "pods".to_owned(), requested: 1, used, capacity }),
+        None => lacking_amounts(pod, others, node),
+    }
+}
+
+/// The first of the resources that Pods ask for by amounts of which the node has too little.
+pub(crate) fn lacking_amounts(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortage> {
     let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref())?;
     let amount = |name: &str| {
         let quantity = Quantity::parse(&allocatable.get(name)?.0).ok()?;
         Some(if name == "cpu" { quantity.millis() } else { quantity.value() })
     };
-    if let Some(capacity) = amount("pods") {
-        let used = others.len() as i64;
-        if used + 1 > capacity {
-            return Some(Shortage { name: "pods".to_owned(), requested: 1, used, capacity });
-        }
-    }
     let pages = allocatable.keys().map(String::as_str).filter(|name| name.starts_with(PREFIX));
     for name in ["cpu", "memory", "ephemeral-storage"].into_iter().chain(pages) {
         let requested = pod_request(pod, name);

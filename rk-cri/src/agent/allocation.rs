@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admission::{Shortage, lacking},
+    admission::{Shortage, lacking_amounts},
     plan::is_sidecar,
     resources::pod_request,
 };
@@ -284,7 +284,7 @@ pub(crate) fn decide(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Pend
         }
     }
     // It is on the node already: it needs no further place.
-    match lacking(pod, others, node).filter(|shortage| shortage.name != "pods") {
+    match lacking_amounts(pod, others, node) {
         None => Ok(()),
         Some(Shortage { name, requested, used, capacity }) => pending(
             "Deferred",

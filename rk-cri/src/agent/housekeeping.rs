@@ -102,6 +102,7 @@ impl Core {
         loop {
             ticks.tick().await;
             self.sweep_once().await;
+            self.unstage_unused().await;
         }
     }
 

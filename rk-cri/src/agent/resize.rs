@@ -24,15 +24,17 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// The Pods that have less, or more, than their specs ask for, as their node sees them; by UID.
 #[derive(Debug, Default)]
-pub(super) struct Allocated(Mutex<HashMap<String, Arc<Pod>>>);
+pub(super) struct Allocated {
+    pods: Mutex<HashMap<String, Arc<Pod>>>,
+    /// Held while one is decided on: what two ask for may not fit together. Taken before all other
+    /// locks.
+    deciding: Mutex<()>,
+}
 
 impl Allocated {
     /// Pods with what is allocated to them.
     pub(super) fn view(&self, pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
-        Self::seen(&self.0.lock(), pods)
-    }
-
-    fn seen(known: &HashMap<String, Arc<Pod>>, pods: Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
+        let known = self.pods.lock();
         if known.is_empty() {
             return pods;
         }
@@ -43,12 +45,16 @@ impl Allocated {
         pods.into_iter().map(seen).collect()
     }
 
+    fn set(&self, uid: String, pod: Arc<Pod>) {
+        self.pods.lock().insert(uid, pod);
+    }
+
     pub(super) fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
+        self.pods.lock().remove(uid);
     }
 
     fn waiting(&self) -> Vec<String> {
-        self.0.lock().keys().cloned().collect()
+        self.pods.lock().keys().cloned().collect()
     }
 }
 
@@ -76,9 +82,8 @@ impl Core {
         }
         let Some(node) = self.nodes.get("", &self.config.name) else { return };
         let verdict = {
-            // Held until it is decided: what two ask for may not fit together.
-            let mut known = self.allocated.0.lock();
-            let others = Allocated::seen(&known, self.pods());
+            let _deciding = self.allocated.deciding.lock();
+            let others = self.allocated.view(self.pods());
             let others: Vec<&Pod> = others
                 .iter()
                 .map(|other| &**other)
@@ -86,9 +91,9 @@ impl Core {
                 .collect();
             let verdict = decide(pod, &others, &node);
             match verdict {
-                Ok(()) => known.remove(&uid),
-                Err(_) => known.insert(uid, allocation.apply(pod)),
-            };
+                Ok(()) => self.allocated.forget(&uid),
+                Err(_) => self.allocated.set(uid, allocation.apply(pod)),
+            }
             verdict
         };
         let about = self.pod_reference(pod);

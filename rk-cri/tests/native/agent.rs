@@ -247,6 +247,6 @@ pub async fn a_volume_in_memory_is_made_whole_after_an_agent_died_while_making_i
     let status = cluster.until("web", ended).await;
     assert_eq!(status["phase"], "Succeeded", "{status}");
     cluster.delete("web").await;
-    eventually(|| async { lab.mounts().is_empty().then_some(()) }).await;
+    eventually(|| async { lab.mounts_of_pods().is_empty().then_some(()) }).await;
     cluster.end(lab).await;
 }

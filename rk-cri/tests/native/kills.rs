@@ -344,7 +344,7 @@ pub async fn a_hundred_kills_of_the_agent_lose_double_and_leave_nothing(lab: &mu
         api.delete(name).await;
     }
     eventually(|| async { api.names().await.is_empty().then_some(()) }).await;
-    eventually(|| async { lab.mounts().is_empty().then_some(()) }).await;
+    eventually(|| async { lab.mounts_of_pods().is_empty().then_some(()) }).await;
     agent.kill();
     lab.reopen().await;
     let running = lab.runtime().list_containers().await.unwrap();
