@@ -98,6 +98,9 @@ fn agent(
         .labels(options.labels.iter().cloned())
         .taints(options.taints.iter().cloned())
         .node_ips(options.node_ips.iter().copied());
+    if let Some((config, programs)) = &options.credential_providers {
+        builder = builder.credential_providers(config, programs);
+    }
     if !runtime.simulated() {
         builder = builder
             .log_dir(&configuration.pod_logs_dir)

@@ -5,7 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use rk::{cri::agent::configuration::KubeletConfiguration, k8s_openapi::api::core::v1::Taint};
+use rk::{
+    cri::agent::{CredentialProviderConfig, configuration::KubeletConfiguration},
+    k8s_openapi::api::core::v1::Taint,
+};
 
 use crate::{
     files::{File, file, pair, read},
@@ -31,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) images: Vec<PathBuf>,
     /// How registries are reached; `None` pulls nothing.
     pub(crate) registries: Option<PathBuf>,
+    /// Programs that know credentials for images, and where they are.
+    pub(crate) credential_providers: Option<(CredentialProviderConfig, PathBuf)>,
     /// Whether a request to terminate ends the Pods too.
     pub(crate) shutdown_node: bool,
 }
@@ -77,6 +82,7 @@ impl Options {
             taints: taints(given)?,
             images: given.list("load-image").iter().map(PathBuf::from).collect(),
             registries: given.text("registry-config").map(PathBuf::from),
+            credential_providers: credential_providers(given)?,
             shutdown_node: given.is("shutdown-node-on-termination", false),
             root,
         })
@@ -146,6 +152,22 @@ fn overrule(given: &Given, configuration: &mut KubeletConfiguration) -> Result<(
         configuration.tls_private_key_file = pair.key.path.display().to_string();
     }
     Ok(())
+}
+
+fn credential_providers(
+    given: &Given,
+) -> Result<Option<(CredentialProviderConfig, PathBuf)>, String> {
+    let (config, programs) =
+        ("image-credential-provider-config", "image-credential-provider-bin-dir");
+    match (file(given, config), given.text(programs)) {
+        (None, None) => Ok(None),
+        (Some(file), Some(directory)) => {
+            let parsed = CredentialProviderConfig::parse(&read(&file)?)
+                .map_err(|error| format!("--{config}={}: {error}", file.path.display()))?;
+            Ok(Some((parsed, directory.into())))
+        }
+        _ => Err(format!("--{config} and --{programs} need each other")),
+    }
 }
 
 fn runtime(given: &Given, configuration: &KubeletConfiguration) -> Result<Runtime, String> {

@@ -171,8 +171,16 @@ const OTHERS: &[Flag] = &[
     flag("lock-file", Text, TUNED),
     flag("hairpin-mode", Text, RUNTIMES),
     flag("housekeeping-interval", Duration, TUNED),
-    flag("image-credential-provider-bin-dir", Text, TUNED),
-    flag("image-credential-provider-config", Text, TUNED),
+    flag(
+        "image-credential-provider-bin-dir",
+        Text,
+        Something("Where the programs are that know credentials for images."),
+    ),
+    flag(
+        "image-credential-provider-config",
+        Text,
+        Something("Which programs those are: a CredentialProviderConfig."),
+    ),
     flag("node-status-max-images", Number, TUNED),
     flag("runonce", Bool, Refused("it runs until it is told to stop")),
     flag("volume-plugin-dir", Text, TUNED),

@@ -7,12 +7,18 @@
 //! ```
 //!
 //! The reference column was measured on a 2-core machine with kube-apiserver 1.20 and etcd 3.4,
-//! JSON over TLS, the load generator on the same cores. Load here also comes from this process.
+//! JSON over TLS, the load generator on the same cores; that of Pods on a node with kubelet 1.20 and
+//! containerd 1.6. Load here also comes from this process. Rows of nodes need root, and say what is
+//! missing.
 
 #[path = "../common/allocator.rs"]
 mod allocator;
 mod controllers;
+#[path = "../../rk-cri/tests/containerd/lab.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "it has more than is used here, for tests")]
+mod lab;
 mod load;
+mod nodes;
 mod objects;
 mod rows;
 
@@ -21,12 +27,15 @@ use std::process::{Command, ExitCode};
 use rows::Row;
 
 fn main() -> ExitCode {
+    // A container's holder is this program, started once more: it must get here first.
+    rk::cri::native::init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [flag, name] if flag == "--row" => match rows::all().iter().find(|row| row.name == name) {
             Some(row) => measure(row),
             None => fail(&format!("there is no row {name:?}")),
         },
+        [flag, rest @ ..] if flag == "--agent" => nodes::agent(rest),
         words => table(words),
     }
 }

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::{
     controllers,
     load::{self, Caller, Connection, Error, Latencies, TOKEN},
-    objects,
+    nodes, objects,
 };
 
 /// One row.
@@ -74,6 +74,24 @@ pub(crate) fn all() -> Vec<Row> {
         row!("50,000 dependents collected", "-", "-", controllers::garbage_collection),
         row!("memory, all controllers, 50,000 Pods", "-", "-", controllers::controllers_memory),
         row!("a week of 1,000 nodes, simulated", "-", "60 s", controllers::week),
+        row!("Pod to Ready, one at a time, native", "-", "150 ms", nodes::one_by_one_native),
+        row!(
+            "Pod to Ready, one at a time, containerd",
+            "1,002 ms",
+            "400 ms",
+            nodes::one_by_one_containerd
+        ),
+        row!("50 Pods to Ready at once, native", "-", "2 s", nodes::at_once_native),
+        row!("50 Pods to Ready at once, containerd", "5.1 s", "2 s", nodes::at_once_containerd),
+        row!("100 Pods to Running on a node, native", "-", "-", nodes::many_native),
+        row!("100 Pods to Running on a node, containerd", "-", "-", nodes::many_containerd),
+        row!("memory of the agent, 110 Pods, native", "-", "40 MiB", nodes::agent_memory_native),
+        row!(
+            "memory of the agent, 110 Pods, containerd",
+            "100 MiB",
+            "40 MiB",
+            nodes::agent_memory_containerd
+        ),
     ]
 }
 
@@ -367,6 +385,18 @@ impl Served {
         let address = self.cluster.address().ok_or("the cluster does not listen")?;
         Connection::open(address, &self.ca).await
     }
+
+    pub(crate) fn client(&self) -> rk::kube::Client {
+        self.cluster.client()
+    }
+
+    pub(crate) fn kubeconfig(&self) -> Option<&str> {
+        self.cluster.kubeconfig()
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        self.cluster.shutdown().await;
+    }
 }
 
 /// Creates this many Pods in process, 64 at a time.
@@ -407,7 +437,12 @@ pub(crate) fn thousands(number: f64) -> String {
 
 /// The memory of this process that is in RAM.
 pub(crate) fn resident_mib() -> Result<f64, Error> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+    resident_mib_of(std::process::id())
+}
+
+/// The memory that a process holds.
+pub(crate) fn resident_mib_of(process: u32) -> Result<f64, Error> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
     let kib: f64 = line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse()?;
     Ok(kib / 1024.0)

@@ -11,7 +11,13 @@
 //!   containers in the runtime, and goes on. Stopping it stops no pod.
 //! - A pod's status is written only when it changed, and conditions of others are left alone.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, Taint};
@@ -26,6 +32,7 @@ pub use self::kubelet_api::Access;
 use self::{
     configuration::KubeletConfiguration,
     eviction::NodeSignals,
+    images::providers::Providers,
     settings::Settings,
     static_pods::{Source, is_mirror},
     worker::Core,
@@ -33,7 +40,7 @@ use self::{
 pub use self::{
     connector::Kubelets,
     fleet::{Fleet, FleetHandle},
-    images::gc::ImageGc,
+    images::{gc::ImageGc, providers::CredentialProviderConfig},
     kubelet_api::{KubeletApi, KubeletBody},
     shutdown::NodeShutdown,
     spec::ClusterDns,
@@ -44,12 +51,14 @@ use crate::{
 };
 
 mod admission;
+mod allocation;
 mod backoff;
 #[cfg(feature = "server")]
 pub mod certificates;
 mod claims;
 pub mod configuration;
 mod connector;
+mod csi;
 mod ends;
 mod env;
 pub mod eviction;
@@ -57,14 +66,18 @@ mod fleet;
 mod handler;
 mod heartbeat;
 mod housekeeping;
+mod hugepages;
 mod images;
 mod kubelet_api;
 mod log_rotation;
 mod node;
 mod observed;
+mod oom;
 mod plan;
 mod probes;
+mod references;
 mod report;
+mod resize;
 mod resources;
 mod settings;
 mod shutdown;
@@ -77,6 +90,8 @@ mod sync;
 mod volumes;
 mod worker;
 
+#[cfg(feature = "native")]
+pub(crate) use eviction::usage as disk_usage;
 pub(crate) use kubelet_api::{Refusal, port_forward, session, spdy, text};
 
 /// What an agent is told, in the form that its parts use.
@@ -251,7 +266,11 @@ impl AgentBuilder {
     /// Does all duties as this configuration says, and takes over what it says of addresses of name
     /// servers, numbers of pods, times, taints and directories. What is set after this wins.
     pub fn configuration(mut self, configuration: &KubeletConfiguration) -> Self {
-        self.settings = Settings { signals: self.settings.signals, ..Settings::of(configuration) };
+        self.settings = Settings {
+            signals: self.settings.signals,
+            credential_providers: self.settings.credential_providers,
+            ..Settings::of(configuration)
+        };
         self.cluster_dns = ClusterDns {
             servers: configuration.cluster_dns.clone(),
             domain: match configuration.cluster_domain.as_str() {
@@ -286,6 +305,19 @@ impl AgentBuilder {
     /// [configuration](Self::configuration). By default nobody does, and nothing is evicted.
     pub fn signals(mut self, signals: Arc<dyn NodeSignals>) -> Self {
         self.settings.signals = Some(signals);
+        self
+    }
+
+    /// Asks these programs, which are in `directory`, for credentials when an image is pulled
+    /// (KEP-2133). By default there are none. Whatever is set: a file `config.json` in the root
+    /// directory, as `docker login` writes it, is for all Pods of the node.
+    pub fn credential_providers(
+        mut self,
+        config: &CredentialProviderConfig,
+        directory: impl AsRef<Path>,
+    ) -> Self {
+        let providers = Providers::new(config, directory.as_ref());
+        self.settings.credential_providers = Some(Arc::new(providers));
         self
     }
 
@@ -465,18 +497,28 @@ impl Agent {
                 core.follow_static_pods(source).await;
             }
         };
+        let registered = CancellationToken::new();
+        let plugins = async {
+            if !core.runtime.simulated() {
+                // What a driver says is told on the node's object.
+                registered.cancelled().await;
+                tokio::join!(biased; core.follow_plugins(), core.follow_attachments());
+            }
+        };
         let work = async {
             let only = format!("spec.nodeName={}", core.config.name);
             let pods: Informer<Pod> = self.informers.selected(None, Some(&only));
             let mut changes = pods.subscribe();
             let mut events = core.runtime.events();
             core.nodes.synced().await;
+            core.recover_csi().await;
             core.register().await;
             pods.synced().await;
             while let Some(change) = changes.try_next() {
                 take(&core, change);
             }
             core.adopt_or_remove().await;
+            registered.cancel();
             loop {
                 tokio::select! { biased;
                     change = changes.next_change() => take(&core, change),
@@ -488,7 +530,7 @@ impl Agent {
             }
         };
         let all = async {
-            tokio::join!(biased; statics, work, core.keep_house(), core.collect_images());
+            tokio::join!(biased; statics, work, plugins, core.keep_house(), core.collect_images());
         };
         shutdown.run_until_cancelled(all).await;
         drop(stopped);
@@ -534,5 +576,6 @@ impl Core {
             };
             self.pod_orphaned(Arc::new(pod));
         }
+        self.sweep_once().await;
     }
 }

@@ -78,6 +78,7 @@ const CASES: &[(&str, Case)] = &[
     ("an image that is missing cannot be pulled or used", |b| b.missing_image().boxed()),
     ("an image that was pulled is there", |b| b.images().boxed()),
     ("one pod's containers are found among all", |b| b.pod_status().boxed()),
+    ("limits are changed while a container runs", |b| b.changed_limits().boxed()),
 ];
 
 /// The cases about real processes.
@@ -88,6 +89,9 @@ const REAL_CASES: &[(&str, Case)] = &[
     }),
     ("the process namespace is the container's own", |b| b.own_processes().boxed()),
     ("a port of the pod can be reached", |b| b.port_forward().boxed()),
+    ("a raised memory limit lets a container use more", |b| b.raised_memory().boxed()),
+    ("system calls are those that the container's profile lets pass", |b| b.seccomp().boxed()),
+    ("a profile of system calls that is missing is named", |b| b.missing_seccomp().boxed()),
 ];
 
 impl Kit {
@@ -161,6 +165,8 @@ macro_rules! ensure {
         }
     };
 }
+
+mod confinement;
 
 fn text<E: std::fmt::Display>(error: E) -> String {
     error.to_string()

@@ -4,11 +4,15 @@ pub mod agent;
 pub mod conformance;
 #[cfg(target_os = "linux")]
 pub mod cri;
+pub mod csi;
 #[cfg(target_os = "linux")]
 pub mod images;
 pub mod logs;
+#[cfg(target_os = "linux")]
+mod machine;
 #[cfg(all(target_os = "linux", feature = "native"))]
 pub mod native;
+mod rpc;
 pub mod runtime;
 pub mod sim;
 pub mod timers;

@@ -28,6 +28,7 @@ mod enter;
 mod log;
 mod pods;
 mod runtime;
+mod seccomp;
 mod session;
 mod shim;
 mod spec;

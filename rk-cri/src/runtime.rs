@@ -1,6 +1,12 @@
 //! The [`Runtime`] trait: CRI's verbs and nouns, between the node agent and whatever runs pods.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -136,6 +142,10 @@ pub struct Mount {
     pub container_path: PathBuf,
     /// Refuses writes.
     pub read_only: bool,
+    /// Refuses writes to what is mounted below it, too (KEP-3857). Only with `read_only`, and only of
+    /// runtimes that can ([`Runtime::recursive_read_only`]).
+    #[serde(default)]
+    pub recursive_read_only: bool,
     /// `None`, `HostToContainer` or `Bidirectional`.
     pub propagation: Option<String>,
 }
@@ -153,6 +163,34 @@ pub struct Resources {
     pub memory_limit_bytes: i64,
     /// Limit on processes.
     pub pids_limit: i64,
+    /// Limits on huge pages in bytes, by the size of a page as cgroups name it: `2MB`, `1GB`.
+    #[serde(default)]
+    pub hugepage_limits: BTreeMap<String, u64>,
+}
+
+impl Resources {
+    /// Takes over the limits that are set in `other`.
+    pub fn change(&mut self, other: &Self) {
+        let Self {
+            cpu_shares,
+            cpu_quota_us,
+            cpu_period_us,
+            memory_limit_bytes,
+            pids_limit,
+            hugepage_limits,
+        } = self;
+        hugepage_limits.extend(other.hugepage_limits.clone());
+        fn take<T: Default + PartialEq + Copy>(to: &mut T, from: T) {
+            if from != T::default() {
+                *to = from;
+            }
+        }
+        take(cpu_shares, other.cpu_shares);
+        take(cpu_quota_us, other.cpu_quota_us);
+        take(cpu_period_us, other.cpu_period_us);
+        take(memory_limit_bytes, other.memory_limit_bytes);
+        take(pids_limit, other.pids_limit);
+    }
 }
 
 /// Who a container runs as, and what it may do.
@@ -430,6 +468,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether mounts can be made read-only with all that is mounted below them.
+    fn recursive_read_only(&self) -> bool {
+        false
+    }
+
     /// Makes a sandbox and its network, and returns its id.
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError>;
     /// Kills its containers and takes its network down. The sandbox stays listed, not ready.
@@ -492,6 +535,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         Ok(Vec::new())
     }
+    /// Bytes that a container has written to its own file system: the layer above its image. `None`,
+    /// the default, when that is not known.
+    async fn container_disk_bytes(&self, _id: &str) -> Result<Option<u64>, RuntimeError> {
+        Ok(None)
+    }
     /// What the node has used, if that is known.
     async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
         Ok(None)
@@ -524,6 +572,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     async fn list_images(&self) -> Result<Vec<Image>, RuntimeError>;
     /// Removes an image by any of its names.
     async fn remove_image(&self, image: &str) -> Result<(), RuntimeError>;
+    /// Mounts an image's files at a directory, for reading only (KEP-4639). Whoever asked for it
+    /// unmounts it. One that is mounted there already stays. By default that is not supported.
+    async fn mount_image(&self, image: &str, _target: &Path) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Unsupported(format!("to mount image {image} as a volume")))
+    }
     /// Where images are kept. `None`, the default, is nowhere that could become full.
     async fn image_filesystem(&self) -> Result<Option<ImageFilesystem>, RuntimeError> {
         Ok(None)

@@ -12,7 +12,7 @@ use kube::{
 use parking_lot::Mutex;
 use rk_api::server::{ApiServer, UserInfo};
 use rk_cri::{
-    SimRuntime,
+    Runtime, SimRuntime,
     agent::{
         Agent, NodeShutdown,
         configuration::KubeletConfiguration,
@@ -25,24 +25,38 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What the node has left, as the test says.
 #[derive(Clone, Debug, Default)]
-struct Left(Arc<Mutex<Observations>>);
+struct Left {
+    seen: Arc<Mutex<Observations>>,
+    /// Whose images are all that is on the disk: with two of them it is full.
+    images: Arc<Mutex<Option<SimRuntime>>>,
+}
 
 impl Left {
     fn memory(&self, available: i64) {
         let seen = Observation { available, capacity: 1 << 30 };
-        self.0.lock().insert(EvictionSignal::MemoryAvailable, seen);
+        self.seen.lock().insert(EvictionSignal::MemoryAvailable, seen);
+    }
+
+    fn disk(&self, available: i64) {
+        let seen = Observation { available, capacity: 1 << 30 };
+        self.seen.lock().insert(EvictionSignal::NodefsAvailable, seen);
     }
 }
 
 impl NodeSignals for Left {
     fn observe(&self) -> Observations {
-        self.0.lock().clone()
+        if let Some(runtime) = &*self.images.lock() {
+            let images = futures::executor::block_on(runtime.list_images()).unwrap();
+            self.disk(if images.len() > 1 { 50 << 20 } else { 500 << 20 });
+        }
+        self.seen.lock().clone()
     }
 }
 
 struct World {
     client: Client,
     left: Left,
+    runtime: SimRuntime,
     shutdown: NodeShutdown,
     _agent: DropGuard,
 }
@@ -61,7 +75,8 @@ impl World {
         let left = Left::default();
         // With a node's rights, no more.
         let node = server.client_as(UserInfo::node("n1"));
-        let agent = Agent::builder(node, Arc::new(SimRuntime::new()))
+        let runtime = SimRuntime::new();
+        let agent = Agent::builder(node, Arc::new(runtime.clone()))
             .node_name("n1")
             .configuration(&configuration(fields))
             .signals(Arc::new(left.clone()))
@@ -70,7 +85,7 @@ impl World {
         let shutdown = agent.node_shutdown();
         let token = CancellationToken::new();
         tokio::spawn(agent.run(token.clone()));
-        Self { client: server.client(), left, shutdown, _agent: token.drop_guard() }
+        Self { client: server.client(), left, runtime, shutdown, _agent: token.drop_guard() }
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -213,6 +228,53 @@ async fn a_node_short_of_memory_evicts_who_uses_most_beyond_what_it_asked_for() 
     world.run("later", json!({}), json!({})).await;
     world.phase("later", "Running").await;
     assert_eq!(phase(&world.pods().get("modest").await.unwrap()), "Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_short_of_disk_gives_up_unused_images_before_it_ends_a_pod() {
+    let world = World::new("evictionHard: {nodefs.available: 100Mi}\n").await;
+    world.run("stays", json!({}), json!({})).await;
+    world
+        .run(
+            "ran",
+            json!({"sim.rk.dev/exit-code": "0"}),
+            json!({"restartPolicy": "Never",
+        "containers": [{"name": "main", "image": "other:v1"}]}),
+        )
+        .await;
+    world.phase("stays", "Running").await;
+    world.phase("ran", "Succeeded").await;
+    let images = async || {
+        let mut names: Vec<String> = world
+            .runtime
+            .list_images()
+            .await
+            .unwrap()
+            .into_iter()
+            .flat_map(|image| image.tags)
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(images().await.len(), 2);
+
+    // There is room again once an image is gone.
+    *world.left.images.lock() = Some(world.runtime.clone());
+    assert_eq!(
+        world.event("n1", "EvictionThresholdMet").await,
+        "Attempting to reclaim ephemeral-storage"
+    );
+    world.condition("DiskPressure", "True").await;
+    world.condition("DiskPressure", "False").await;
+    let left = images().await;
+    assert!(left.len() == 1 && left[0].contains("app:v1"), "{left:?}");
+    assert_eq!(phase(&world.pods().get("stays").await.unwrap()), "Running");
+
+    // Where that does not help, a Pod has to go.
+    *world.left.images.lock() = None;
+    world.left.disk(50 << 20);
+    let evicted = world.phase("stays", "Failed").await.unwrap();
+    assert_eq!(reason(&evicted), "Evicted");
 }
 
 const TEXT: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec:\n  \

@@ -6,8 +6,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+#[path = "native/agent.rs"]
+mod agent;
+#[path = "native/confined.rs"]
+mod confined;
 #[path = "native/endpoint.rs"]
 mod endpoint;
+#[path = "native/kills.rs"]
+mod kills;
 #[path = "native/lab.rs"]
 mod lab;
 #[path = "native/life.rs"]
@@ -44,6 +50,11 @@ const TESTS: &[(&str, Test)] = tests![
     life::fifty_pods_leave_nothing_behind,
     life::teardown_leaves_only_images,
     life::an_image_in_use_keeps_its_layers,
+    confined::the_own_profile_refuses_what_no_capability_would,
+    confined::a_filter_leaves_user_and_capabilities_as_they_were,
+    confined::a_call_that_kills_ends_the_container_by_a_signal,
+    confined::a_privileged_container_is_not_filtered,
+    confined::a_container_starts_again_under_its_filter_after_a_restart_of_the_agent,
     limits::cpu_memory_and_process_limits_are_set_in_the_cgroup,
     limits::going_over_the_memory_limit_is_oom_killed,
     limits::a_kill_without_memory_want_is_not_called_oom,
@@ -53,6 +64,7 @@ const TESTS: &[(&str, Test)] = tests![
     sharing::a_pod_on_the_host_network_has_the_nodes,
     sharing::a_host_port_answers_inside_the_nodes_namespace,
     sharing::mounts_resolv_conf_and_shared_memory_are_there,
+    sharing::a_recursive_read_only_mount_refuses_writes_to_what_is_mounted_below,
     sharing::sysctls_are_set_inside_only,
     streams::output_is_logged_line_by_line_with_its_stream,
     streams::attach_carries_input_and_output,
@@ -65,6 +77,11 @@ const TESTS: &[(&str, Test)] = tests![
     restart::a_sandbox_that_was_half_made_is_taken_down,
     restart::a_sandbox_whose_supervisor_died_is_not_ready,
     restart::one_directory_has_one_owner,
+    kills::a_hundred_kills_of_the_agent_lose_double_and_leave_nothing,
+    agent::a_pod_is_resized_in_its_cgroup_and_keeps_it_over_a_restart_of_the_agent,
+    agent::a_pod_gets_the_seccomp_profile_that_it_names_or_is_told_why_not,
+    agent::huge_pages_are_capacity_and_who_asks_for_too_many_is_refused,
+    agent::a_volume_in_memory_is_made_whole_after_an_agent_died_while_making_it,
     endpoint::the_conformance_kit_passes_over_a_cri_endpoint,
 ];
 
@@ -72,6 +89,9 @@ fn main() -> ExitCode {
     rk_cri::native::init();
     if let Some(directory) = std::env::var_os(restart::CHILD) {
         return runtime().block_on(restart::child(directory.into()));
+    }
+    if let Some(directory) = std::env::var_os(kills::AGENT) {
+        return runtime().block_on(kills::agent(directory.into()));
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();

@@ -16,7 +16,7 @@ use rk_sched::Scheduler;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
-use super::{ClusterBuilder, ClusterError, Component, node, start::part};
+use super::{ClusterBuilder, ClusterError, Component, dial::ClusterDialer, node, start::part};
 use crate::faults::Faults;
 
 /// Who the parts of a cluster are.
@@ -45,6 +45,7 @@ pub(super) struct Launcher {
     pub(super) pki: Option<Pki>,
     pub(super) token_key: TokenKey,
     pub(super) kubelets: Kubelets,
+    pub(super) dialer: ClusterDialer,
     /// One set for all parts of this process: an object is decoded once. With faults between them
     /// each part has one of its own.
     pub(super) informers: Informers,

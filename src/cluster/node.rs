@@ -250,7 +250,8 @@ pub(super) async fn start_native(
         Ok(agent) => {
             kubelets.add(agent.node_name(), agent.kubelet_api());
             if let Some(netns) = running.network.netns() {
-                let proxy = service_proxy(informers, agent.node_name(), netns, &running)?;
+                let addresses = running.network.node_ips();
+                let proxy = service_proxy(informers, agent.node_name(), netns, addresses)?;
                 tasks.spawn(proxy.run(stop.clone()));
             }
             tasks.spawn(agent.run(stop.clone()));
@@ -264,11 +265,11 @@ pub(super) async fn start_native(
 }
 
 /// Makes Services work in the cluster's network namespace. The rules go with the namespace.
-fn service_proxy(
+pub(super) fn service_proxy(
     informers: &Informers,
     node: &str,
     netns: &Path,
-    running: &RunningNative,
+    addresses: Vec<IpAddr>,
 ) -> Result<Proxy, ClusterError> {
     let backend = NftablesProxy::new(NftablesConfig {
         netns: Some(netns.to_owned()),
@@ -279,7 +280,7 @@ fn service_proxy(
     });
     Proxy::builder(informers.clone(), node)
         .backend(Arc::new(backend))
-        .node_ips(running.network.node_ips())
+        .node_ips(addresses)
         .build()
         .map_err(part("the service proxy"))
 }

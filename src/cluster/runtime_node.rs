@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use rk_api::server::UserInfo;
 use rk_cri::{Runtime, agent::Agent};
 
-use super::{Cluster, ClusterError, start::part};
+use super::{Cluster, ClusterError, node::service_proxy, start::part};
 
 /// A node whose containers are run by a given [`Runtime`]: containerd or CRI-O by
 /// [`CriRuntime`](rk_cri::cri::CriRuntime), or one of your own.
@@ -15,6 +15,7 @@ pub struct RuntimeNode {
     runtime: Arc<dyn Runtime>,
     root: PathBuf,
     addresses: Vec<IpAddr>,
+    network: Option<PathBuf>,
 }
 
 impl RuntimeNode {
@@ -24,7 +25,7 @@ impl RuntimeNode {
         runtime: Arc<dyn Runtime>,
         root: impl Into<PathBuf>,
     ) -> Self {
-        Self { name: name.into(), runtime, root: root.into(), addresses: Vec::new() }
+        Self { name: name.into(), runtime, root: root.into(), addresses: Vec::new(), network: None }
     }
 
     /// The node's addresses, the primary one first.
@@ -33,17 +34,32 @@ impl RuntimeNode {
         self.addresses.extend(addresses);
         self
     }
+
+    /// The network namespace that the runtime connects its Pods to, which must not be the machine's
+    /// own. A Service proxy then runs in it, and the API server reaches Pods and Services there. By
+    /// default there is no Service proxy: Pods reach Services only as far as the runtime's network
+    /// does it.
+    #[must_use]
+    pub fn network(mut self, namespace: impl Into<PathBuf>) -> Self {
+        self.network = Some(namespace.into());
+        self
+    }
 }
 
 impl Cluster {
     /// Starts the agent of a further node. It ends with the cluster; what it runs then goes on, as
-    /// the runtime is yours. The node has no Service proxy: Pods reach Services only as far as the
-    /// runtime's network does it.
+    /// the runtime is yours.
     ///
     /// # Errors
-    /// The agent cannot be made of these settings.
+    /// The agent or the Service proxy cannot be made of these settings.
     pub fn run_node(&self, node: RuntimeNode) -> Result<(), ClusterError> {
-        let RuntimeNode { name, runtime, root, addresses } = node;
+        let RuntimeNode { name, runtime, root, addresses, network } = node;
+        let proxy = match &network {
+            Some(network) => {
+                Some(service_proxy(&self.launcher.informers, &name, network, addresses.clone())?)
+            }
+            None => None,
+        };
         let client = self.server.client_as(UserInfo::node(&name));
         let agent = Agent::builder(client, runtime)
             .node_name(name)
@@ -53,7 +69,12 @@ impl Cluster {
             .build()
             .map_err(part("the node"))?;
         self.launcher.kubelets.add(agent.node_name(), agent.kubelet_api());
-        self.tasks.lock().spawn(agent.run(self.stop.clone()));
+        let mut tasks = self.tasks.lock();
+        if let Some(proxy) = proxy {
+            self.launcher.dialer.enter(network.as_deref());
+            tasks.spawn(proxy.run(self.stop.clone()));
+        }
+        tasks.spawn(agent.run(self.stop.clone()));
         Ok(())
     }
 }

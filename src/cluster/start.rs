@@ -77,6 +77,7 @@ pub(super) async fn start(builder: ClusterBuilder) -> Result<Cluster, ClusterErr
         pki,
         token_key,
         kubelets,
+        dialer: dialer.clone(),
         informers: informers.clone(),
     });
     server.roles_ready().await;

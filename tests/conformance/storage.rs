@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::cluster::{TestCluster, from_json, until};
 
 /// A kind that can be taken through its life.
-trait Kind: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug {}
+pub trait Kind: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug {}
 impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug> Kind for K {}
 
 fn labelled(selector: &str) -> ListParams {
@@ -58,7 +58,7 @@ async fn update<K: Kind>(api: &Api<K>, name: &str, value: &str) {
 
 /// Created, read, patched, listed, deleted; once more created, updated, deleted with all of its
 /// label.
-async fn lives<K: Kind>(api: Api<K>, object: impl Fn(&str) -> Value) {
+pub async fn lives<K: Kind>(api: Api<K>, object: impl Fn(&str) -> Value) {
     let make = async |name: &str| {
         let mut object = object(name);
         object["metadata"]["name"] = json!(name);

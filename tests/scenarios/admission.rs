@@ -6,7 +6,7 @@ use crate::{
 };
 
 scenarios! {
-    Real:
+    Both:
         s124_a_pod_preset_gives_pods_what_they_lack;
     Program:
         s124_the_stock_flags_turn_pod_presets_on;

@@ -1,5 +1,9 @@
 //! The clusters that the scenarios run on, and the shell that they type into.
 
+mod containerd;
+mod hub;
+mod over_cri;
+
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,8 +15,9 @@ use std::{
 
 use rk::{Cluster, NativeNode, cri::images::registry::Registries};
 
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::Semaphore};
 
+use self::containerd::OnContainerd;
 use crate::stand_ins;
 
 /// What a scenario runs on.
@@ -20,8 +25,18 @@ use crate::stand_ins;
 pub(crate) enum Needs {
     /// Simulated nodes do.
     Sim,
+    /// They do, once in process and once behind CRI sockets: the second time its name ends in
+    /// `_over_cri`.
+    Simulated,
+    /// Simulated nodes behind CRI sockets.
+    OverCri,
     /// It looks into a container.
     Real,
+    /// The same, once on each of the runtimes that there are: the second time its name ends in
+    /// `_on_containerd`.
+    Both,
+    /// It looks into a container of containerd.
+    Containerd,
     /// It looks into one whose image comes from a registry, which it starts.
     Registry,
     /// It starts the `apiserver` example.
@@ -37,6 +52,8 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// What it runs on.
     pub(crate) needs: Needs,
+    /// Whether another test of this list is the same, on another runtime.
+    pub(crate) again: bool,
     /// The test.
     pub(crate) run: fn(&Shell),
 }
@@ -55,15 +72,39 @@ macro_rules! scenarios {
     ($($needs:ident: $($name:ident),+ $(,)?;)+) => {
         /// The tests of this file.
         pub(crate) fn all() -> Vec<$crate::harness::Scenario> {
-            vec![$($($crate::harness::Scenario {
-                name: stringify!($name),
-                needs: $crate::harness::Needs::$needs,
-                run: $name,
-            }),+),+]
+            let listed = [$($((
+                $crate::harness::Needs::$needs,
+                stringify!($name),
+                concat!(stringify!($name), "_on_containerd"),
+                concat!(stringify!($name), "_over_cri"),
+                $name as fn(&$crate::harness::Shell),
+            )),+),+];
+            listed.into_iter().flat_map($crate::harness::tests).collect()
         }
     };
 }
 pub(crate) use scenarios;
+
+/// A function of a list: what it needs, its name, what it is called on containerd and over CRI.
+type Listed = (Needs, &'static str, &'static str, &'static str, fn(&Shell));
+
+/// What a function of a list stands for.
+pub(crate) fn tests((needs, name, on_containerd, over_cri, run): Listed) -> Vec<Scenario> {
+    let mut tests = vec![Scenario { name, needs, again: false, run }];
+    match needs {
+        Needs::Both => {
+            tests.push(Scenario { name: on_containerd, needs: Needs::Containerd, again: true, run })
+        }
+        Needs::Simulated => {
+            tests.push(Scenario { name: over_cri, needs: Needs::OverCri, again: true, run });
+        }
+        _ => {}
+    }
+    tests
+}
+
+/// How many tests run on containerd at a time.
+const AT_A_TIME: usize = 3;
 
 /// How a test went.
 pub(crate) enum Outcome {
@@ -78,6 +119,12 @@ pub(crate) struct Clusters {
     runtime: Runtime,
     sim: Running,
     real: Result<Running, String>,
+    /// Started when a test first needs it.
+    containerd: OnceLock<Result<OnContainerd, String>>,
+    over_cri: OnceLock<Result<Running, String>>,
+    /// Places for tests on containerd: its shims and runc are programs that start for every
+    /// container, and starve each other.
+    places: Semaphore,
     passed: Mutex<Vec<String>>,
     directory: tempfile::TempDir,
 }
@@ -88,7 +135,7 @@ struct Running {
 }
 
 impl Clusters {
-    /// Starts both.
+    /// Starts those that most tests need.
     pub(crate) fn start() -> Result<Self, String> {
         let runtime = Runtime::new().map_err(|error| error.to_string())?;
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -101,7 +148,30 @@ impl Clusters {
             .await;
             (sim, start_real(path).await)
         });
-        Ok(Self { runtime, sim: sim?, real, passed: Mutex::default(), directory })
+        Ok(Self {
+            runtime,
+            sim: sim?,
+            real,
+            containerd: OnceLock::new(),
+            over_cri: OnceLock::new(),
+            places: Semaphore::new(AT_A_TIME),
+            passed: Mutex::default(),
+            directory,
+        })
+    }
+
+    fn on_containerd(&self) -> Result<&Running, String> {
+        let started = self.containerd.get_or_init(|| {
+            OnContainerd::start(self.runtime.handle(), &self.directory.path().join("containerd"))
+        });
+        started.as_ref().map(OnContainerd::running).map_err(Clone::clone)
+    }
+
+    fn over_cri(&self) -> Result<&Running, String> {
+        let started = self.over_cri.get_or_init(|| {
+            self.runtime.block_on(over_cri::start(&self.directory.path().join("over-cri")))
+        });
+        started.as_ref().map_err(Clone::clone)
     }
 
     /// Why a test cannot run here.
@@ -110,7 +180,10 @@ impl Clusters {
             return Some("kubectl is not on the PATH".into());
         }
         match (needs, &self.real) {
-            (Needs::Real | Needs::Registry, Err(reason)) => Some(reason.clone()),
+            (Needs::Real | Needs::Both | Needs::Registry, Err(reason)) => Some(reason.clone()),
+            (Needs::Containerd, _) => {
+                Some(crate::lab::missing().join("; ")).filter(|missing| !missing.is_empty())
+            }
             (Needs::Registry, _) if !runs("docker-registry") || !runs("skopeo") => {
                 Some("docker-registry or skopeo is not on the PATH".into())
             }
@@ -125,16 +198,31 @@ impl Clusters {
     /// Runs one test in a namespace of its own.
     pub(crate) fn run(&self, scenario: &Scenario) -> Outcome {
         let running = match (scenario.needs, &self.real) {
-            (Needs::Sim | Needs::Program | Needs::Etcd, _) => &self.sim,
-            (Needs::Real | Needs::Registry, Ok(real)) => real,
-            (Needs::Real | Needs::Registry, Err(reason)) => return Outcome::Failed(reason.clone()),
+            (Needs::Sim | Needs::Simulated | Needs::Program | Needs::Etcd, _) => &self.sim,
+            (Needs::OverCri, _) => match self.over_cri() {
+                Ok(running) => running,
+                Err(reason) => return Outcome::Failed(reason),
+            },
+            (Needs::Real | Needs::Both | Needs::Registry, Ok(real)) => real,
+            (Needs::Real | Needs::Both | Needs::Registry, Err(reason)) => {
+                return Outcome::Failed(reason.clone());
+            }
+            (Needs::Containerd, _) => match self.on_containerd() {
+                Ok(running) => running,
+                Err(reason) => return Outcome::Failed(reason),
+            },
+        };
+        let _place = match scenario.needs {
+            Needs::Containerd => self.runtime.block_on(self.places.acquire()).ok(),
+            _ => None,
         };
         let id = scenario.name.split('_').next().unwrap_or(scenario.name);
         let directory = self.directory.path().join(scenario.name);
-        let shell = match Shell::new(running, directory, &format!("test-{id}"), scenario.name) {
+        let mut shell = match Shell::new(running, directory, &format!("test-{id}"), scenario.name) {
             Ok(shell) => shell,
             Err(reason) => return Outcome::Failed(reason),
         };
+        shell.may_lose_output = scenario.needs == Needs::Containerd;
         let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&shell)));
         shell.close();
         match result {
@@ -155,14 +243,21 @@ impl Clusters {
         lock(&self.passed).clone()
     }
 
-    /// Tears both down, with everything that their containers hold.
-    pub(crate) fn stop(&self) {
+    /// Tears all down, with everything that their containers hold. An error says what is left.
+    pub(crate) fn stop(&self) -> Result<(), String> {
         self.runtime.block_on(async {
             self.sim.cluster.shutdown().await;
             if let Ok(real) = &self.real {
                 real.cluster.shutdown().await;
             }
+            if let Some(Ok(over_cri)) = self.over_cri.get() {
+                over_cri.cluster.shutdown().await;
+            }
         });
+        match self.containerd.get() {
+            Some(Ok(containerd)) => containerd.stop(self.runtime.handle()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -247,6 +342,7 @@ pub(crate) struct Shell {
     directory: PathBuf,
     kubeconfig: PathBuf,
     namespace: String,
+    may_lose_output: bool,
     transcript: Mutex<String>,
 }
 
@@ -266,7 +362,9 @@ impl Shell {
         // Several tests may show one scenario: the hash keeps their namespaces apart.
         let hash = name.bytes().fold(5381_u32, |hash, b| hash.wrapping_mul(33) ^ u32::from(b));
         let namespace = format!("{namespace}-{hash:08x}");
-        let shell = Self { directory, kubeconfig, namespace, transcript: Mutex::default() };
+        let may_lose_output = false;
+        let transcript = Mutex::default();
+        let shell = Self { directory, kubeconfig, namespace, may_lose_output, transcript };
         let made = shell.sh(&format!(
             "kubectl create namespace {0} && kubectl config set-context --current --namespace={0}",
             shell.namespace
@@ -291,6 +389,12 @@ impl Shell {
     /// The namespace that kubectl works in unless told otherwise.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Whether what a container prints may be lost when it ends at once. containerd 1.6 opens its end
+    /// of the pipes on a thread of its own; on a busy machine a program can be over before that.
+    pub(crate) fn may_lose_output(&self) -> bool {
+        self.may_lose_output
     }
 
     /// Writes a file into the folder that commands run in.

@@ -3,10 +3,15 @@
 use crate::harness::{Shell, rows, scenarios};
 
 scenarios! {
-    Sim:
+    Simulated:
         s65_run_makes_a_bare_pod,
         s68_words_after_the_dashes_are_arguments,
         s69_create_deployment,
+        s78_describe_shows_conditions_and_events,
+        s83_delete_in_all_forms,
+        s89_scale_follows_up_and_down,
+        s90_set_image_rolls_out;
+    Sim:
         s70_create_from_files,
         s71_create_service_loadbalancer,
         s72_apply_twice_and_after_a_change,
@@ -14,14 +19,10 @@ scenarios! {
         s74_get_in_all_forms,
         columns_are_those_of_the_documents,
         s76_yaml_decodes_to_the_object,
-        s78_describe_shows_conditions_and_events,
-        s83_delete_in_all_forms,
         s84_the_kubernetes_service_comes_back,
         s86_edit_with_a_scripted_editor,
         s87_patches_of_all_types,
         s88_label_needs_overwrite,
-        s89_scale_follows_up_and_down,
-        s90_set_image_rolls_out,
         s91_rollout_history,
         s92_rollout_undo,
         s93_expose,
@@ -35,7 +36,7 @@ scenarios! {
         events_are_listed,
         rollout_pause_resume_restart,
         apply_keeps_what_others_set;
-    Real:
+    Both:
         s66_run_opens_a_terminal,
         s67_run_rm_deletes_at_the_end,
         s77_get_watch_prints_changes,
@@ -289,8 +290,8 @@ fn s80_logs(t: &Shell) {
     t.write(
         "pod.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: two}\nspec:\n  restartPolicy: Never\n  \
-         initContainers:\n  - {name: first, image: busybox, command: [echo, from init]}\n  \
-         containers:\n  - {name: a, image: busybox, command: [sh, -c, 'echo one; echo two; echo three']}\n  \
+         initContainers:\n  - {name: first, image: busybox, command: [sh, -c, 'echo from init; sleep 1']}\n  \
+         containers:\n  - {name: a, image: busybox, command: [sh, -c, 'echo one; echo two; echo three; sleep 1']}\n  \
          - {name: b, image: busybox, command: [sh, -c, 'echo from b; sleep 600']}\n",
     );
     t.ok("kubectl apply -f pod.yaml");

@@ -3,7 +3,7 @@
 use crate::harness::{Shell, apply, pod, rows, scenarios};
 
 scenarios! {
-    Real:
+    Both:
         sidecars_start_before_and_stop_after_the_others,
         a_job_like_pod_ends_although_its_sidecar_would_not,
         hooks_run_after_the_start_and_before_the_stop,
@@ -146,7 +146,7 @@ fn messages_are_read_from_their_file_or_from_the_log(t: &Shell) {
     let elsewhere =
         "terminationMessagePath: /tmp/end, command: [sh, -c, 'echo -n there > /tmp/end']";
     assert_eq!(message("elsewhere", elsewhere), "there");
-    let fallback = "terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo one; echo two; exit 1']";
+    let fallback = "terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo one; echo two; sleep 1; exit 1']";
     assert_eq!(message("log", fallback), "one\ntwo\n");
     let good = "terminationMessagePolicy: FallbackToLogsOnError, command: [echo, fine]";
     assert_eq!(message("good", good), "");

@@ -5,7 +5,8 @@ use crate::harness::{Shell, apply, rows, scenarios};
 scenarios! {
     Real:
         s167_a_service_stays_while_its_pods_change,
-        s174_a_service_without_selector_leads_where_it_is_told,
+        s174_a_service_without_selector_leads_where_it_is_told;
+    Both:
         s211_containers_of_a_pod_meet_on_localhost,
         s212_pods_of_a_node_meet_on_the_bridge,
         s252_two_containers_share_an_empty_dir,
@@ -108,6 +109,7 @@ fn s212_pods_of_a_node_meet_on_the_bridge(t: &Shell) {
     assert_eq!(rows(&hops).iter().filter(|row| row[0].parse::<u8>().is_ok()).count(), 1, "{hops}");
 }
 
+// Conformance: EmptyDir, Shared volumes between containers
 fn s252_two_containers_share_an_empty_dir(t: &Shell) {
     let spec = "volumes: [{name: shared, emptyDir: {}}]\ncontainers:\n\
                 - name: writer\n  image: busybox\n  imagePullPolicy: IfNotPresent\n  \

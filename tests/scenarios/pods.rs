@@ -3,13 +3,13 @@
 use crate::harness::{Shell, apply, pod, rows, scenarios};
 
 scenarios! {
-    Sim:
+    Simulated:
         s102_a_node_selector_waits_for_its_label,
         s108_every_pod_has_its_own_address,
         s110_a_readiness_gate_holds_back_ready,
         insufficient_resources_keep_a_pod_pending,
         a_host_port_is_taken_once_per_node;
-    Real:
+    Both:
         s99_the_documents_first_pod_runs,
         s101_host_network_shows_the_nodes_interfaces,
         s103_limits_are_enforced,
@@ -361,7 +361,7 @@ fn s115_a_secret_only_the_init_container_sees(t: &Shell) {
         t,
         "shy",
         "volumes: [{name: v, secret: {secretName: s}}]\ninitContainers:\n\
-         - {name: i, image: busybox, command: [cat, /s/key], volumeMounts: [{name: v, mountPath: /s}]}\n\
+         - {name: i, image: busybox, command: [sh, -c, 'cat /s/key; sleep 1'], volumeMounts: [{name: v, mountPath: /s}]}\n\
          containers:\n- {name: c, image: busybox, command: [sleep, 1d]}",
     );
     t.eventually("kubectl get pod shy", "1/1");
@@ -372,7 +372,9 @@ fn s115_a_secret_only_the_init_container_sees(t: &Shell) {
 fn s116_environment_from_a_config_map(t: &Shell) {
     t.manifest("50-pod-webserver-env.yaml");
     t.manifest("51-configmap-test-cm.yaml");
-    t.ok("sed -i 's/mkdir -p test/mkdir -p test; pwd; ls; env/' 50-pod-webserver-env.yaml");
+    t.ok(
+        "sed -i 's/mkdir -p test/mkdir -p test; pwd; ls; env; sleep 1/' 50-pod-webserver-env.yaml",
+    );
     t.ok("sed -i 's/image: busybox:latest/image: busybox:latest\\n    imagePullPolicy: IfNotPresent/' 50-pod-webserver-env.yaml");
     t.ok("kubectl apply -f 50-pod-webserver-env.yaml");
     t.eventually("kubectl get pod webserver", "CreateContainerConfigError");

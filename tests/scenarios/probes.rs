@@ -14,7 +14,7 @@ scenarios! {
     Sim:
         s122_a_bare_pod_does_not_come_back,
         s122_a_controllers_pod_moves_off_a_lost_node;
-    Real:
+    Both:
         s105_a_missing_image_is_tried_with_growing_pauses,
         s112_an_init_container_keeps_the_others_waiting,
         s117_a_tcp_liveness_probe_restarts_the_container,

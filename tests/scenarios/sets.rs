@@ -1,14 +1,9 @@
 //! DaemonSets and StatefulSets.
 
-use std::sync::Arc;
-
-use rk::{
-    Cluster,
-    cri::{SimRuntime, agent::Agent},
+use crate::{
+    harness::{Shell, rows, scenarios},
+    own::Own,
 };
-use tokio_util::sync::CancellationToken;
-
-use crate::harness::{Shell, rows, scenarios};
 
 scenarios! {
     Sim:
@@ -25,77 +20,11 @@ scenarios! {
         s147_a_stateful_set_is_deleted_at_once_or_after_scaling_to_0,
         daemon_set_rollouts_are_listed_and_undone,
         stateful_claims_outlive_their_pods;
+    Both:
+        s85_daemons_deleted_by_a_pipeline_read_the_new_config;
     Real:
-        s85_daemons_deleted_by_a_pipeline_read_the_new_config,
         s136_a_daemon_sees_the_nodes_folders,
         stateful_pods_know_their_names;
-}
-
-/// A cluster of the test's own, whose nodes it may taint and lose, on the shell's files.
-struct Own<'a> {
-    t: &'a Shell,
-    runtime: tokio::runtime::Runtime,
-    cluster: Cluster,
-}
-
-impl<'a> Own<'a> {
-    fn start(t: &'a Shell, nodes: usize) -> Self {
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let builder = Cluster::builder()
-            .nodes(nodes)
-            .missing_images(["missing/httpd:3"])
-            .listen(([127, 0, 0, 1], 0));
-        let cluster = runtime.block_on(builder.start()).expect("it starts");
-        t.write("own.conf", cluster.kubeconfig().expect("it listens"));
-        let own = Self { t, runtime, cluster };
-        own.until("get serviceaccount default -o name", "an account", |out| !out.is_empty());
-        own
-    }
-
-    fn line(command: &str) -> String {
-        format!("KUBECONFIG=own.conf kubectl {command}")
-    }
-
-    #[track_caller]
-    fn ok(&self, command: &str) -> String {
-        self.t.ok(&Self::line(command))
-    }
-
-    #[track_caller]
-    fn until(&self, command: &str, what: &str, so: impl Fn(&str) -> bool) -> String {
-        self.t.until(&Self::line(command), what, so)
-    }
-
-    /// Waits until exactly these nodes have a running Pod of this label, and there are no others.
-    #[track_caller]
-    fn daemons(&self, label: &str, nodes: &[&str]) {
-        let columns =
-            "custom-columns=N:.spec.nodeName,P:.status.phase,D:.metadata.deletionTimestamp";
-        let command = format!("get pods -A -l {label} --no-headers -o {columns}");
-        self.until(&command, &format!("running on {nodes:?}"), |out| {
-            let mut there = rows(out);
-            there.sort();
-            there.len() == nodes.len()
-                && there
-                    .iter()
-                    .zip(nodes)
-                    .all(|(row, node)| row[..] == [*node, "Running", "<none>"])
-        });
-    }
-
-    /// Adds a node that runs until the token is cancelled.
-    fn join(&self, name: &str) -> CancellationToken {
-        let _context = self.runtime.enter();
-        let runtime = Arc::new(SimRuntime::new());
-        let agent = Agent::builder(self.cluster.client(), runtime).node_name(name).build();
-        let token = CancellationToken::new();
-        self.runtime.spawn(agent.expect("an agent").run(token.clone()));
-        token
-    }
-
-    fn stop(self) {
-        self.runtime.block_on(self.cluster.shutdown());
-    }
 }
 
 fn s15_a_node_that_joins_gets_its_daemons(t: &Shell) {

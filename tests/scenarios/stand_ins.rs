@@ -15,6 +15,7 @@ pub(crate) fn images(busybox: &Path) -> Result<Vec<ImageBuilder>, ImageError> {
     images.push(busybox_image("busyboxplus:latest", busybox)?);
     images.push(web_server("nginx:latest", "Welcome to nginx!\n", busybox)?);
     images.push(pi(busybox)?);
+    images.push(speaker(busybox)?);
     images.push(listener("redis:latest", 6379, busybox)?);
     images.push(listener("memcached:latest", 11211, busybox)?);
     Ok(images)
@@ -36,4 +37,14 @@ fn pi(busybox: &Path) -> Result<ImageBuilder, ImageError> {
                   echo \"scale=$digits+10; 16*a(1/5)-4*a(1/239)\" | BC_LINE_LENGTH=0 bc -l | \
                   cut -c1-$((digits+1))\n";
     Ok(busybox_image("perl:latest", busybox)?.file("/bin/perl", script, 0o755))
+}
+
+/// Says that it says what the image says, or what it is told to.
+fn speaker(busybox: &Path) -> Result<ImageBuilder, ImageError> {
+    Ok(busybox_image("speaker:v1", busybox)?.config(ImageConfig {
+        entrypoint: ["/bin/echo", "said"].map(str::to_owned).to_vec(),
+        cmd: ["by", "default"].map(str::to_owned).to_vec(),
+        env: vec!["PATH=/bin".to_owned()],
+        ..ImageConfig::default()
+    }))
 }

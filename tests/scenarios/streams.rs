@@ -5,7 +5,7 @@ use crate::harness::{Shell, apply, rows, scenarios};
 scenarios! {
     Sim:
         a_second_host_port_on_another_address_fits;
-    Real:
+    Both:
         s82_attach_reaches_the_running_process,
         s100_host_ports_lead_into_the_pod,
         exec_and_attach_work_over_spdy,

@@ -5,10 +5,14 @@ use crate::harness::{Shell, apply, scenarios};
 scenarios! {
     Sim:
         s256_a_storage_class_makes_and_deletes_volumes;
-    Real:
+    Both:
         s253_folders_of_the_node_are_seen_in_containers,
-        s255_a_claim_takes_a_volume_and_its_data_stays,
-        volumes_of_a_class_are_there_before_their_pods;
+        s255_a_claim_takes_a_volume_and_its_data_stays;
+    // The cluster's provisioner makes folders for its own nodes only.
+    Real:
+        volumes_of_a_class_are_there_before_their_pods,
+        a_pod_that_takes_more_of_the_disk_than_it_may_is_evicted,
+        the_files_of_an_image_are_a_volume_for_reading;
 }
 
 /// A Pod that sleeps with `claim` at /data.
@@ -186,4 +190,60 @@ fn volumes_of_a_class_are_there_before_their_pods(t: &Shell) {
     t.until("kubectl get pv", "no volume", |out| !out.contains(&volume));
     t.fails(&format!("ls {path}"));
     t.ok(&format!("kubectl delete storageclass {class}"));
+}
+
+fn a_pod_that_takes_more_of_the_disk_than_it_may_is_evicted(t: &Shell) {
+    let container = |line: &str, limits: &str| {
+        format!(
+            "restartPolicy: Never\nvolumes: [{{name: scratch, emptyDir: {{sizeLimit: 1Mi}}}}]\ncontainers:\n\
+             - name: c\n  image: busybox\n  imagePullPolicy: IfNotPresent\n  \
+             command: [sh, -c, '{line}; sleep 1d']\n  resources: {{limits: {{{limits}}}}}\n  \
+             volumeMounts: [{{name: scratch, mountPath: /scratch}}]"
+        )
+    };
+    let write = |file: &str| format!("dd if=/dev/zero of={file} bs=1M count=3");
+    let small = "ephemeral-storage: 2Mi";
+    apply(t, "volume", &container(&write("/scratch/file"), "cpu: 100m"));
+    apply(t, "layer", &container(&write("/file"), small));
+    apply(t, "within", &container("echo little > /scratch/file", small));
+    let evicted = [
+        ("volume", "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". "),
+        ("layer", "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. "),
+    ];
+    for (name, why) in evicted {
+        let status =
+            format!("kubectl get pod {name} -o 'jsonpath={{.status.reason}}: {{.status.message}}'");
+        t.eventually(&status, &format!("Evicted: {why}"));
+        t.eventually(&format!("kubectl get pod {name} -o 'jsonpath={{.status.phase}}'"), "Failed");
+    }
+    assert_eq!(t.ok("kubectl get pod within -o 'jsonpath={.status.phase}'"), "Running");
+    t.ok("kubectl delete pod volume layer within --grace-period=1 --wait=false");
+}
+
+fn the_files_of_an_image_are_a_volume_for_reading(t: &Shell) {
+    let image = "image: {reference: 'nginx:latest', pullPolicy: IfNotPresent}";
+    apply(
+        t,
+        "reader",
+        &format!(
+            "volumes: [{{name: site, {image}}}]\ncontainers:\n\
+             - name: c\n  image: busybox\n  imagePullPolicy: IfNotPresent\n  command: [sleep, 1d]\n  \
+             volumeMounts:\n  - {{name: site, mountPath: /image}}\n  \
+             - {{name: site, mountPath: /part, subPath: bin}}"
+        ),
+    );
+    t.eventually("kubectl get pod reader", "1/1");
+    t.ok("kubectl exec reader -- test -e /image/bin/busybox");
+    t.ok("kubectl exec reader -- test -e /part/busybox");
+    let refused = t.fails("kubectl exec reader -- touch /image/file");
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    // What an image that is not there would be is said.
+    let missing = "image: {reference: 'no-such-image:v1', pullPolicy: Never}";
+    let spec = format!(
+        "volumes: [{{name: site, {missing}}}]\ncontainers: [{{name: c, image: busybox, \
+         volumeMounts: [{{name: site, mountPath: /image}}]}}]"
+    );
+    apply(t, "waiter", &spec);
+    t.eventually("kubectl describe pod waiter", "is not present with pull policy of Never");
+    t.ok("kubectl delete pod reader waiter --grace-period=1");
 }

@@ -182,13 +182,26 @@ impl fmt::Display for LabelRequirement {
         match &self.operator {
             LabelOperator::Equals(value) => write!(f, "{key}={value}"),
             LabelOperator::NotEquals(value) => write!(f, "{key}!={value}"),
-            LabelOperator::In(values) => write!(f, "{key} in ({})", values.join(",")),
-            LabelOperator::NotIn(values) => write!(f, "{key} notin ({})", values.join(",")),
+            LabelOperator::In(values) => write!(f, "{key} in ({})", Values(values)),
+            LabelOperator::NotIn(values) => write!(f, "{key} notin ({})", Values(values)),
             LabelOperator::Exists => write!(f, "{key}"),
             LabelOperator::DoesNotExist => write!(f, "!{key}"),
             LabelOperator::GreaterThan(bound) => write!(f, "{key}>{bound}"),
             LabelOperator::LessThan(bound) => write!(f, "{key}<{bound}"),
             LabelOperator::Unknown(operator) => write!(f, "{key} {operator}"),
+        }
+    }
+}
+
+/// Values of a set. One that is empty and alone has a comma: `()` would be a set of none, which
+/// cannot be read again.
+struct Values<'a>(&'a [String]);
+
+impl fmt::Display for Values<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [only] if only.is_empty() => f.write_str(","),
+            values => f.write_str(&values.join(",")),
         }
     }
 }

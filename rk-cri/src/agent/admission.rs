@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 use rk_api::meta::quantity::Quantity;
 
-use super::resources::pod_request;
+use super::{hugepages::PREFIX, resources::pod_request};
 
 /// Why a pod is refused: the reason and the message of its status.
 pub(crate) type Refusal = (String, String);
@@ -16,7 +16,7 @@ pub(crate) type Refusal = (String, String);
 pub(crate) fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Refusal> {
     let refuse =
         |reason: &str, why: String| Err((reason.to_string(), format!("Pod was rejected: {why}")));
-    if let Some((name, requested, used, capacity)) = lacking(pod, others, node) {
+    if let Some(Shortage { name, requested, used, capacity }) = lacking(pod, others, node) {
         let why = format!(
             "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
         );
@@ -39,20 +39,35 @@ pub(crate) fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Result<(), Refus
     Ok(())
 }
 
-/// The first resource that the node has too little of: name, requested, used, capacity.
-fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<(String, i64, i64, i64)> {
+/// A resource that a node has too little of. CPU in thousandths, else in units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    pub(crate) name: String,
+    pub(crate) requested: i64,
+    pub(crate) used: i64,
+    pub(crate) capacity: i64,
+}
+
+/// The first resource that the node has too little of, its places for Pods among them.
+fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortage> {
+    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref())?;
+    let places = allocatable.get("pods").and_then(|pods| Quantity::parse(&pods.0).ok());
+    let (used, capacity) = (others.len() as i64, places.map(|places| places.value()));
+    match capacity.filter(|capacity| used + 1 > *capacity) {
+        Some(capacity) => Some(Shortage { name: "pods".to_owned(), requested: 1, used, capacity }),
+        None => lacking_amounts(pod, others, node),
+    }
+}
+
+/// The first of the resources that Pods ask for by amounts of which the node has too little.
+pub(crate) fn lacking_amounts(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Shortage> {
     let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref())?;
     let amount = |name: &str| {
         let quantity = Quantity::parse(&allocatable.get(name)?.0).ok()?;
         Some(if name == "cpu" { quantity.millis() } else { quantity.value() })
     };
-    if let Some(capacity) = amount("pods") {
-        let used = others.len() as i64;
-        if used + 1 > capacity {
-            return Some(("pods".into(), 1, used, capacity));
-        }
-    }
-    for name in ["cpu", "memory", "ephemeral-storage"] {
+    let pages = allocatable.keys().map(String::as_str).filter(|name| name.starts_with(PREFIX));
+    for name in ["cpu", "memory", "ephemeral-storage"].into_iter().chain(pages) {
         let requested = pod_request(pod, name);
         if requested == 0 {
             continue;
@@ -60,7 +75,7 @@ fn lacking(pod: &Pod, others: &[&Pod], node: &Node) -> Option<(String, i64, i64,
         let capacity = amount(name).unwrap_or(0);
         let used: i64 = others.iter().map(|other| pod_request(other, name)).sum();
         if used + requested > capacity {
-            return Some((name.into(), requested, used, capacity));
+            return Some(Shortage { name: name.to_owned(), requested, used, capacity });
         }
     }
     None

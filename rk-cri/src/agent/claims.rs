@@ -13,7 +13,8 @@ use kube::Api;
 use rk_api::volumes::{claim_of, is_made_for, volume_name};
 
 use super::{
-    volumes::{Failure, Source},
+    csi::Wanted,
+    volumes::{self, Failure, Source},
     worker::Core,
 };
 
@@ -21,7 +22,11 @@ use super::{
 pub(super) fn read_only(pod: &Pod) -> BTreeSet<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let unwritable = volumes.filter(|volume| {
-        volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true))
+        let claim = volume.persistent_volume_claim.as_ref();
+        // What the agent itself writes is for it alone to change: it goes on with what it finds.
+        volumes::has_contents(volume)
+            || volume.image.is_some()
+            || claim.is_some_and(|source| source.read_only == Some(true))
     });
     unwritable.map(|volume| volume.name.clone()).collect()
 }
@@ -55,12 +60,14 @@ impl Core {
             .await
             .map_err(|error| format!("failed to fetch PVC from API server: {error}"))?;
         let bound_to = usable(&claim, volume, pod)?;
+        let source_of_pod = volume.persistent_volume_claim.as_ref();
+        let read_only = source_of_pod.is_some_and(|source| source.read_only == Some(true));
         let volumes = Api::<PersistentVolume>::all(self.client.clone());
         let volume = volumes
             .get(bound_to)
             .await
             .map_err(|error| format!("failed to fetch PV {bound_to} from API server: {error}"))?;
-        source(&volume, &claim)
+        source(&volume, &claim, read_only)
     }
 }
 
@@ -88,7 +95,11 @@ fn usable<'a>(
 }
 
 /// Where a volume is on this node.
-fn source(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<Source, String> {
+fn source(
+    volume: &PersistentVolume,
+    claim: &PersistentVolumeClaim,
+    read_only: bool,
+) -> Result<Source, String> {
     let name = volume.metadata.name.as_deref().unwrap_or_default();
     let spec = volume.spec.as_ref().ok_or_else(|| format!("PV {name} has no spec"))?;
     let claimant = spec.claim_ref.as_ref().and_then(|claimant| claimant.uid.as_ref());
@@ -105,6 +116,9 @@ fn source(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<So
     if let Some(local) = &spec.local {
         // It is never made: on a node where it is missing the data is elsewhere.
         return Ok(Source::HostPath { path: local.path.clone().into(), type_: "Directory".into() });
+    }
+    if let Some(wanted) = Wanted::persistent(volume, read_only) {
+        return Ok(Source::Csi(Box::new(wanted)));
     }
     Err(format!("PV {name} is of a kind that this node cannot mount"))
 }
@@ -156,13 +170,14 @@ mod tests {
         };
         let mine = claim(json!({"metadata": {"uid": "u"}}));
         let local = || json!({"local": {"path": "/disk"}});
-        match source(&volume("u", local()), &mine) {
+        match source(&volume("u", local()), &mine, false) {
             Ok(Source::HostPath { path, type_ }) => {
                 assert_eq!((path, &*type_), (PathBuf::from("/disk"), "Directory"));
             }
             _ => panic!("a directory of the node"),
         }
-        assert!(source(&volume("x", local()), &mine).is_err());
-        assert!(source(&volume("u", json!({"nfs": {"server": "s", "path": "/"}})), &mine).is_err());
+        assert!(source(&volume("x", local()), &mine, false).is_err());
+        let nfs = json!({"nfs": {"server": "s", "path": "/"}});
+        assert!(source(&volume("u", nfs), &mine, false).is_err());
     }
 }

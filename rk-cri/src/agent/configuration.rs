@@ -123,6 +123,8 @@ pub struct KubeletConfiguration {
     pub merge_default_eviction_settings: bool,
     pub allowed_unsafe_sysctls: Vec<String>,
     pub seccomp_default: bool,
+    pub image_pull_credentials_verification_policy: String,
+    pub preloaded_images_verification_allowlist: Vec<String>,
     pub container_log_max_size: String,
     pub container_log_max_files: u32,
     pub container_log_monitor_interval: GoDuration,
@@ -187,6 +189,19 @@ pub struct Authorization {
     pub mode: AuthorizationMode,
     /// SubjectAccessReviews.
     pub webhook: WebhookAuthorization,
+}
+
+/// Which images on the node a Pod may use without having shown that it could pull them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ImageVerification {
+    /// All.
+    NeverVerify,
+    /// Those that were not pulled by this node's agent.
+    NeverVerifyPreloadedImages,
+    /// Of those, the ones that are listed.
+    NeverVerifyAllowlistedImages(Vec<String>),
+    /// None.
+    AlwaysVerify,
 }
 
 /// Who decides what somebody may do.
@@ -298,6 +313,8 @@ impl Default for KubeletConfiguration {
             merge_default_eviction_settings: false,
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_default: false,
+            image_pull_credentials_verification_policy: "NeverVerifyPreloadedImages".to_owned(),
+            preloaded_images_verification_allowlist: Vec::new(),
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
             container_log_monitor_interval: GoDuration::seconds(10),
@@ -347,6 +364,20 @@ impl KubeletConfiguration {
             max_age: self.image_maximum_gc_age.0,
             ..ImageGc::default()
         }
+    }
+
+    /// Which images on the node a Pod may use without having shown that it could pull them (KEP-2535);
+    /// `None` where the policy is unknown.
+    pub(crate) fn image_verification(&self) -> Option<ImageVerification> {
+        Some(match self.image_pull_credentials_verification_policy.as_str() {
+            "NeverVerify" => ImageVerification::NeverVerify,
+            "" | "NeverVerifyPreloadedImages" => ImageVerification::NeverVerifyPreloadedImages,
+            "NeverVerifyAllowlistedImages" => ImageVerification::NeverVerifyAllowlistedImages(
+                self.preloaded_images_verification_allowlist.clone(),
+            ),
+            "AlwaysVerify" => ImageVerification::AlwaysVerify,
+            _ => return None,
+        })
     }
 
     /// How many images are fetched at the same time; `None` is any number. One, unless it is said

@@ -7,6 +7,7 @@ use kube::{
     Api,
     api::{DeleteParams, Preconditions},
 };
+use rk_api::client::EventType;
 
 use super::{
     observed::Observed,
@@ -45,7 +46,20 @@ impl Core {
         if observed.sandbox().is_some() || observed.running().next().is_some() {
             self.stop_pod(job, pod, observed).await;
         }
-        Next::Wait(None)
+        // Others may be waiting for its volumes, which it does not need any more.
+        Next::Wait((!self.released(pod, memory).await).then_some(RETRY))
+    }
+
+    /// Takes a pod's volumes of CSI drivers from it; whether that succeeded.
+    async fn released(&self, pod: &Pod, memory: &mut Memory) -> bool {
+        let directory = self.pod_dir(pod);
+        let Err(why) = self.release_csi(&directory).await else {
+            memory.csi.clear();
+            return true;
+        };
+        let about = self.pod_reference(pod);
+        self.event(&about, EventType::Warning, "FailedUnMount", &why);
+        false
     }
 
     /// Stops a pod that is being deleted, says how it ended, and lets the API forget it.
@@ -68,6 +82,9 @@ impl Core {
         };
         let pod = self.report(pod, &observed, memory, true).await;
         if !self.runtime.simulated() {
+            if !self.released(&pod, memory).await {
+                return Next::Wait(Some(RETRY));
+            }
             self.remove_directory(self.pod_dir(&pod)).await;
         }
         let reference = pod_ref(&pod);
@@ -110,6 +127,9 @@ impl Core {
             return Next::Wait(Some(RETRY));
         }
         if !self.runtime.simulated() {
+            if !self.released(pod, memory).await {
+                return Next::Wait(Some(RETRY));
+            }
             self.remove_directory(self.pod_dir(pod)).await;
             self.remove_directory(log_directory(&self.config.log_root, &pod_ref(pod))).await;
         }

@@ -29,7 +29,9 @@ use super::{
 };
 use crate::runtime::ContainerStats;
 
+pub(crate) mod local_storage;
 pub(crate) mod rank;
+mod reclaim;
 pub(crate) mod thresholds;
 pub(crate) mod watch;
 
@@ -162,7 +164,15 @@ impl Core {
                 "EvictionThresholdMet",
                 &format!("Attempting to reclaim {name}"),
             );
-            self.evict_one(&threshold, &seen).await;
+            // What nobody needs goes before any Pod does.
+            match self.reclaim_disk(&threshold).await {
+                Some(now) if !threshold.is_met(&now, true) => {
+                    let name = self.config.name.as_str();
+                    tracing::info!(node = name, "the node is no longer short, no Pod has to go");
+                }
+                Some(now) => self.evict_one(&threshold, &now).await,
+                None => self.evict_one(&threshold, &seen).await,
+            }
         }
     }
 

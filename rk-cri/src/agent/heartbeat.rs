@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
+    housekeeping::NodeState,
     node,
     worker::{Core, HEARTBEAT},
 };
@@ -234,7 +235,7 @@ impl Core {
                 Vec::new()
             }
         };
-        let state = self.state.lock().clone();
+        let state = NodeState { volumes_in_use: self.csi.in_use(), ..self.state.lock().clone() };
         let now = clock::now();
         let due = heartbeat
             .reported_at

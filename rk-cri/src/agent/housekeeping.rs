@@ -15,7 +15,7 @@ use super::{
 use k8s_openapi::api::core::v1::Pod;
 
 /// How often the node's signals are looked at, as in the kubelet.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often directories of Pods that are gone are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(120);
 
@@ -28,6 +28,8 @@ pub(crate) struct NodeState {
     pub(crate) runtime_down: Option<String>,
     /// It ends its Pods and takes no others.
     pub(crate) shutting_down: bool,
+    /// Volumes that are not to be detached, as the API calls them.
+    pub(crate) volumes_in_use: std::collections::BTreeSet<String>,
 }
 
 /// Pods that were ended by the node and not by anybody else, by UID.
@@ -41,6 +43,13 @@ pub(crate) struct Ended {
     pub(crate) refusal: Refusal,
     /// How long it has to stop, at most.
     pub(crate) grace: Duration,
+}
+
+/// The UID in the name of a directory of logs: `namespace_name_uid`, none of which has a `_` in it.
+fn log_owner(directory: &str) -> Option<String> {
+    let mut parts = directory.split('_');
+    let (_, _, uid) = (parts.next()?, parts.next()?, parts.next().filter(|uid| !uid.is_empty())?);
+    parts.next().is_none().then(|| uid.to_owned())
 }
 
 impl Core {
@@ -64,7 +73,17 @@ impl Core {
                 self.sweep().await;
             }
         };
-        tokio::join!(pressure, logs, sweep);
+        let disk = async {
+            if !simulated {
+                self.watch_local_storage().await;
+            }
+        };
+        let kernel = async {
+            if !simulated {
+                self.watch_kernel().await;
+            }
+        };
+        tokio::join!(pressure, logs, sweep, disk, kernel);
     }
 
     async fn watch_pressure(&self, mut watch: Watch) {
@@ -82,37 +101,50 @@ impl Core {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for (uid, directory) in self.pod_directories().await {
-                // Asked for each: a Pod may have come meanwhile.
-                if self.knows(&uid) {
-                    continue;
-                }
-                let left = self.runtime.pod_status(&uid).await;
-                if !left.is_ok_and(|left| left.sandboxes.is_empty()) {
-                    continue;
-                }
-                tracing::info!(
-                    node = self.config.name,
-                    pod = uid,
-                    "removing what a Pod left behind"
-                );
-                let removed =
-                    tokio::task::spawn_blocking(move || volumes::tear_down(&directory)).await;
-                if let Ok(Err(error)) = removed {
-                    tracing::warn!(pod = uid, %error, "unable to remove what a Pod left behind");
-                }
-            }
+            self.sweep_once().await;
+            self.unstage_unused().await;
         }
     }
 
+    /// Removes what an agent that was killed in the middle of a removal left behind, too. Only once
+    /// the node's Pods are known.
+    pub(super) async fn sweep_once(&self) {
+        if self.runtime.simulated() {
+            return;
+        }
+        for (uid, directory) in self.pod_directories().await {
+            // Asked for each: a Pod may have come meanwhile.
+            if self.knows(&uid) {
+                continue;
+            }
+            let left = self.runtime.pod_status(&uid).await;
+            if !left.is_ok_and(|left| left.sandboxes.is_empty()) {
+                continue;
+            }
+            tracing::info!(node = self.config.name, pod = uid, "removing what a Pod left behind");
+            if let Err(why) = self.release_csi(&directory).await {
+                tracing::warn!(pod = uid, why, "unable to take its volumes from a Pod");
+                continue;
+            }
+            let removed = tokio::task::spawn_blocking(move || volumes::tear_down(&directory)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(pod = uid, %error, "unable to remove what a Pod left behind");
+            }
+        }
+        self.unstage_unused().await;
+    }
+
+    /// Directories of Pods and of their logs, by UID.
     async fn pod_directories(&self) -> Vec<(String, PathBuf)> {
-        let pods = self.config.root_dir.join("pods");
+        let (pods, logs) = (self.config.root_dir.join("pods"), self.config.log_root.clone());
         let list = move || {
-            let entries = std::fs::read_dir(pods).into_iter().flatten().flatten();
-            let named = |entry: std::fs::DirEntry| {
-                Some((entry.file_name().into_string().ok()?, entry.path()))
+            let named = |directory: PathBuf| {
+                let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+                entries
+                    .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
             };
-            entries.filter_map(named).collect()
+            let logs = named(logs).filter_map(|(name, path)| Some((log_owner(&name)?, path)));
+            named(pods).chain(logs).collect()
         };
         tokio::task::spawn_blocking(list).await.unwrap_or_default()
     }

@@ -1,8 +1,10 @@
 //! Images on the node: fetching those that containers need, with the credentials of their Pods, and
 //! removing those that nobody needs when the disk fills up.
 
+pub(crate) mod access;
 pub(crate) mod gc;
 pub(crate) mod keyring;
+pub(crate) mod providers;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -12,18 +14,20 @@ use rk_api::{client::EventType, clock};
 use tokio::sync::Semaphore;
 
 use self::{
+    access::{Candidate, Origin, Records},
     gc::{Collector, Disk, ImageGc, Removal},
     keyring::Keyring,
 };
 use super::{
     backoff::{BackOff, LONGEST},
+    configuration::ImageVerification,
     handler::describe,
     spec::{image_with_tag, pod_ref, pull_policy},
     start::{CONFIG_RETRY, Refused, refused},
     sync::Memory,
     worker::Core,
 };
-use crate::runtime::{Image, PullFailure, PullImage, RegistryAuth, RuntimeError};
+use crate::runtime::{Image, PullFailure, PullImage, RuntimeError};
 
 /// An image that could not be pulled is shown as such this long, before it is shown as waiting.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
@@ -75,20 +79,40 @@ impl Core {
             }
         };
         let present = match self.runtime.image_status(&image).await {
-            Ok(present) => present.is_some(),
+            Ok(present) => present,
             Err(error) => {
                 let message = format!("Failed to inspect image {named:?}: {}", describe(&error));
                 warn("InspectFailed", &message);
                 return Err(refused("ImageInspectError", message, Some(CONFIG_RETRY)));
             }
         };
-        match pull_policy(container, &image) {
+        let policy = pull_policy(container, &image);
+        let verifies = match present.as_ref().filter(|_| policy != "Always") {
+            Some(present) => self.has_to_pull(pod, &image, &present.id).await,
+            None => false,
+        };
+        match policy {
             "Always" => {}
-            "IfNotPresent" if !present => {}
-            _ if present => {
-                tell("Pulled", &format!("Container image {named:?} already present on machine"));
+            "IfNotPresent" if present.is_none() || verifies => {}
+            _ if present.is_some() && !verifies => {
+                tell(
+                    "Pulled",
+                    &format!(
+                        "Container image {named:?} already present on machine and can be accessed \
+                         by the pod"
+                    ),
+                );
                 memory.images.remove(&image);
                 return Ok(image);
+            }
+            _ if verifies => {
+                let message = format!(
+                    "Container image {named:?} is present with pull policy of Never but does not \
+                     have the proper credentials"
+                );
+                warn("ErrImageNeverPull", &message);
+                warn("Failed", "Error: ErrImageNeverPull");
+                return Err(refused("ErrImageNeverPull", message, Some(Duration::from_secs(10))));
             }
             _ => {
                 let message =
@@ -150,26 +174,104 @@ impl Core {
             None => None,
         };
         let begun = tokio::time::Instant::now();
-        let mut candidates: Vec<Option<RegistryAuth>> = candidates.into_iter().map(Some).collect();
+        let mut candidates = candidates;
         if candidates.is_empty() {
-            candidates.push(None);
+            candidates.push(Candidate { auth: None, origin: Origin::Node });
         }
         let mut failures = Vec::new();
-        for auth in candidates {
+        self.with_records(image, |records, image, _| records.intend(image)).await;
+        for candidate in candidates {
+            let auth = candidate.auth.clone();
             let request = PullImage { image: image.to_owned(), auth, pod: Some(pod_ref(pod)) };
             match self.runtime.pull_image(request).await {
-                Ok(_) => return Ok(begun.elapsed()),
+                Ok(id) => {
+                    let took = begun.elapsed();
+                    let noted = move |records: &Records, image: &str, repository: &str| {
+                        records.note(image, repository, &id, &candidate)
+                    };
+                    self.with_records(image, noted).await;
+                    return Ok(took);
+                }
                 Err(error) => failures.push(error),
             }
         }
+        self.with_records(image, |records, image, _| {
+            records.give_up(image);
+            Ok(())
+        })
+        .await;
         Err(together(image, failures))
     }
 
-    /// The credentials that the Pod has for an image.
-    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<RegistryAuth> {
+    /// Works on what is known of who pulled what, off the async threads; not for simulated nodes.
+    async fn with_records(
+        &self,
+        image: &str,
+        work: impl FnOnce(&Records, &str, &str) -> std::io::Result<()> + Send + 'static,
+    ) {
+        if self.runtime.simulated() {
+            return;
+        }
+        let (records, image) = (Records::new(&self.config.root_dir), image.to_owned());
+        let work = move || work(&records, &image, &repository(&image));
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
+            let node = self.config.name.as_str();
+            tracing::warn!(node, %error, "what an image was pulled with cannot be written down");
+        }
+    }
+
+    /// Whether a Pod has to pull an image although it is on the node: since it has not shown that it
+    /// could have.
+    async fn has_to_pull(&self, pod: &Pod, image: &str, id: &str) -> bool {
+        let policy = self.config.settings.image_verification.clone();
+        if self.runtime.simulated() || policy == ImageVerification::NeverVerify {
+            return false;
+        }
+        let ask = |candidates: Vec<Candidate>| {
+            let (records, policy) = (Records::new(&self.config.root_dir), policy.clone());
+            let (image, id) = (image.to_owned(), id.to_owned());
+            let ask = move || {
+                let repository = repository(&image);
+                records.has_to_pull(&policy, &image, &repository, &id, &candidates)
+            };
+            // Where that fails, a pull is the safe way.
+            async move { tokio::task::spawn_blocking(ask).await.unwrap_or(true) }
+        };
+        // Mostly it is for all, and the Pod's Secrets need not be read.
+        if !ask(Vec::new()).await {
+            return false;
+        }
+        let candidates = self.credentials_of_pod(pod, &repository(image)).await;
+        ask(candidates).await
+    }
+
+    /// The credentials for an image: the Pod's, then the node's, from the file `config.json` in its
+    /// root directory and from its providers.
+    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<Candidate> {
+        if self.runtime.simulated() {
+            return Vec::new();
+        }
+        let repository = repository(image);
+        let mut found = self.credentials_of_pod(pod, &repository).await;
+        let file = tokio::fs::read(self.config.root_dir.join("config.json")).await;
+        let keyring = file.map(|text| Keyring::of_file(&text)).unwrap_or_default();
+        let of_node = keyring.candidates(&repository).into_iter();
+        let provided = match &self.config.settings.credential_providers {
+            Some(providers) => providers.candidates(&repository).await,
+            None => Vec::new(),
+        };
+        for auth in of_node.chain(provided) {
+            if !found.iter().any(|known| known.auth.as_ref() == Some(&auth)) {
+                found.push(Candidate { auth: Some(auth), origin: Origin::Node });
+            }
+        }
+        found
+    }
+
+    async fn credentials_of_pod(&self, pod: &Pod, repository: &str) -> Vec<Candidate> {
         let names = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
         let names: Vec<&str> = names.map(|secret| secret.name.as_str()).collect();
-        if names.is_empty() || self.runtime.simulated() {
+        if names.is_empty() {
             return Vec::new();
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -195,7 +297,14 @@ impl Core {
             let reason = "FailedToRetrieveImagePullSecret";
             self.event(&about, EventType::Warning, reason, &message);
         }
-        Keyring::of(&secrets).candidates(&repository(image))
+        let found = Keyring::of(&secrets).candidates(repository).into_iter();
+        let owned = found.map(|auth| {
+            let has =
+                |secret: &&Secret| Keyring::of([*secret]).candidates(repository).contains(&auth);
+            let owner = secrets.iter().find(has).map_or(Origin::Node, Origin::of);
+            Candidate { auth: Some(auth), origin: owner }
+        });
+        owned.collect()
     }
 
     // === garbage collection ===
@@ -243,16 +352,32 @@ impl Core {
         // Containers after images: one that comes in between has its image on neither list.
         let images = self.runtime.list_images().await.map_err(text)?;
         let in_use = self.images_in_use(&images).await.map_err(text)?;
+        let ids: Vec<String> = images.iter().map(|image| image.id.clone()).collect();
+        self.with_records("", move |records, _, _| {
+            records.keep(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+            Ok(())
+        })
+        .await;
         let removal = collector.decide(policy, &images, &in_use, disk, clock::now());
         self.remove_images(&removal).await
     }
 
-    /// The ids of images that have a container, running or not.
-    async fn images_in_use(&self, images: &[Image]) -> Result<HashSet<String>, RuntimeError> {
+    /// The ids of images that have a container, running or not, or are the volume of a Pod.
+    pub(super) async fn images_in_use(
+        &self,
+        images: &[Image],
+    ) -> Result<HashSet<String>, RuntimeError> {
         let mut used: HashSet<String> = HashSet::new();
         for container in self.runtime.list_containers().await? {
             used.insert(container.image_id);
             used.insert(container.config.image);
+        }
+        for pod in self.pods() {
+            let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+            let references = volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_ref());
+            for name in references.filter_map(|name| image_with_tag(name).ok()) {
+                used.extend(self.runtime.image_status(&name).await?.map(|image| image.id));
+            }
         }
         let is_used = |image: &&Image| {
             used.contains(&image.id)

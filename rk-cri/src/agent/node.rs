@@ -17,11 +17,16 @@ use k8s_openapi::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{eviction::thresholds::Pressure, housekeeping::NodeState, settings::Settings};
+use super::{
+    eviction::thresholds::Pressure, housekeeping::NodeState, hugepages, settings::Settings,
+};
 use crate::runtime::Image;
 
 /// Leaves it to the controllers to attach volumes to the node.
 const ATTACHED_BY_CONTROLLER: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+
+/// The field of volumes that are not to be detached.
+const IN_USE: &str = "volumesInUse";
 
 /// What a node is, apart from what changes.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +76,10 @@ pub(crate) fn node(identity: &Identity, now: &Time) -> Node {
     }
 }
 
+/// What a node here can follow and an older one may not, sorted (KEP-5328): no CPU is a container's
+/// alone, so that those of guaranteed Pods can change too.
+const DECLARED_FEATURES: [&str; 1] = ["GuaranteedQoSPodCPUResize"];
+
 /// The node's status; conditions keep their transition times from `old`.
 pub(crate) fn status(
     identity: &Identity,
@@ -102,6 +111,11 @@ pub(crate) fn status(
         images: Some(image_list(images, identity.settings.images_max))
             .filter(|images| !images.is_empty()),
         node_info: Some(identity.info.clone()),
+        // That is for the attach/detach controller to say.
+        volumes_attached: old.and_then(|old| old.volumes_attached.clone()),
+        volumes_in_use: Some(state.volumes_in_use.iter().cloned().collect())
+            .filter(|volumes: &Vec<String>| !volumes.is_empty()),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).into()),
         ..Default::default()
     }
 }
@@ -123,8 +137,18 @@ fn allocatable(
     settings: &Settings,
     capacity: &BTreeMap<String, Quantity>,
 ) -> BTreeMap<String, Quantity> {
+    let parse = |amount: &Quantity| rk_api::meta::quantity::Quantity::parse(&amount.0);
+    // Memory that is set aside for huge pages is none that others can have.
+    let huge = capacity.iter().filter(|(name, _)| name.starts_with(hugepages::PREFIX));
+    let huge: i64 = huge.filter_map(|(_, amount)| Some(parse(amount).ok()?.value())).sum();
     let left = |(name, amount): (&String, &Quantity)| {
-        let parsed = rk_api::meta::quantity::Quantity::parse(&amount.0);
+        let parsed = parse(amount).map(|parsed| match name.as_str() {
+            "memory" if huge > 0 => {
+                let value = parsed.value().saturating_sub(huge).max(0);
+                rk_api::meta::quantity::Quantity::new(value, 0).with_format(parsed.format())
+            }
+            _ => parsed,
+        });
         let left = parsed.map(|parsed| settings.allocatable(name, parsed).into());
         (name.clone(), left.unwrap_or_else(|_| amount.clone()))
     };
@@ -267,6 +291,7 @@ pub(crate) fn machine_capacity(root: &Path) -> BTreeMap<String, String> {
     capacity.insert("memory".into(), format!("{}Ki", memory.unwrap_or(1 << 20)));
     capacity
         .extend(file_system_kib(root).map(|kib| ("ephemeral-storage".into(), format!("{kib}Ki"))));
+    capacity.extend(hugepages::capacity(Path::new(hugepages::POOLS)));
     capacity
 }
 
@@ -301,6 +326,7 @@ pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) 
         return None;
     };
     let mut changed = Map::new();
+    let told_in_use = new.contains_key(IN_USE);
     if let Some(conditions) = new.remove("conditions")
         && (heartbeat || without_heartbeats(old.get("conditions"), &conditions))
     {
@@ -327,6 +353,9 @@ pub(crate) fn status_patch(old: &NodeStatus, new: &NodeStatus, heartbeat: bool) 
             value => value,
         };
         changed.insert(key, value);
+    }
+    if old.contains_key(IN_USE) && !told_in_use {
+        changed.insert(IN_USE.into(), Value::Null);
     }
     (!changed.is_empty()).then(|| json!({ "status": changed }))
 }
@@ -456,6 +485,19 @@ mod tests {
         let ready = &new.conditions.as_ref().unwrap()[3];
         assert_eq!(ready.message.as_deref(), Some("node is shutting down"));
         assert_eq!(changes_of_conditions(&old, &new), ["NodeNotReady"]);
+    }
+
+    #[test]
+    fn the_last_volume_in_use_is_taken_back() {
+        let calm = NodeState::default();
+        let using = NodeState { volumes_in_use: ["a".to_owned()].into(), ..calm.clone() };
+        let old = status(&identity(), &[], &calm, None, &at(100));
+        let new = status(&identity(), &[], &using, Some(&old), &at(110));
+        let patch = status_patch(&old, &new, false).unwrap();
+        assert_eq!(patch, json!({"status": {"volumesInUse": ["a"]}}));
+        assert_eq!(status_patch(&new, &new, false), None);
+        let patch = status_patch(&new, &old, false).unwrap();
+        assert_eq!(patch, json!({"status": {"volumesInUse": null}}));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::{backoff::BackOff, observed::Observed};
+use super::{allocation::Resize, backoff::BackOff, observed::Observed};
 use crate::runtime::{ContainerState, ContainerStatus};
 
 /// The annotation that tells which definition a container was made from.
@@ -36,6 +36,10 @@ pub(crate) trait Remembered {
     fn back_off(&self, container: &str) -> BackOff;
     /// What the probes say.
     fn health(&self, container: &ContainerStatus) -> Health;
+    /// What the running container of this id needs to have what is allocated to it.
+    fn resize(&self, _container: &Container, _id: &str) -> Resize {
+        Resize::Done
+    }
 }
 
 /// What to do.
@@ -49,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) create_sandbox: Option<u32>,
     /// Containers to stop, by id, and why.
     pub(crate) stop: Vec<(String, String)>,
+    /// Containers whose limits change while they run: ids and names.
+    pub(crate) update: Vec<(String, String)>,
     /// Containers to start, by name.
     pub(crate) start: Vec<String>,
     /// Containers that have to wait before they are started again.
@@ -276,6 +282,7 @@ impl Plan {
         !self.stop_all
             && self.create_sandbox.is_none()
             && self.stop.is_empty()
+            && self.update.is_empty()
             && self.start.is_empty()
     }
 }
@@ -331,6 +338,9 @@ impl Planner<'_> {
                 self.plan.start.push(container.name.clone());
                 return true;
             }
+            if self.memory.health(status).failed.is_none() {
+                self.resize(container, &status.id);
+            }
             let Some(probe) = self.memory.health(status).failed else { return true };
             // A probe's kill is a failure.
             let restarts = restarts_after(container, self.policy, Some(137));
@@ -344,6 +354,19 @@ impl Planner<'_> {
             return true;
         }
         false
+    }
+
+    /// Gives a running container what is allocated to it.
+    fn resize(&mut self, container: &Container, id: &str) {
+        match self.memory.resize(container, id) {
+            Resize::Done => {}
+            Resize::Update => self.plan.update.push((id.to_owned(), container.name.clone())),
+            Resize::Restart => {
+                let why = format!("Container {} resize requires restart", container.name);
+                self.plan.stop.push((id.to_owned(), why));
+                self.plan.start.push(container.name.clone());
+            }
+        }
     }
 
     /// Starts a container, or says how long it has to wait.

@@ -11,11 +11,13 @@ use rk_api::clock;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::{
+    claims,
     observed::Observed,
     spec::{full_name, pod_ref},
     static_pods::{is_mirror_of, is_static},
     status::{self, pod_status},
     sync::{Memory, View, find},
+    volumes,
     worker::Core,
 };
 use crate::{
@@ -41,7 +43,7 @@ impl Core {
         terminal: bool,
     ) -> Arc<Pod> {
         let pod = memory.newest(pod);
-        let new = {
+        let mut new = {
             let view = View { pod: &pod, memory };
             let inputs = status::Inputs {
                 memory: &view,
@@ -52,10 +54,15 @@ impl Core {
                 disrupted: self.ended_from_outside(&pod_ref(&pod).uid).is_some(),
                 host_ips: &self.config.node_ips,
                 scheme: &self.scheme,
+                allocation: memory.allocation.as_deref(),
                 now: clock::now(),
             };
             pod_status(&pod, observed, &inputs)
         };
+        if !self.runtime.simulated() {
+            let recursive = self.runtime.recursive_read_only();
+            volumes::shown::tell(&pod, &mut new, &claims::read_only(&pod), recursive);
+        }
         let old = pod.status.clone().unwrap_or_default();
         if is_static(&pod) {
             return self.report_of_static(&pod, new, memory).await;

@@ -71,6 +71,8 @@ pub(crate) fn cgroup(container: &Container) -> Resources {
         cpu_period_us: period,
         memory_limit_bytes: value(&resources.limits, "memory"),
         pids_limit: 0,
+        // Which sizes there are, the node knows.
+        hugepage_limits: BTreeMap::new(),
     }
 }
 

@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use rk_api::meta::quantity::Quantity;
 
 use super::{
-    configuration::{KubeletConfiguration, ShutdownGrace},
+    configuration::{ImageVerification, KubeletConfiguration, ShutdownGrace},
     eviction::{
         NodeSignals,
         thresholds::{Signal, Threshold, of_configuration},
     },
+    images::providers::Providers,
 };
 use crate::runtime::Seccomp;
 
@@ -31,6 +32,9 @@ pub(crate) struct Settings {
     pub(crate) eviction_max_pod_grace: u32,
     pub(crate) signals: Option<Arc<dyn NodeSignals>>,
     pub(crate) allowed_unsafe_sysctls: Vec<String>,
+    pub(crate) image_verification: ImageVerification,
+    /// Programs that know credentials for images.
+    pub(crate) credential_providers: Option<Arc<Providers>>,
     /// The system calls of containers that say nothing about them.
     pub(crate) seccomp: Seccomp,
     pub(crate) log_size_max: u64,
@@ -78,6 +82,10 @@ impl Settings {
             transition: configuration.eviction_pressure_transition_period.0,
             eviction_max_pod_grace: configuration.eviction_max_pod_grace_period,
             signals: None,
+            image_verification: configuration
+                .image_verification()
+                .unwrap_or(ImageVerification::NeverVerifyPreloadedImages),
+            credential_providers: None,
             allowed_unsafe_sysctls: configuration.allowed_unsafe_sysctls.clone(),
             seccomp: match configuration.seccomp_default {
                 true => Seccomp::RuntimeDefault,

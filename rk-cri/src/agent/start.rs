@@ -10,8 +10,10 @@ use std::{
 
 use k8s_openapi::{
     api::{
-        authentication::v1::{TokenRequest, TokenRequestSpec},
-        core::v1::{Container, Pod, PodSpec, Service, ServiceAccount, Volume},
+        authentication::v1::{
+            BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus,
+        },
+        core::v1::{Container, ImageVolumeSource, Pod, PodSpec, Service, ServiceAccount, Volume},
     },
     jiff::{SignedDuration, Timestamp},
 };
@@ -19,10 +21,15 @@ use kube::{Api, api::PostParams};
 use rk_api::{client::EventType, clock, volumes::claim_of};
 
 use super::{
-    claims, env,
+    claims, csi, env,
     handler::{self, Action, Place, Verdict, describe},
+    hugepages,
     observed::Observed,
-    spec::{check_non_root, container_config, hosts_file, hosts_file_of_node, pod_ref, seccomp},
+    references,
+    spec::{
+        check_non_root, container_config, full_name, hosts_file, hosts_file_of_node, pod_ref,
+        seccomp,
+    },
     static_pods::is_static,
     status::Waiting,
     stop::STOP_LEAST,
@@ -110,11 +117,22 @@ impl Core {
             let user = known.map(|image| image.user).unwrap_or_default();
             check_non_root(pod, container, &user).map_err(config_error)?;
         }
-        let attempt = self.next_attempt(pod, container, latest);
+        // One that was made and never started, for an agent that died meanwhile, counts for nothing.
+        let unused = latest.filter(|latest| latest.state == ContainerState::Created);
+        if let Some(unused) = unused {
+            let removed = self.runtime.remove_container(&unused.id).await;
+            removed.map_err(|error| fail("CreateContainerError", describe(&error)))?;
+        }
+        let attempt = match unused {
+            Some(unused) => unused.config.attempt,
+            None => self.next_attempt(pod, container, latest),
+        };
         let env = self.environment(pod, container, &sandbox.ips).await.map_err(config_error)?;
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
         let mounts = mounts.map_err(config_error)?;
         let mut config = container_config(pod, container, attempt, image, env, mounts);
+        config.resources.hugepage_limits =
+            hugepages::limits(container, self.config.identity.capacity.keys());
         let (profiles, otherwise) =
             (self.config.root_dir.join("seccomp"), self.config.settings.seccomp.clone());
         config.security.seccomp = seccomp(pod, container, &profiles, otherwise);
@@ -130,6 +148,10 @@ impl Core {
             Ok(id) => id,
             Err(error) => return Err(fail("CreateContainerError", describe(&error))),
         };
+        if let Some(allocation) = &mut memory.allocation {
+            allocation.made(&container.name, &id);
+            self.write_allocation(pod, memory).await;
+        }
         self.event(
             &about,
             EventType::Normal,
@@ -257,6 +279,7 @@ impl Core {
         let volumes = memory.volumes.as_ref().map(|(paths, _)| paths.clone()).unwrap_or_default();
         let (dir, container, env) = (self.pod_dir(pod), container.clone(), env.to_vec());
         let read_only = claims::read_only(pod);
+        let recursive = self.runtime.recursive_read_only();
         let hosts = hosts_file(pod, pod_ips, &self.config.cluster_dns.domain);
         let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         let hosts = if host_network {
@@ -266,7 +289,8 @@ impl Core {
             Some(hosts)
         };
         let work = move || {
-            let mut mounts = volumes::mounts(&dir, &container, &volumes, &read_only, &env)?;
+            let mut mounts =
+                volumes::mounts(&dir, &container, &volumes, &read_only, recursive, &env)?;
             let taken = |mounts: &[Mount], path: &str| {
                 mounts.iter().any(|mount| mount.container_path == Path::new(path))
             };
@@ -323,6 +347,8 @@ impl Core {
             .await
             .map_err(|why| (first(), why))?;
         if !self.runtime.simulated() {
+            memory.shown = references::versions(pod, &referenced);
+            self.follow_references(pod);
             self.fetch_tokens(pod, memory).await?;
         }
         // What is mounted stays, whatever becomes of its claim while the Pod runs.
@@ -338,12 +364,14 @@ impl Core {
         for volume in list {
             let source = match (claimed.remove(&volume.name), mounted.get(&volume.name)) {
                 (Some(source), _) => Ok(source),
-                (None, Some(path)) if claim_of(pod, volume).is_some() => {
+                (None, Some(path)) if is_mounted_once(pod, volume) => {
                     Ok(volumes::Source::HostPath { path: path.clone(), type_: String::new() })
                 }
                 (None, _) => volumes::source(volume, &facts, &referenced, &tokens),
             };
-            sources.push((volume.name.clone(), source.map_err(|why| (volume.name.clone(), why))?));
+            let source = source.map_err(|why| (volume.name.clone(), why))?;
+            let source = self.mounted(pod, volume, source, memory).await?;
+            sources.push((volume.name.clone(), source));
         }
         let mut paths = BTreeMap::new();
         if !self.runtime.simulated() {
@@ -364,39 +392,71 @@ impl Core {
         Ok(())
     }
 
+    /// Has a driver mount a volume that only a driver can; others are left for later.
+    async fn mounted(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        source: volumes::Source,
+        memory: &mut Memory,
+    ) -> Result<volumes::Source, volumes::Failure> {
+        let wanted = match source {
+            volumes::Source::Csi(wanted) if !self.runtime.simulated() => wanted,
+            volumes::Source::Image(image) if !self.runtime.simulated() => {
+                let path = self.mount_image(pod, volume, &image, memory).await;
+                let path = path.map_err(|why| (volume.name.clone(), why))?;
+                return Ok(volumes::Source::HostPath { path, type_: String::new() });
+            }
+            other => return Ok(other),
+        };
+        let target = self.mount_csi(pod, &volume.name, &wanted).await;
+        let target = target.map_err(|why| (volume.name.clone(), why))?;
+        let mounted = csi::Mounted {
+            wanted: *wanted,
+            target: target.clone(),
+            claim: claim_of(pod, volume),
+            published_at: clock::now(),
+        };
+        memory.csi.insert(volume.name.clone(), mounted);
+        Ok(volumes::Source::HostPath { path: target, type_: String::new() })
+    }
+
+    /// Has the image of a volume fetched, as that of a container, and mounted.
+    async fn mount_image(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        image: &ImageVolumeSource,
+        memory: &mut Memory,
+    ) -> Result<PathBuf, String> {
+        let wanted = Container {
+            name: volume.name.clone(),
+            image: image.reference.clone(),
+            image_pull_policy: image.pull_policy.clone(),
+            ..Container::default()
+        };
+        let refused = |Refused { waiting, .. }: Refused| {
+            format!("{}: {}", waiting.reason, waiting.message.unwrap_or_default())
+        };
+        let name = self.ensure_image(pod, &wanted, memory).await.map_err(refused)?;
+        let target = volumes::directory(&self.pod_dir(pod), "image", &volume.name);
+        let mounted = self.runtime.mount_image(&name, &target).await;
+        mounted.map_err(|error| describe(&error))?;
+        Ok(target)
+    }
+
     /// Fetches the tokens that volumes show, and new ones when four fifths of their life are over.
     async fn fetch_tokens(&self, pod: &Pod, memory: &mut Memory) -> Result<(), volumes::Failure> {
-        let reference = pod_ref(pod);
-        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
-        let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into());
         let now = clock::now();
         for (key, audience, seconds) in token_sources(pod) {
             if memory.tokens.get(&key).is_some_and(|(_, renew_at)| *renew_at > now) {
                 continue;
             }
-            let request = TokenRequest {
-                spec: Some(TokenRequestSpec {
-                    attestations: None,
-                    audiences: audience.map(|audience| vec![audience]),
-                    expiration_seconds: Some(seconds),
-                    bound_object_ref: Some(
-                        k8s_openapi::api::authentication::v1::BoundObjectReference {
-                            api_version: Some("v1".into()),
-                            kind: Some("Pod".into()),
-                            name: Some(reference.name.clone()),
-                            uid: Some(reference.uid.clone()),
-                        },
-                    ),
-                }),
-                ..Default::default()
-            };
-            let api: Api<ServiceAccount> =
-                Api::namespaced(self.client.clone(), &reference.namespace);
-            let answer = api.create_token_request(&account, &PostParams::default(), &request).await;
+            let answer = self.request_token(pod, audience, Some(seconds)).await;
             let status = match answer {
-                Ok(answer) => answer.status.unwrap_or_default(),
+                Ok(status) => status,
                 Err(error) if memory.tokens.contains_key(&key) => {
-                    tracing::warn!(pod = reference.name, %error, "unable to renew a token, will try again");
+                    tracing::warn!(pod = full_name(pod), %error, "unable to renew a token, will try again");
                     continue;
                 }
                 Err(error) => return Err((key.0, format!("failed to fetch token: {error}"))),
@@ -410,6 +470,35 @@ impl Core {
             memory.tokens.insert(key, (token, renew_at));
         }
         Ok(())
+    }
+
+    /// A token of the Pod's service account that is good as long as the Pod is there.
+    pub(super) async fn request_token(
+        &self,
+        pod: &Pod,
+        audience: Option<String>,
+        seconds: Option<i64>,
+    ) -> kube::Result<TokenRequestStatus> {
+        let reference = pod_ref(pod);
+        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into());
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: audience.map(|audience| vec![audience]),
+                expiration_seconds: seconds,
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(reference.name.clone()),
+                    uid: Some(reference.uid.clone()),
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &reference.namespace);
+        let answer = api.create_token_request(&account, &PostParams::default(), &request).await?;
+        Ok(answer.status.unwrap_or_default())
     }
 
     // === hooks ===
@@ -446,6 +535,11 @@ fn debugged<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
     let mut ephemeral = pod.spec.as_ref()?.ephemeral_containers.iter().flatten();
     let found = ephemeral.find(|container| container.name == name)?;
     found.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
+/// Whether a volume stays as it was mounted first, whatever becomes of what it was made from.
+fn is_mounted_once(pod: &Pod, volume: &Volume) -> bool {
+    claim_of(pod, volume).is_some() || volume.csi.is_some() || volume.image.is_some()
 }
 
 type TokenSource = ((String, String), Option<String>, i64);

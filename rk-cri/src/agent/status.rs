@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
         ContainerStateWaiting, ContainerStatus as ApiContainerStatus, HostIP, Pod, PodCondition,
-        PodIP, PodSpec, PodStatus,
+        PodIP, PodSpec, PodStatus, ResourceRequirements,
     },
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
@@ -15,6 +15,7 @@ use k8s_openapi::{
 use serde_json::{Map, Value, json};
 
 use super::{
+    allocation::Allocation,
     observed::Observed,
     plan::{Remembered, as_container, initialized, is_sidecar, restart_policy, restarts_after},
 };
@@ -44,6 +45,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) host_ips: &'a [IpAddr],
     /// The scheme of container ids, for example `rk`.
     pub(crate) scheme: &'a str,
+    /// What is allocated to it, if it was resized.
+    pub(crate) allocation: Option<&'a Allocation>,
     pub(crate) now: Timestamp,
 }
 
@@ -60,7 +63,9 @@ pub(crate) fn pod_status(pod: &Pod, observed: &Observed, inputs: &Inputs<'_>) ->
         let old = old.as_deref().unwrap_or_default();
         let wanted = containers.iter().map(|container| {
             let old = old.iter().find(|status| status.name == container.name);
-            container_status(container, old, observed, inputs, waits_for, init)
+            let mut status = container_status(container, old, observed, inputs, waits_for, init);
+            resources(container, inputs.allocation, &mut status);
+            status
         });
         Some(wanted.collect::<Vec<_>>()).filter(|list| !list.is_empty())
     };
@@ -72,6 +77,10 @@ pub(crate) fn pod_status(pod: &Pod, observed: &Observed, inputs: &Inputs<'_>) ->
         spec.ephemeral_containers.iter().flatten().map(as_container).collect();
     status.ephemeral_container_statuses =
         statuses(&ephemeral, &old.ephemeral_container_statuses, false);
+    for status in status.ephemeral_container_statuses.iter_mut().flatten() {
+        // They have none of their own.
+        (status.resources, status.allocated_resources) = (None, None);
+    }
     if inputs.rejected {
         // Its containers wait for nothing: why it was rejected is all there is to say.
         status.container_statuses = old.container_statuses.clone();
@@ -185,6 +194,25 @@ fn container_status(
         last_state: last_state.or_else(|| Some(ApiState::default())),
         ..Default::default()
     }
+}
+
+/// Tells what a container was allocated, and what it runs with (KEP-1287).
+fn resources(
+    container: &Container,
+    allocation: Option<&Allocation>,
+    status: &mut ApiContainerStatus,
+) {
+    let asked = || container.resources.clone().unwrap_or_default();
+    let allocated: ResourceRequirements =
+        allocation.and_then(|all| all.allocated(&container.name)).cloned().unwrap_or_else(asked);
+    let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+    let id = status.container_id.as_deref().and_then(|id| id.split_once("://"));
+    let actuated = allocation.zip(id).and_then(|(all, (_, id))| all.actuated(id));
+    status.allocated_resources = allocated.requests.clone().filter(|amounts| !amounts.is_empty());
+    status.resources = Some(match actuated.filter(|_| running) {
+        Some(actuated) => actuated.clone(),
+        None => allocated,
+    });
 }
 
 /// Of a container that the runtime does not know: not made yet, or lost.
@@ -407,6 +435,7 @@ fn conditions(
             None => kept.push(condition),
         }
     }
+    resize_conditions(inputs, &mut kept);
     if let (Some((_, message)), true) = (inputs.ended, inputs.disrupted)
         && !kept.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True")
     {
@@ -422,6 +451,37 @@ fn conditions(
         });
     }
     status.conditions = Some(kept);
+}
+
+/// The conditions that are there only while a resize is not done.
+const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn resize_conditions(inputs: &Inputs<'_>, conditions: &mut Vec<PodCondition>) {
+    let before: Vec<PodCondition> = conditions
+        .extract_if(.., |condition| RESIZE_CONDITIONS.contains(&condition.type_.as_str()))
+        .collect();
+    let Some(allocation) = inputs.allocation.filter(|_| !inputs.terminal) else { return };
+    let mut add = |kind: &str, reason: Option<&str>, message: Option<&str>, generation| {
+        let old = before.iter().find(|condition| condition.type_ == kind);
+        let since = old.and_then(|old| old.last_transition_time.clone());
+        conditions.push(PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message: message.map(str::to_owned),
+            last_transition_time: since.or_else(|| Some(seconds(inputs.now))),
+            observed_generation: generation,
+            ..Default::default()
+        });
+    };
+    if let Some(pending) = &allocation.pending {
+        let message = Some(pending.message.as_str());
+        add(RESIZE_CONDITIONS[0], Some(pending.reason), message, pending.generation);
+    }
+    if let Some(generation) = allocation.progress {
+        let error = allocation.error.as_deref();
+        add(RESIZE_CONDITIONS[1], error.map(|_| "Error"), error, Some(generation));
+    }
 }
 
 fn initialized_verdict(
@@ -557,7 +617,13 @@ fn changed_items(old: Option<&Value>, new: &Value) -> Value {
         }
         item
     });
-    Value::Array(changed.collect())
+    let gone = old.iter().filter(|before| !new_has(new, &before["type"]));
+    let gone = gone.map(|before| json!({"$patch": "delete", "type": before["type"]}));
+    Value::Array(changed.chain(gone).collect())
+}
+
+fn new_has(new: &Value, kind: &Value) -> bool {
+    new.as_array().into_iter().flatten().any(|item| item["type"] == *kind)
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ impl Case {
             disrupted: false,
             host_ips: &["192.168.0.1".parse().unwrap()],
             scheme: "rk",
+            allocation: None,
             now: at(100),
         };
         pod_status(&self.pod(), &observed, &inputs)

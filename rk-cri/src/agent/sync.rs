@@ -21,12 +21,16 @@ use rk_api::{client::EventType, clock};
 
 use super::{
     admission::{Refusal, admit, allow_sysctls},
+    allocation::{Allocation, Resize},
     backoff::BackOff,
+    csi,
     env::{Facts, Referenced},
     images::Tries,
     observed::Observed,
     plan::{Health, Plan, Remembered, as_container, plan},
     probes::Probes,
+    references,
+    resize::hold_key,
     spec::{NodeFacts, full_name, sandbox_config, wrong_hostname},
     static_pods::is_static,
     status::{Waiting, is_terminal},
@@ -56,7 +60,15 @@ pub(super) struct Memory {
     pub(super) probes: Probes,
     /// Where the volumes are, and when they were last brought up to date.
     pub(super) volumes: Option<(BTreeMap<String, PathBuf>, Timestamp)>,
+    /// The versions of ConfigMaps and Secrets that they show.
+    pub(super) shown: references::Versions,
+    /// Those of them that a CSI driver has mounted.
+    pub(super) csi: BTreeMap<String, csi::Mounted>,
     pub(super) tokens: BTreeMap<(String, String), (String, Timestamp)>,
+    /// What is allocated to a pod that was resized.
+    pub(super) allocation: Option<Box<Allocation>>,
+    /// What an earlier agent wrote of it was looked for.
+    pub(super) allocation_read: bool,
     /// The pod was ended from outside: reason and message.
     pub(super) ended: Option<Refusal>,
     admitted: bool,
@@ -86,6 +98,11 @@ impl Remembered for View<'_> {
     fn health(&self, container: &ContainerStatus) -> Health {
         let name = &container.config.name;
         self.memory.probes.health(find(self.pod, name).as_deref(), name, &container.id)
+    }
+
+    fn resize(&self, container: &Container, id: &str) -> Resize {
+        let allocation = self.memory.allocation.as_ref();
+        allocation.map_or(Resize::Done, |allocation| allocation.step(container, id))
     }
 }
 
@@ -118,9 +135,20 @@ impl Memory {
         }
     }
 
+    /// The pod with what is allocated to it.
+    pub(super) fn allocated(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        self.allocation.as_ref().map_or_else(|| pod.clone(), |allocation| allocation.apply(pod))
+    }
+
     pub(super) fn hold(&mut self, name: &str, pause: Duration, now: Timestamp) {
         let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
         self.holds.insert(name.to_string(), now.saturating_add(pause).unwrap_or(Timestamp::MAX));
+    }
+
+    /// Forgets the pause after the sandbox or the volumes failed.
+    pub(super) fn hasten(&mut self) {
+        self.holds.remove("");
+        self.failures = 0;
     }
 
     fn held(&self, name: &str, now: Timestamp) -> bool {
@@ -224,6 +252,7 @@ impl Core {
     ) -> Next {
         let mut wake = deadline;
         let mut finished = false;
+        self.allocate(&pod, memory).await;
         for _ in 0..ROUNDS_MAX {
             memory.probes.follow(self, &pod, &observed);
             let now = clock::now();
@@ -248,6 +277,7 @@ impl Core {
             }
         }
         memory.probes.follow(self, &pod, &observed);
+        self.finish_resize(&pod, &observed, memory).await;
         self.report(&pod, &observed, memory, finished).await;
 
         let now = clock::now();
@@ -255,9 +285,14 @@ impl Core {
         if memory.unwritten {
             wake = sooner(wake, Some(RETRY));
         }
-        if !self.runtime.simulated() && observed.sandbox().is_some() && volumes::have_contents(&pod)
-        {
-            wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
+        if !self.runtime.simulated() && observed.sandbox().is_some() {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            // After a restart of the agent: they are mounted, and may have to be refreshed.
+            let recovered = memory.volumes.is_none() && self.csi.serves(uid);
+            if volumes::have_contents(&pod) || recovered {
+                wake = sooner(wake, self.refresh_volumes(&pod, &observed, memory).await);
+            }
+            wake = sooner(wake, self.refresh_csi(&pod, &mut memory.csi).await);
         }
         Next::Wait(wake)
     }
@@ -268,6 +303,7 @@ impl Core {
             plan.create_sandbox = None;
         }
         plan.start.retain(|name| !memory.held(name, now));
+        plan.update.retain(|(_, name)| !memory.held(&hold_key(name), now));
         for name in plan.backing_off.keys() {
             let pause = super::backoff::go_duration(
                 memory.back_offs.get(name).copied().unwrap_or_default().pause(),
@@ -321,6 +357,14 @@ impl Core {
         }
         if let Some(attempt) = plan.create_sandbox {
             self.create_sandbox(pod, observed, attempt, memory).await;
+        }
+        // What runs gets what is allocated, and not what is only asked for.
+        let pod = &memory.allocated(pod);
+        for (id, name) in &plan.update {
+            let status = observed.all().find(|container| container.id == *id);
+            if let (Some(container), Some(status)) = (find(pod, name), status) {
+                self.update_limits(pod, &container, status, memory).await;
+            }
         }
         for name in &plan.start {
             if let Some(container) = find(pod, name) {
@@ -402,7 +446,7 @@ impl Core {
             return Ok(());
         };
         let mine = pod.metadata.uid.as_ref();
-        let others = self.pods();
+        let others = self.allocated.view(self.pods());
         // In the order of creation, so that of two that collide the older one stays.
         let born = |pod: &Pod| {
             (pod.metadata.creation_timestamp.clone().map(|t| t.0), pod.metadata.uid.clone())
@@ -493,16 +537,17 @@ impl Core {
     ) -> Option<Duration> {
         let age =
             memory.volumes.as_ref().map(|(_, at)| clock::now().duration_since(*at).unsigned_abs());
-        if let Some(left) =
-            age.and_then(|age| REFRESH.checked_sub(age)).filter(|left| !left.is_zero())
-        {
-            return Some(left);
+        let left = age.and_then(|age| REFRESH.checked_sub(age)).filter(|left| !left.is_zero());
+        if left.is_some() && !self.references.differ_from(&memory.shown) {
+            return left;
         }
         let ips = observed.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         if let Err((volume, why)) = self.set_up_volumes(pod, &ips, memory).await {
             let message = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
             self.event(&self.pod_reference(pod), EventType::Warning, "FailedMount", &message);
         }
-        Some(REFRESH)
+        // What was read may be older than what is followed.
+        let behind = self.references.differ_from(&memory.shown);
+        Some(if behind { RETRY } else { REFRESH })
     }
 }

@@ -11,17 +11,21 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeMount,
+    ConfigMap, Container, DownwardAPIVolumeFile, ImageVolumeSource, KeyToPath, Pod, Secret, Volume,
+    VolumeMount,
 };
 
 use self::atomic::Files;
 use super::{
+    csi::Wanted,
     env::{Facts, Referenced, expand, field},
     resources,
 };
 use crate::runtime::Mount;
 
 pub(crate) mod atomic;
+mod huge_pages;
+pub(crate) mod shown;
 pub(crate) mod subpath;
 
 /// A volume that could not be set up: its name and why.
@@ -29,9 +33,26 @@ pub(crate) type Failure = (String, String);
 
 /// What a volume is made from.
 pub(crate) enum Source {
-    EmptyDir { memory: bool, size_limit: Option<i64> },
-    HostPath { path: PathBuf, type_: String },
-    Files { plugin: &'static str, files: Files },
+    EmptyDir {
+        memory: bool,
+        size_limit: Option<i64>,
+    },
+    /// Memory in pages of this size.
+    HugePages {
+        page_bytes: u64,
+    },
+    HostPath {
+        path: PathBuf,
+        type_: String,
+    },
+    Files {
+        plugin: &'static str,
+        files: Files,
+    },
+    /// The files of an image.
+    Image(Box<ImageVolumeSource>),
+    /// A driver mounts it.
+    Csi(Box<Wanted>),
 }
 
 /// Tokens for `serviceAccountToken` sources, by volume and path.
@@ -40,6 +61,18 @@ pub(crate) type Tokens = BTreeMap<(String, String), String>;
 /// The directory of a volume, where it has one of its own.
 pub(crate) fn directory(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
     pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+}
+
+/// What the directory of a volume that the agent makes is called after; `None` if it makes none.
+pub(crate) fn plugin_of(volume: &Volume) -> Option<&'static str> {
+    let plugins = [
+        (volume.empty_dir.is_some(), "empty-dir"),
+        (volume.config_map.is_some(), "configmap"),
+        (volume.secret.is_some(), "secret"),
+        (volume.downward_api.is_some(), "downward-api"),
+        (volume.projected.is_some(), "projected"),
+    ];
+    plugins.into_iter().find(|(is, _)| *is).map(|(_, plugin)| plugin)
 }
 
 /// Names of the ConfigMaps and Secrets that volumes refer to.
@@ -62,12 +95,15 @@ pub(crate) fn references(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
 /// Whether the volumes' contents can change while the pod runs.
 pub(crate) fn have_contents(pod: &Pod) -> bool {
     let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| {
-        volume.config_map.is_some()
-            || volume.secret.is_some()
-            || volume.downward_api.is_some()
-            || volume.projected.is_some()
-    })
+    volumes.any(has_contents)
+}
+
+/// Whether the agent writes what is in a volume.
+pub(crate) fn has_contents(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
 /// What a volume is to be made from.
@@ -81,10 +117,21 @@ pub(crate) fn source(
         let size_limit = empty.size_limit.as_ref();
         let size_limit =
             size_limit.and_then(|q| rk_api::meta::quantity::Quantity::parse(&q.0).ok());
+        let medium = empty.medium.as_deref().unwrap_or_default();
+        if medium.starts_with("HugePages") {
+            let page_bytes = huge_pages::page_bytes(medium, facts.pod)?;
+            return Ok(Source::HugePages { page_bytes });
+        }
         return Ok(Source::EmptyDir {
             memory: empty.medium.as_deref() == Some("Memory"),
             size_limit: size_limit.map(|limit| limit.value()),
         });
+    }
+    if let Some(image) = &volume.image {
+        return Ok(Source::Image(Box::new(image.clone())));
+    }
+    if let Some(wanted) = Wanted::inline(facts.pod, volume) {
+        return Ok(Source::Csi(Box::new(wanted)));
     }
     if let Some(host) = &volume.host_path {
         let type_ = host.type_.clone().unwrap_or_default();
@@ -258,10 +305,19 @@ pub(crate) fn set_up(
             empty_dir(&path, memory, size_limit, group).map_err(|error| error.to_string())?;
             Ok(path)
         }
+        Source::HugePages { page_bytes } => {
+            let path = directory(pod_dir, "empty-dir", volume);
+            huge_pages::set_up(&path, page_bytes, group).map_err(|error| {
+                format!("cannot mount huge pages of {page_bytes} bytes: {error}")
+            })?;
+            Ok(path)
+        }
         Source::HostPath { path, type_ } => {
             host_path(&path, &type_)?;
             Ok(path)
         }
+        Source::Csi(wanted) => Err(format!("{wanted:?} is for its driver to mount")),
+        Source::Image(image) => Err(format!("{image:?} is for the runtime to mount")),
         Source::Files { plugin, files } => {
             let path = directory(pod_dir, plugin, volume);
             atomic::write(&path, &files, group).map_err(|error| error.to_string())?;
@@ -276,20 +332,45 @@ fn empty_dir(
     size_limit: Option<i64>,
     group: Option<u32>,
 ) -> io::Result<()> {
-    if path.exists() {
+    if path.exists() && (!memory || is_mounted(path)?) {
         return Ok(());
     }
-    std::fs::create_dir_all(path)?;
-    set_mode(path, 0o777)?;
+    // An agent may die at each of these steps, and the next one must not take half for the whole: a
+    // directory gets its name last, and memory is there once it is mounted.
+    let new = match path.file_name() {
+        Some(name) if !memory => path.with_file_name(format!(".new-{}", name.to_string_lossy())),
+        _ => path.to_owned(),
+    };
+    std::fs::create_dir_all(&new)?;
     if memory {
         mount_tmpfs(path, size_limit);
     }
+    set_mode(&new, 0o777)?;
     if let Some(group) = group {
-        give_to_group(path, group)?;
+        give_to_group(&new, group)?;
         // What is made in it belongs to the group too.
-        set_mode(path, 0o2777)?;
+        set_mode(&new, 0o2777)?;
+    }
+    if !memory {
+        std::fs::rename(&new, path)?;
     }
     Ok(())
+}
+
+/// Whether something is mounted on a directory.
+#[cfg(unix)]
+fn is_mounted(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| Ok::<_, io::Error>(std::fs::metadata(path)?.dev());
+    Ok(match path.parent() {
+        Some(parent) => device(path)? != device(parent)?,
+        None => true,
+    })
+}
+
+#[cfg(not(unix))]
+fn is_mounted(_: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Gives a file or directory, not what a link leads to, to a group.
@@ -307,6 +388,12 @@ pub(crate) fn give_to_group(_: &Path, _: u32) -> io::Result<()> {
 pub(crate) fn group_of(pod: &Pod) -> Option<u32> {
     let context = pod.spec.as_ref()?.security_context.as_ref()?;
     u32::try_from(context.fs_group?).ok()
+}
+
+/// Whether a volume's files are given to the group only if its root is not the group's already.
+pub(crate) fn only_if_root_differs(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
 }
 
 /// Memory behind a directory, where that is allowed; else the directory does.
@@ -372,7 +459,15 @@ fn host_path(path: &Path, type_: &str) -> Result<(), String> {
                 failed("a file")
             }
         }
-        _ => special(found.ok(), type_).map_or_else(|| failed(&format!("a {type_}")), |()| Ok(())),
+        _ => {
+            let what = match type_ {
+                "Socket" => "a socket file",
+                "CharDevice" => "a character device",
+                "BlockDevice" => "a block device",
+                other => other,
+            };
+            special(found.ok(), type_).map_or_else(|| failed(what), |()| Ok(()))
+        }
     }
 }
 
@@ -394,12 +489,15 @@ fn special(_: Option<std::fs::FileType>, _: &str) -> Option<()> {
     None
 }
 
-/// The mounts of a container; nothing writes to the volumes in `read_only`. Blocks. An error is the message of `CreateContainerConfigError`.
+/// The mounts of a container; nothing writes to the volumes in `read_only`.
+/// `recursive` says whether the runtime can make mounts read-only all the way down. Blocks.
+/// An error is the message of `CreateContainerConfigError`.
 pub(crate) fn mounts(
     pod_dir: &Path,
     container: &Container,
     volumes: &BTreeMap<String, PathBuf>,
     read_only: &BTreeSet<String>,
+    recursive: bool,
     env: &[(String, String)],
 ) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
@@ -411,9 +509,7 @@ pub(crate) fn mounts(
             )
         })?;
         let sub_path = match &mount.sub_path_expr {
-            Some(expression) if !expression.is_empty() => expand(expression, |name| {
-                env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
-            }),
+            Some(expression) if !expression.is_empty() => expand_sub_path(expression, env)?,
             _ => mount.sub_path.clone().unwrap_or_default(),
         };
         let host_path = if sub_path.is_empty() {
@@ -429,10 +525,18 @@ pub(crate) fn mounts(
                 },
             )?
         };
+        let read_only = mount.read_only == Some(true) || read_only.contains(&mount.name);
+        if mount.recursive_read_only.as_deref() == Some("Enabled") && !recursive {
+            return Err(format!(
+                "recursive read-only mount of volume {:?} is not supported by the runtime",
+                mount.name
+            ));
+        }
         mounts.push(Mount {
             host_path,
             container_path: container_path(mount),
-            read_only: mount.read_only == Some(true) || read_only.contains(&mount.name),
+            read_only,
+            recursive_read_only: read_only && is_recursive(mount, recursive),
             propagation: mount
                 .mount_propagation
                 .clone()
@@ -440,6 +544,28 @@ pub(crate) fn mounts(
         });
     }
     Ok(mounts)
+}
+
+/// A `subPathExpr` with the variables of a container. Unlike in a command all have to have a value.
+fn expand_sub_path(expression: &str, env: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(BTreeSet::new());
+    let expanded = expand(expression, |name| {
+        let found = env.iter().find(|(key, value)| key == name && !value.is_empty());
+        if found.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        found.map(|(_, value)| value.as_str())
+    });
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    match missing.is_empty() {
+        true => Ok(expanded),
+        false => Err(format!("missing value for {}", missing.join(", "))),
+    }
+}
+
+/// Whether a mount for reading is one all the way down, with a runtime that can do so.
+pub(crate) fn is_recursive(mount: &VolumeMount, can: bool) -> bool {
+    can && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
 fn container_path(mount: &VolumeMount) -> PathBuf {
@@ -470,8 +596,9 @@ fn unmount_below(dir: &Path) -> io::Result<()> {
     // The newest mounts come last and are unmounted first.
     let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(&dir)).collect();
     points.reverse();
+    let detach = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
     for point in points {
-        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH)?;
+        rustix::mount::unmount(&point, detach)?;
     }
     Ok(())
 }
@@ -479,4 +606,17 @@ fn unmount_below(dir: &Path) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn unmount_below(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_variables_of_a_sub_path_need_a_value() {
+        let env = [("POD".to_owned(), "web-0".to_owned()), ("EMPTY".to_owned(), String::new())];
+        assert_eq!(expand_sub_path("logs/$(POD)/$$(x)", &env).as_deref(), Ok("logs/web-0/$(x)"));
+        let why = expand_sub_path("$(POD)/$(NOBODY)/$(EMPTY)", &env).unwrap_err();
+        assert_eq!(why, "missing value for EMPTY, NOBODY");
+    }
 }

@@ -19,11 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
+    csi::Csi,
     heartbeat::{Alarms, Heartbeat},
     housekeeping::{EndedPods, NodeState},
     images::Pulls,
     kubelet_api::LastTimes,
     probes::ProbeCounts,
+    references::References,
+    resize::Allocated,
     spec::pod_ref,
     static_pods::Mirrors,
     sync::Memory,
@@ -58,6 +61,9 @@ pub(crate) struct Core {
     pub(super) mirrors: Mutex<Mirrors>,
     pub(super) probe_counts: Mutex<ProbeCounts>,
     pub(super) last_times: LastTimes,
+    pub(super) csi: Csi,
+    pub(super) references: References,
+    pub(super) allocated: Allocated,
     /// Ends all work on pods; what runs keeps running.
     pub(super) stopped: CancellationToken,
     slots: Mutex<Slots>,
@@ -79,6 +85,8 @@ struct Slot {
     running: bool,
     /// Something changed since that task looked.
     dirty: bool,
+    /// What failed is to be tried again at once.
+    hasten: bool,
     /// Wakes a task that waits for containers to stop.
     changed: Arc<Notify>,
     memory: Option<Box<Memory>>,
@@ -133,6 +141,9 @@ impl Core {
             mirrors: Mutex::default(),
             probe_counts: Mutex::default(),
             last_times: LastTimes::default(),
+            csi: Csi::default(),
+            references: References::default(),
+            allocated: Allocated::default(),
             stopped: CancellationToken::new(),
             slots: Mutex::new(Slots { next: HEARTBEAT + 1, ..Slots::default() }),
         })
@@ -162,6 +173,7 @@ impl Core {
                 gone: false,
                 running: false,
                 dirty: false,
+                hasten: false,
                 changed: Arc::default(),
                 memory: Some(Box::default()),
                 wake_at: None,
@@ -188,6 +200,14 @@ impl Core {
     /// Something about the pod may have changed.
     pub(super) fn poke(&self, uid: &str) {
         if let Some(slot) = self.slots.lock().by_uid.get_mut(uid) {
+            self.start(slot, uid);
+        }
+    }
+
+    /// What a pod waits for may have come: what failed is tried again without a pause.
+    pub(super) fn poke_without_pause(&self, uid: &str) {
+        if let Some(slot) = self.slots.lock().by_uid.get_mut(uid) {
+            slot.hasten = true;
             self.start(slot, uid);
         }
     }
@@ -246,25 +266,38 @@ impl Core {
 
     /// Works on a pod until there is nothing more to do now.
     async fn work(self: Arc<Self>, uid: String) {
+        if self.work_on(&uid).await == Next::Forget {
+            // What it had is there for others.
+            self.look_at_deferred();
+        }
+    }
+
+    async fn work_on(self: &Arc<Self>, uid: &str) -> Next {
         loop {
             let (job, mut memory) = {
                 let mut slots = self.slots.lock();
-                let Some(slot) = slots.by_uid.get_mut(&uid) else { return };
+                let Some(slot) = slots.by_uid.get_mut(uid) else { return Next::Wait(None) };
                 let changed = slot.changed.clone();
                 let job = Job { pod: slot.pod.clone(), gone: slot.gone, changed };
-                (job, slot.memory.take().unwrap_or_default())
+                let mut memory = slot.memory.take().unwrap_or_default();
+                if std::mem::take(&mut slot.hasten) {
+                    memory.hasten();
+                }
+                (job, memory)
             };
             // Boxed, so that a task that only waits its turn is small.
             let next = Box::pin(self.sync(&job, &mut memory)).await;
             let mut slots = self.slots.lock();
             let slots = &mut *slots;
-            let Some(slot) = slots.by_uid.get_mut(&uid) else { return };
+            let Some(slot) = slots.by_uid.get_mut(uid) else { return Next::Wait(None) };
             if next == Next::Forget {
-                self.forget_end(&uid);
-                self.forget_probe_counts(&uid);
+                self.forget_end(uid);
+                self.references.forget(uid);
+                self.forget_probe_counts(uid);
+                self.allocated.forget(uid);
                 slots.uids.remove(&slot.number);
-                slots.by_uid.remove(&uid);
-                return;
+                slots.by_uid.remove(uid);
+                return next;
             }
             slot.memory = Some(memory);
             if std::mem::take(&mut slot.dirty) {
@@ -280,7 +313,7 @@ impl Core {
                     self.timers.set(at, self.this.clone(), slot.number);
                 }
             }
-            return;
+            return Next::Wait(None);
         }
     }
 

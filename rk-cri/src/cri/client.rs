@@ -6,21 +6,16 @@ use std::{
     time::Duration,
 };
 
-use http::{Uri, uri::PathAndQuery};
-use hyper_util::rt::TokioIo;
-use tonic::{
-    Code, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use http::uri::PathAndQuery;
+use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_prost::ProstCodec;
 
 use super::v1::{self, Call};
-use crate::runtime::RuntimeError;
+use crate::{
+    rpc::{self, MESSAGE_BYTES_MAX},
+    runtime::RuntimeError,
+};
 
-/// The longest message either way, as the kubelet has it: a list of some thousand containers.
-pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a connection to the socket may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How much longer than the deadline it names to the runtime a call waits for its answer.
 const SLACK: Duration = Duration::from_secs(2);
 /// gRPC knows no longer deadlines than 99,999,999 hours; nobody waits for a year.
@@ -55,13 +50,7 @@ pub(super) fn socket_path(endpoint: &str) -> Result<PathBuf, RuntimeError> {
 impl Client {
     /// A client of the socket at `path`. Nothing is connected before the first call.
     pub(super) fn new(path: PathBuf) -> Self {
-        // The address only becomes the `:authority` of requests: the connector knows where to go.
-        let endpoint = Endpoint::from_static("http://localhost").connect_timeout(CONNECT_WITHIN);
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        Self(endpoint.connect_with_connector_lazy(connector))
+        Self(rpc::channel(path))
     }
 
     fn grpc(&self) -> tonic::client::Grpc<Channel> {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::runtime::{
     ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
-    ImageFilesystem, Io, PodRuntimeStatus, PullImage, Resources, Runtime, RuntimeError,
+    ImageFilesystem, Io, NodeStats, PodRuntimeStatus, PullImage, Resources, Runtime, RuntimeError,
     RuntimeEvent, SandboxConfig, SandboxStatus, Session,
 };
 
@@ -69,6 +69,7 @@ pub(super) struct Inner {
     version: String,
     handler: String,
     cgroups: CgroupNames,
+    recursive_read_only: bool,
     node_netns: Option<PathBuf>,
     pub(super) events: broadcast::Sender<RuntimeEvent>,
     /// The task that follows the runtime, once somebody asked for events.
@@ -146,6 +147,7 @@ impl CriRuntimeBuilder {
             Some(driver) => driver,
             None => cgroup_driver(&client).await?,
         };
+        let recursive_read_only = recursive_read_only(&client, &self.handler).await;
         let cgroups = CgroupNames { root: self.cgroup_root, driver };
         let (events, _) = broadcast::channel(EVENTS_MAX);
         Ok(CriRuntime {
@@ -154,6 +156,7 @@ impl CriRuntimeBuilder {
                 version,
                 handler: self.handler,
                 cgroups,
+                recursive_read_only,
                 node_netns: self.node_netns,
                 events,
                 follower: OnceLock::new(),
@@ -162,6 +165,14 @@ impl CriRuntimeBuilder {
             }),
         })
     }
+}
+
+/// Whether the runtime says of a handler that it can make mounts read-only all the way down.
+async fn recursive_read_only(client: &Client, handler: &str) -> bool {
+    let told = client.call(v1::StatusRequest { verbose: false }, CALL_WITHIN).await;
+    let handlers = told.map(|told| told.runtime_handlers).unwrap_or_default();
+    let found = handlers.into_iter().find(|known| known.name == handler);
+    found.and_then(|found| found.features).is_some_and(|can| can.recursive_read_only_mounts)
 }
 
 /// The runtime's name and version, if it speaks CRI v1.
@@ -343,6 +354,10 @@ impl Runtime for CriRuntime {
         self.inner.version.clone()
     }
 
+    fn recursive_read_only(&self) -> bool {
+        self.inner.recursive_read_only
+    }
+
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError> {
         if !config.log_directory.as_os_str().is_empty() {
             make_directory(&config.log_directory).await?;
@@ -498,6 +513,14 @@ impl Runtime for CriRuntime {
         self.status_in(id, item.pod_sandbox_id).await.map_err(fail)
     }
 
+    async fn container_disk_bytes(&self, id: &str) -> Result<Option<u64>, RuntimeError> {
+        let request = v1::ContainerStatsRequest { container_id: id.to_owned() };
+        let answer = self.call(request).await;
+        let answer = answer.map_err(|failure| failure.of("container", id, "measure"))?;
+        let layer = answer.stats.and_then(|stats| stats.writable_layer);
+        Ok(layer.and_then(|layer| layer.used_bytes).map(|bytes| bytes.value))
+    }
+
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         let running = v1::ContainerStateValue { state: v1::ContainerState::Running.into() };
         let filter = v1::ContainerFilter { state: Some(running), ..Default::default() };
@@ -513,6 +536,11 @@ impl Runtime for CriRuntime {
             convert::stats::from_v1(stats, started)
         };
         Ok(told.into_iter().filter_map(of).collect())
+    }
+
+    /// CRI tells of containers. The node is the machine that this runs on, as its runtime is.
+    async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
+        Ok(crate::machine::stats())
     }
 
     async fn exec_sync(

@@ -8,14 +8,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::UnixListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic_prost::ProstCodec;
 
 use self::{service::Service, streaming::Streaming};
-use super::{
-    client::MESSAGE_BYTES_MAX,
-    v1::{self, Call},
-};
-use crate::runtime::Runtime;
+use super::v1::{self, Call};
+use crate::{rpc::unary, runtime::Runtime};
 
 mod errors;
 mod events;
@@ -117,23 +113,4 @@ async fn answer(service: &Arc<Service>, request: Request<Incoming>) -> Response<
         RemoveImageRequest => remove_image,
         ImageFsInfoRequest => image_fs_info,
     }
-}
-
-/// Takes one message, and gives one back.
-async fn unary<Q: Call, F>(
-    request: Request<Incoming>,
-    handler: impl Fn(Q) -> F,
-) -> Response<tonic::body::Body>
-where
-    F: Future<Output = Result<Q::Answer, Status>>,
-{
-    let service = tower::service_fn(|request: tonic::Request<Q>| {
-        let answer = handler(request.into_inner());
-        async move { answer.await.map(tonic::Response::new) }
-    });
-    tonic::server::Grpc::new(ProstCodec::<Q::Answer, Q>::default())
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
-        .unary(service, request)
-        .await
 }

@@ -10,13 +10,7 @@ mod stats;
 
 pub(crate) use self::{containers::*, images::*, sandboxes::*, service::*, stats::*};
 
-/// A request, with the method that takes it and what is answered.
-pub(crate) trait Call: prost::Message + Default + 'static {
-    /// The message that comes back.
-    type Answer: prost::Message + Default + 'static;
-    /// Where it is sent.
-    const PATH: &'static str;
-}
+pub(crate) use crate::rpc::Call;
 
 macro_rules! calls {
     ($service:literal: $($method:ident($request:ident) -> $answer:ident;)*) => {

@@ -14,6 +14,7 @@ use rustix::event::{Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use super::sys;
+use crate::runtime::Resources;
 
 /// The hierarchies of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,17 @@ impl Cgroup {
         self.v2 || self.directories.iter().filter_map(mount).any(|file| file.exists())
     }
 
+    /// Whether there is a controller for huge pages.
+    pub(super) fn limits_huge_pages(&self) -> bool {
+        let depth = self.path.components().count() - 1;
+        let mut mounts = self.directories.iter().filter_map(|d| d.ancestors().nth(depth));
+        mounts.any(|mount| match self.v2 {
+            true => fs::read_to_string(mount.join("cgroup.controllers"))
+                .is_ok_and(|all| all.split_whitespace().any(|name| name == "hugetlb")),
+            false => mount.ends_with("hugetlb"),
+        })
+    }
+
     /// The processes in it, those of cgroups below it included.
     pub(super) fn processes(&self) -> Vec<i32> {
         let Some(directory) = self.directories.iter().find(|directory| directory.is_dir()) else {
@@ -188,6 +200,56 @@ impl Cgroup {
         found.find_map(|directory| read(&fs::read_to_string(directory.join(file)).ok()?))
     }
 
+    /// Changes the limits that are set in `limits`; the others stay. Nothing happens where there is no
+    /// such cgroup.
+    pub(super) fn limit(&self, limits: &Resources) -> io::Result<()> {
+        for (file, value) in match self.v2 {
+            true => v2_limits(limits),
+            false => self.v1_limits(limits),
+        } {
+            self.write(file, &value)?;
+        }
+        Ok(())
+    }
+
+    fn v1_limits(&self, limits: &Resources) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        if limits.cpu_shares > 0 {
+            all.push(("cpu.shares", limits.cpu_shares.clamp(2, 262_144).to_string()));
+        }
+        if limits.cpu_quota_us > 0 {
+            all.push(("cpu.cfs_period_us", period(limits).to_string()));
+            all.push(("cpu.cfs_quota_us", limits.cpu_quota_us.to_string()));
+        }
+        if limits.memory_limit_bytes > 0 {
+            let limit = limits.memory_limit_bytes;
+            // Memory with swap is never less than memory alone: which one moves first, the
+            // direction says.
+            let (first, second) = ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes");
+            let before: Option<i64> = self.find(second, |text| text.trim().parse().ok());
+            let raises = before.is_none_or(|before| limit > before);
+            let (first, second) = if raises { (first, second) } else { (second, first) };
+            all.push((first, limit.to_string()));
+            all.push((second, limit.to_string()));
+        }
+        if limits.pids_limit > 0 {
+            all.push(("pids.max", limits.pids_limit.to_string()));
+        }
+        all
+    }
+
+    /// Writes a file where it is there: a kernel need not count swap, for example.
+    fn write(&self, file: &str, value: &str) -> io::Result<()> {
+        for path in self.directories.iter().map(|directory| directory.join(file)) {
+            if path.exists() {
+                fs::write(&path, value).map_err(|error| {
+                    io::Error::new(error.kind(), format!("{file} = {value}: {error}"))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts this process into it.
     pub(super) fn join(&self) -> io::Result<()> {
         for directory in &self.directories {
@@ -220,6 +282,30 @@ impl Cgroup {
             let _ = fs::remove_dir(directory);
         }
     }
+}
+
+fn period(limits: &Resources) -> u64 {
+    if limits.cpu_period_us > 0 { limits.cpu_period_us } else { 100_000 }
+}
+
+fn v2_limits(limits: &Resources) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    if limits.cpu_shares > 0 {
+        // Shares from 2 to 262144 on weights from 1 to 10000, as KEP-2254 has it.
+        let weight = 1 + (limits.cpu_shares.clamp(2, 262_144) - 2) * 9999 / 262_142;
+        all.push(("cpu.weight", weight.to_string()));
+    }
+    if limits.cpu_quota_us > 0 {
+        all.push(("cpu.max", format!("{} {}", limits.cpu_quota_us, period(limits))));
+    }
+    if limits.memory_limit_bytes > 0 {
+        all.push(("memory.max", limits.memory_limit_bytes.to_string()));
+        all.push(("memory.swap.max", "0".to_owned()));
+    }
+    if limits.pids_limit > 0 {
+        all.push(("pids.max", limits.pids_limit.to_string()));
+    }
+    all
 }
 
 /// The number behind a name, in a file with a name and a number in each line.
@@ -326,6 +412,31 @@ mod tests {
         write("both/memory.stat", "anon 1\ninactive_file 96\n");
         assert_eq!(new.cpu_time(), Some(Duration::from_millis(2500)));
         assert_eq!(new.working_set_bytes(), Some(4000));
+    }
+
+    #[test]
+    fn limits_are_written_in_the_order_that_the_kernel_takes() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |file: &str| root.path().join(file);
+        let old = Cgroup {
+            v2: false,
+            path: PathBuf::from("/a"),
+            directories: vec![root.path().to_owned()],
+        };
+        let memory = |bytes| Resources { memory_limit_bytes: bytes, ..Resources::default() };
+        fs::write(path("memory.limit_in_bytes"), "1000").unwrap();
+        let order = |bytes| old.v1_limits(&memory(bytes)).into_iter().map(|(file, _)| file);
+        let (swap, plain) = ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes");
+        assert!(order(2000).eq([swap, plain]));
+        assert!(order(500).eq([plain, swap]));
+        // Only what there is to be written.
+        old.limit(&memory(500)).unwrap();
+        assert_eq!(fs::read_to_string(path(plain)).unwrap(), "500");
+        assert!(!path(swap).exists());
+
+        let half = Resources { cpu_shares: 1024, cpu_quota_us: 50_000, ..Resources::default() };
+        let files = v2_limits(&half);
+        assert_eq!(files, [("cpu.weight", "39".into()), ("cpu.max", "50000 100000".into())]);
     }
 
     #[test]

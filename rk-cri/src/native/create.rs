@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     disk::ContainerRecord,
+    seccomp::{Filter, confine},
     spec::{Facts, spec, working_dir},
     sys,
     user::Accounts,
@@ -95,10 +96,14 @@ fn start(creation: Creation<'_>) -> Result<i32, String> {
         format!("failed to make the working directory {}: {error}", cwd.display())
     })?;
     drop(root);
+    let filter = Filter::read(directory)
+        .map_err(|error| format!("cannot read the container's seccomp profile: {error}"))?;
     let facts = Facts {
         user,
+        filtered: filter.is_some(),
         capabilities: bounding_capabilities(),
         limits_swap: record.cgroup.limits_swap(),
+        limits_huge_pages: record.cgroup.limits_huge_pages(),
         pid_namespace_of,
         shm: directory.join("shm"),
         devices: match record.config.security.privileged {
@@ -119,7 +124,7 @@ fn start(creation: Creation<'_>) -> Result<i32, String> {
         .filter_map(|value| CString::new(value.as_str()?).ok())
         .collect();
     let mut builder = ContainerBuilder::new(record.id.clone(), SyscallType::default())
-        .with_executor(Program { environment, error: error_out.as_raw_fd() })
+        .with_executor(Program { environment, filter, error: error_out.as_raw_fd() })
         .with_root_path(&record.libcontainer_dir)
         .map_err(chain)?;
     if record.config.tty {
@@ -263,6 +268,7 @@ pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 #[derive(Clone, Debug)]
 struct Program {
     environment: Vec<CString>,
+    filter: Option<Filter>,
     /// Where an error goes. Belongs to the helper process and, by the fork, to the container's.
     error: RawFd,
 }
@@ -281,9 +287,12 @@ impl Executor for Program {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let arguments =
-            spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
-        let message = execute(&arguments, &self.environment);
+        let process = spec.process().as_ref();
+        let arguments = process.and_then(|process| process.args().clone()).unwrap_or_default();
+        let message = match process.map(|process| confine(self.filter.as_ref(), process)) {
+            Some(Err(error)) => error.to_string(),
+            _ => execute(&arguments, &self.environment),
+        };
         // SAFETY: the descriptor is open until this process executes a program or ends.
         let error = unsafe { OwnedFd::from_raw_fd(self.error) };
         let _ = rustix::io::write(&error, message.as_bytes());

@@ -6,6 +6,7 @@
 //! pods/<id>/shim.sock           the shim listens here
 //! pods/<id>/resolv.conf         mounted into the containers, with hostname
 //! containers/<id>/container.json  a ContainerRecord
+//! containers/<id>/seccomp.json  the filter of its system calls, if it has one
 //! containers/<id>/start.json    a Start, once it runs
 //! containers/<id>/exit.json     an Exit, once it has ended
 //! containers/<id>/upper, work, rootfs   its overlay

@@ -30,6 +30,7 @@ use rustix::{
 use super::{
     cgroup::Cgroup,
     create::{Outcome, execute, pipe},
+    seccomp::{Filter, confine},
     sys::{self, Fork},
     wire::Channel,
 };
@@ -70,6 +71,8 @@ fn start(entry: Entry<'_>) -> Result<(i32, Option<OwnedFd>), String> {
     sys::default_signals();
     let spec =
         Spec::load(entry.directory.join("config.json")).map_err(|error| error.to_string())?;
+    let filter = Filter::read(entry.directory)
+        .map_err(text("cannot read the container's seccomp profile"))?;
     let (error_in, error_out) = pipe().map_err(text("cannot make a pipe"))?;
     let (terminal_in, terminal_out) = Channel::pair().map_err(text("cannot make a socket"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -78,7 +81,7 @@ fn start(entry: Entry<'_>) -> Result<(i32, Option<OwnedFd>), String> {
     join(&entry).map_err(text("cannot join the container's namespaces"))?;
     match sys::fork_sibling().map_err(text("cannot fork"))? {
         Fork::Child => {
-            let message = match prepare(&entry, &spec, terminal_out) {
+            let message = match prepare(&entry, &spec, filter.as_ref(), terminal_out) {
                 Ok(environment) => execute(entry.command, &environment),
                 Err(error) => error.to_string(),
             };
@@ -118,7 +121,12 @@ fn join(entry: &Entry<'_>) -> io::Result<()> {
 }
 
 /// Becomes what the container's configuration says, and returns the environment.
-fn prepare(entry: &Entry<'_>, spec: &Spec, terminal: Channel) -> io::Result<Vec<CString>> {
+fn prepare(
+    entry: &Entry<'_>,
+    spec: &Spec,
+    filter: Option<&Filter>,
+    terminal: Channel,
+) -> io::Result<Vec<CString>> {
     let missing = || io::Error::other("the container's configuration has no process");
     let process = spec.process().as_ref().ok_or_else(missing)?;
     rustix::process::setsid()?;
@@ -150,6 +158,7 @@ fn prepare(entry: &Entry<'_>, spec: &Spec, terminal: Channel) -> io::Result<Vec<
     if entry.tty && !environment.iter().any(|variable| variable.to_bytes().starts_with(b"TERM=")) {
         environment.push(c"TERM=xterm".to_owned());
     }
+    confine(filter, process)?;
     Ok(environment)
 }
 

@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod containers;
+mod image_mounts;
 mod restore;
 mod stats;
 
@@ -104,6 +105,8 @@ pub(super) struct Inner {
     node_ips: Vec<IpAddr>,
     zygote: Mutex<Option<Zygote>>,
     state: Mutex<State>,
+    /// Held while images are mounted as volumes, or their records are read.
+    image_mounts: Mutex<()>,
     pub(super) events: broadcast::Sender<RuntimeEvent>,
     /// Ends what runs in the background.
     dropped: CancellationToken,
@@ -143,6 +146,7 @@ impl Inner {
             registries,
             zygote: Mutex::new(None),
             state: Mutex::new(State::default()),
+            image_mounts: Mutex::default(),
             events: broadcast::channel(EVENTS_MAX).0,
             dropped: CancellationToken::new(),
             _lock: lock,
@@ -180,6 +184,14 @@ impl Inner {
 
     fn pod_dir(&self, id: &str) -> PathBuf {
         self.root.join("pods").join(id)
+    }
+
+    /// The directory of what a container has written above its image.
+    pub(super) fn writable_layer(&self, id: &str) -> Result<PathBuf, RuntimeError> {
+        match self.state.lock().containers.contains_key(id) {
+            true => Ok(self.container_dir(id).join("upper")),
+            false => Err(RuntimeError::NotFound { what: "container", id: id.to_owned() }),
+        }
     }
 
     fn container_dir(&self, id: &str) -> PathBuf {

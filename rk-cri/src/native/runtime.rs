@@ -1,6 +1,6 @@
 //! The [`Runtime`] trait on [`NativeRuntime`]: one line a verb.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
@@ -11,8 +11,8 @@ use super::{NativeRuntime, pods::fail, pods::image_error, session};
 use crate::images::{ImageError, ImageName};
 use crate::runtime::{
     ContainerConfig, ContainerStats, ContainerStatus, ExecOutput, ExecRequest, Image,
-    ImageFilesystem, Io, NodeStats, PullFailure, PullImage, Runtime, RuntimeError, RuntimeEvent,
-    SandboxConfig, SandboxStatus, Session,
+    ImageFilesystem, Io, NodeStats, PullFailure, PullImage, Resources, Runtime, RuntimeError,
+    RuntimeEvent, SandboxConfig, SandboxStatus, Session,
 };
 
 /// How long a connection into a pod or to the node may take.
@@ -22,6 +22,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 impl Runtime for NativeRuntime {
     fn version(&self) -> String {
         concat!("rk://", env!("CARGO_PKG_VERSION")).to_owned()
+    }
+
+    fn recursive_read_only(&self) -> bool {
+        true
     }
 
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError> {
@@ -52,6 +56,14 @@ impl Runtime for NativeRuntime {
         self.inner.start_container(id).await
     }
 
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: Resources,
+    ) -> Result<(), RuntimeError> {
+        self.inner.update_resources(id, resources).await
+    }
+
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.inner.stop_container(id, grace).await
     }
@@ -74,6 +86,12 @@ impl Runtime for NativeRuntime {
 
     async fn list_container_stats(&self) -> Result<Vec<ContainerStats>, RuntimeError> {
         Ok(self.inner.container_stats())
+    }
+
+    async fn container_disk_bytes(&self, id: &str) -> Result<Option<u64>, RuntimeError> {
+        let upper = self.inner.writable_layer(id)?;
+        let measured = tokio::task::spawn_blocking(move || crate::agent::disk_usage(&upper).0);
+        Ok(measured.await.ok().and_then(|bytes| u64::try_from(bytes).ok()))
     }
 
     async fn node_stats(&self) -> Result<Option<NodeStats>, RuntimeError> {
@@ -172,6 +190,15 @@ impl Runtime for NativeRuntime {
             .await
             .map_err(|error| fail("the removal died")(std::io::Error::other(error)))?
             .map_err(image_error)
+    }
+
+    async fn mount_image(&self, image: &str, target: &Path) -> Result<(), RuntimeError> {
+        let (inner, image, target) = (self.inner.clone(), image.to_owned(), target.to_owned());
+        tokio::task::spawn_blocking(move || inner.mount_image(&image, &target))
+            .await
+            .unwrap_or_else(|error| {
+                Err(fail("cannot mount an image")(std::io::Error::other(error)))
+            })
     }
 
     async fn image_filesystem(&self) -> Result<Option<ImageFilesystem>, RuntimeError> {

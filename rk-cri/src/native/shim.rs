@@ -103,6 +103,8 @@ struct Shim {
     first: Option<ConnectionId>,
     /// Stays when the first connection ends.
     committed: bool,
+    /// Asked to watch while a container was being started, and have no answer yet.
+    watchers: Vec<ConnectionId>,
     containers: BTreeMap<String, Container>,
     children: HashMap<Pid, Child>,
     /// How children ended that no helper has told of yet.
@@ -137,6 +139,7 @@ impl Shim {
                 next_connection: 0,
                 first: None,
                 committed: false,
+                watchers: Vec::new(),
                 containers: BTreeMap::new(),
                 children,
                 unclaimed: HashMap::new(),
@@ -277,7 +280,8 @@ impl Shim {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.role = Role::Watching;
                 }
-                self.answer(id, &Reply::Done, &[]);
+                self.watchers.push(id);
+                self.admit_watchers();
             }
             Request::Start { directory } => {
                 if let Err(error) = self.start(id, &directory) {
@@ -475,6 +479,7 @@ impl Shim {
             Kind::Creator { container, outcome } => {
                 let (outcome, _) = told(&outcome);
                 self.created(&container, outcome);
+                self.admit_watchers();
             }
             Kind::Entrant { connection, outcome } => {
                 let (outcome, terminal) = told(&outcome);
@@ -487,6 +492,18 @@ impl Shim {
             }
             // Without its first process a shared pid namespace starts nothing more.
             Kind::Pause => self.pause = None,
+        }
+    }
+
+    /// Answers new watchers once no start is under way: what an agent before them began is either
+    /// recorded then, or did not happen.
+    fn admit_watchers(&mut self) {
+        let starting =
+            self.children.values().any(|child| matches!(child.kind, Kind::Creator { .. }));
+        if !starting {
+            for id in std::mem::take(&mut self.watchers) {
+                self.answer(id, &Reply::Done, &[]);
+            }
         }
     }
 

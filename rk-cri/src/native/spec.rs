@@ -103,8 +103,12 @@ pub(super) struct Facts {
     pub(super) capabilities: u64,
     /// Whether the swap limit can be set.
     pub(super) limits_swap: bool,
+    /// Whether there is a controller for huge pages.
+    pub(super) limits_huge_pages: bool,
     /// A process whose pid namespace the container joins.
     pub(super) pid_namespace_of: Option<i32>,
+    /// Whether the container's system calls are filtered.
+    pub(super) filtered: bool,
     /// Where the sandbox's shared memory is mounted.
     pub(super) shm: PathBuf,
     /// The terminal of a privileged container's devices: paths of the host's devices.
@@ -116,6 +120,15 @@ pub(super) fn spec(record: &ContainerRecord, facts: &Facts) -> Result<Value, Str
     let config = &record.config;
     let security = &config.security;
     let capabilities = capabilities(security, facts.capabilities)?;
+    // Which the container's first process gives up once its system calls are filtered: to have them
+    // filtered takes this capability, or no new privileges (see `native/seccomp.rs`).
+    let mut at_start = capabilities.clone();
+    if facts.filtered && !security.no_new_privileges {
+        let filtering = "CAP_SYS_ADMIN".to_owned();
+        if !at_start.contains(&filtering) {
+            at_start.push(filtering);
+        }
+    }
     let mut namespaces = vec![json!({"type": "mount"})];
     // The shim is in the sandbox's other namespaces already, and its children with it.
     match facts.pid_namespace_of {
@@ -140,8 +153,8 @@ pub(super) fn spec(record: &ContainerRecord, facts: &Facts) -> Result<Value, Str
             "cwd": working_dir(config, &record.image),
             "capabilities": {
                 "bounding": capabilities,
-                "effective": capabilities,
-                "permitted": capabilities,
+                "effective": at_start,
+                "permitted": at_start,
             },
             "noNewPrivileges": security.no_new_privileges,
         },
@@ -177,6 +190,15 @@ pub(super) fn arguments(
         Some(first) if !first.is_empty() => Ok(arguments),
         _ => Err("no command specified".to_owned()),
     }
+}
+
+/// The bits of these capabilities, which begin with `CAP_`.
+pub(super) fn capability_bits(names: &[String]) -> u64 {
+    let bit = |name: &String| {
+        let short = name.strip_prefix("CAP_").unwrap_or(name);
+        CAPABILITIES.iter().position(|known| *known == short).map(|number| 1u64 << number)
+    };
+    names.iter().filter_map(bit).sum()
 }
 
 /// `NAME=value` of the image, then of the container; a later one replaces an earlier one.
@@ -219,7 +241,9 @@ pub(super) fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Path
     Path::new("/").join(wanted)
 }
 
-fn capabilities(security: &Security, have: u64) -> Result<Vec<String>, String> {
+/// The capabilities of a container, which begin with `CAP_`; `have` are the bits of those that there
+/// are to hand on.
+pub(super) fn capabilities(security: &Security, have: u64) -> Result<Vec<String>, String> {
     let number = |name: &str| {
         let upper = name.to_ascii_uppercase();
         let short = upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned();
@@ -288,7 +312,11 @@ fn mounts(record: &ContainerRecord, facts: &Facts) -> Vec<Value> {
     all.retain(|(path, _)| !asked.iter().any(|mount| mount.container_path == *path));
     let mut values: Vec<Value> = all.into_iter().map(|(_, value)| value).collect();
     values.extend(asked.into_iter().map(|mount| {
-        let access = if mount.read_only { "ro" } else { "rw" };
+        let access = match (mount.read_only, mount.recursive_read_only) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            (false, _) => "rw",
+        };
         let propagation = match mount.propagation.as_deref() {
             Some("HostToContainer") => "rslave",
             Some("Bidirectional") => "rshared",
@@ -329,6 +357,11 @@ fn resources(record: &ContainerRecord, facts: &Facts) -> Value {
     }
     if limits.pids_limit > 0 {
         all.insert("pids".to_owned(), json!({"limit": limits.pids_limit}));
+    }
+    if facts.limits_huge_pages && !limits.hugepage_limits.is_empty() {
+        let limit = |(size, limit): (&String, &u64)| json!({"pageSize": size, "limit": limit});
+        let all_sizes: Vec<Value> = limits.hugepage_limits.iter().map(limit).collect();
+        all.insert("hugepageLimits".to_owned(), all_sizes.into());
     }
     let devices = match record.config.security.privileged {
         true => json!([{"allow": true, "access": "rwm"}]),

@@ -196,6 +196,20 @@ impl Runtime for SimRuntime {
         })
     }
 
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: Resources,
+    ) -> Result<(), RuntimeError> {
+        self.node.with_container(id, |_, _, container| {
+            if matches!(container.life, Life::Exited(_)) {
+                return Err(state_error("container", id, container.state()));
+            }
+            container.config.resources.change(&resources);
+            Ok(())
+        })
+    }
+
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         let node = &self.node;
         let asked = node.with_container(id, |sandboxes, number, container| {
@@ -381,7 +395,8 @@ impl Runtime for SimRuntime {
     }
 
     async fn remove_image(&self, name: &str) -> Result<(), RuntimeError> {
-        self.node.state.lock().images.remove(name);
+        let mut state = self.node.state.lock();
+        state.images.retain(|known, ()| known != name && image_id(known) != name);
         Ok(())
     }
 

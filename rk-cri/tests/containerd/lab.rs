@@ -155,17 +155,21 @@ impl Lab {
         command
     }
 
-    /// Loads the images into containerd, and waits until CRI knows of them.
     async fn import(&self) {
+        self.load(archive(), &[IMAGE, PAUSE]).await;
+    }
+
+    /// Loads an archive into containerd, and waits until CRI knows of these images of it.
+    pub async fn load(&self, archive: &Path, images: &[&str]) {
         let output = Command::new("ctr")
             .arg("--address")
             .arg(self.socket())
             .args(["--namespace=k8s.io", "images", "import"])
-            .arg(archive())
+            .arg(archive)
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        for image in [IMAGE, PAUSE] {
+        for image in images {
             eventually(|| async { self.runtime().image_status(image).await.unwrap() }).await;
         }
     }
@@ -348,6 +352,8 @@ disable_apparmor = true
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{at}/certs.d"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
 conf_dir = "{at}/cni"
@@ -368,13 +374,20 @@ SystemdCgroup = false
             "type": "bridge",
             "bridge": "cni0",
             "isGateway": true,
+            // Pods reach themselves by way of their Service and of their ports on the node.
+            "hairpinMode": true,
             "ipam": {
                 "type": "host-local",
                 "dataDir": root.join("ipam"),
                 "ranges": [[{"subnet": "10.244.12.0/24"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
             },
+        }, {
+            "type": "portmap",
+            "capabilities": {"portMappings": true},
         }],
     });
+    fs::create_dir(root.join("certs.d")).unwrap();
     fs::create_dir(root.join("cni")).unwrap();
     fs::write(root.join("cni/10-pods.conflist"), network.to_string()).unwrap();
 }

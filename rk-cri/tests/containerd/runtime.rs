@@ -69,14 +69,14 @@ pub async fn the_configuration_reaches_the_container(lab: &mut Lab) {
             host_path: shared.clone(),
             container_path: "/shared".into(),
             read_only: true,
-            propagation: None,
+            ..Mount::default()
         }],
         resources: Resources {
             cpu_shares: 512,
             cpu_quota_us: 50_000,
             cpu_period_us: 100_000,
             memory_limit_bytes: 64 << 20,
-            pids_limit: 0,
+            ..Resources::default()
         },
         security: Security {
             run_as_user: Some(1000),

@@ -145,6 +145,11 @@ impl Lab {
             .collect()
     }
 
+    /// Mounts that an agent made for Pods. The network's own namespace is one that stays.
+    pub fn mounts_of_pods(&self) -> Vec<String> {
+        self.mounts().into_iter().filter(|line| line.contains("/agent/pods/")).collect()
+    }
+
     /// Links of the node's network.
     pub async fn links(&self) -> Vec<String> {
         let netlink = rk_net::netlink::Netlink::open(self.network.netns()).await.unwrap();

@@ -14,7 +14,7 @@ fn limited(resources: Resources, script: &str) -> ContainerConfig {
 }
 
 /// A file of the container's cgroup, by its names in versions 1 and 2.
-fn cgroup_file(lab: &Lab, id: &str, v1: &str, v2: &str) -> String {
+pub fn cgroup_file(lab: &Lab, id: &str, v1: &str, v2: &str) -> String {
     let directories = lab.cgroups();
     let mut of_container = directories.iter().filter(|directory| directory.ends_with(id));
     let found = of_container.find_map(|directory| {
@@ -30,6 +30,7 @@ pub async fn cpu_memory_and_process_limits_are_set_in_the_cgroup(lab: &mut Lab) 
         cpu_period_us: 100_000,
         memory_limit_bytes: 64 << 20,
         pids_limit: 32,
+        ..Resources::default()
     };
     let sandbox = lab.sandbox("pod").await;
     let id = lab.start(&sandbox, limited(resources, "sleep 600")).await;

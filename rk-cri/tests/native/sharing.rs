@@ -102,7 +102,7 @@ pub async fn mounts_resolv_conf_and_shared_memory_are_there(lab: &mut Lab) {
         host_path,
         container_path: path.into(),
         read_only,
-        propagation: None,
+        ..Mount::default()
     };
     let config = SandboxConfig {
         dns: DnsConfig {
@@ -140,6 +140,49 @@ pub async fn mounts_resolv_conf_and_shared_memory_are_there(lab: &mut Lab) {
     };
     let error = lab.runtime().create_container(&sandbox, missing).await.unwrap_err();
     assert!(error.to_string().contains("/no/such/path does not exist"), "{error}");
+}
+
+/// Something mounted in a directory of the test, until it is dropped.
+struct Below(std::path::PathBuf);
+
+impl Below {
+    fn mount(at: std::path::PathBuf) -> Self {
+        use rustix::mount::{MountFlags, mount};
+        fs::create_dir_all(&at).unwrap();
+        mount("tmpfs", &at, "tmpfs", MountFlags::empty(), Some(c"size=64k")).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+pub async fn a_recursive_read_only_mount_refuses_writes_to_what_is_mounted_below(lab: &mut Lab) {
+    let volume = lab.directory.path().join("volume");
+    let _below = Below::mount(volume.join("below"));
+    let sandbox = lab.sandbox("pod").await;
+    let mount = |path: &str, recursive_read_only| Mount {
+        host_path: volume.clone(),
+        container_path: path.into(),
+        read_only: true,
+        recursive_read_only,
+        propagation: None,
+    };
+    let config = ContainerConfig {
+        mounts: vec![mount("/top", false), mount("/all", true)],
+        ..shell("main", "sleep 600")
+    };
+    let id = lab.start(&sandbox, config).await;
+    for refused in ["/top/file", "/all/file", "/all/below/file"] {
+        assert_ne!(lab.exec(&id, &format!("touch {refused}")).await.exit_code, 0, "{refused}");
+    }
+    lab.says(&id, "echo written > /top/below/file").await;
+    assert_eq!(lab.says(&id, "cat /all/below/file").await, "written");
+    // Before what is below goes.
+    lab.runtime().remove_pod_sandbox(&sandbox).await.unwrap();
 }
 
 pub async fn sysctls_are_set_inside_only(lab: &mut Lab) {

@@ -36,6 +36,16 @@ impl KubeletConfiguration {
             let reason = format!("{:?} is no size", self.container_log_max_size);
             return Err(invalid("containerLogMaxSize", reason));
         }
+        let policy = &self.image_pull_credentials_verification_policy;
+        let allowed = &self.preloaded_images_verification_allowlist;
+        if self.image_verification().is_none() {
+            let field = "imagePullCredentialsVerificationPolicy";
+            return Err(invalid(field, format!("unknown policy {policy:?}")));
+        }
+        if !allowed.is_empty() && policy != "NeverVerifyAllowlistedImages" {
+            let reason = "needs the policy NeverVerifyAllowlistedImages";
+            return Err(invalid("preloadedImagesVerificationAllowlist", reason));
+        }
         if self.container_log_max_files < 2 {
             return Err(invalid("containerLogMaxFiles", "must be greater than 1"));
         }

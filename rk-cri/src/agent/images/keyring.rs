@@ -64,7 +64,26 @@ impl Keyring {
                 }
             }
         }
-        // The more exact come first; among equals the Secrets' order stays.
+        Self::sorted(entries)
+    }
+
+    /// The credentials of a file that `docker login` writes (`config.json`); none if it cannot be read
+    /// as such.
+    pub(crate) fn of_file(text: &[u8]) -> Self {
+        let config = serde_json::from_slice::<DockerConfigJson>(text);
+        let auths = config.map(|config| config.auths).unwrap_or_default().into_iter();
+        let logins = auths.filter_map(|(location, entry)| Some((location, entry.auth()?)));
+        Self::of_logins(logins)
+    }
+
+    /// Credentials by what they are for.
+    pub(crate) fn of_logins(logins: impl IntoIterator<Item = (String, RegistryAuth)>) -> Self {
+        let entry = |(location, auth): (String, _)| Some((Key::parse(&location)?, auth));
+        Self::sorted(logins.into_iter().filter_map(entry).collect())
+    }
+
+    fn sorted(mut entries: Vec<(Key, RegistryAuth)>) -> Self {
+        // The more exact come first; among equals the order stays.
         entries.sort_by_key(|(key, _)| std::cmp::Reverse(key.text()));
         Self { entries }
     }
@@ -89,6 +108,14 @@ impl Keyring {
             }
         }
         found
+    }
+}
+
+/// Whether a pattern such as `*.example.com/team` is for a repository.
+pub(crate) fn is_for(pattern: &str, repository: &str) -> bool {
+    match (Key::parse(pattern), Key::parse(repository)) {
+        (Some(pattern), Some(repository)) => pattern.matches(&repository),
+        _ => false,
     }
 }
 

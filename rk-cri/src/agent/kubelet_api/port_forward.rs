@@ -1,6 +1,6 @@
 //! `portForward`: connections to a pod's ports, over SPDY or over a WebSocket.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use http::{Request, Response, StatusCode};
 
@@ -65,10 +65,19 @@ struct Pod {
 impl Pod {
     /// Connects to a port; an error is what the client is told.
     async fn connect_to(&self, port: u16) -> Result<Box<dyn Io>, String> {
-        let Self { runtime, sandbox } = self;
-        runtime.port_forward(sandbox, port).await.map_err(|error| {
-            let why = crate::agent::handler::describe(&error);
-            format!("error forwarding port {port} to pod {sandbox}: {why}")
-        })
+        let connection = self.runtime.port_forward(&self.sandbox, port).await;
+        connection.map_err(|error| self.failed(port, &crate::agent::handler::describe(&error)))
+    }
+
+    fn failed(&self, port: u16, why: &str) -> String {
+        format!("error forwarding port {port} to pod {}: {why}", self.sandbox)
+    }
+
+    /// What the client is told when nobody turns out to listen, which a runtime behind a socket says
+    /// only when it is asked for data. Of other errors on the way nothing: a client would give up all
+    /// its connections for one that a server has broken.
+    fn refused(&self, port: u16, error: &io::Error) -> Option<String> {
+        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        refused.then(|| self.failed(port, &error.to_string()))
     }
 }

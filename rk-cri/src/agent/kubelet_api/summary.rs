@@ -1,7 +1,7 @@
 //! `/stats/summary`: what the node, its Pods and their containers use, as JSON. Names are those of
 //! the kubelet's `stats/v1alpha1`.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use http::Response;
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
@@ -13,6 +13,8 @@ use crate::{
     agent::spec::pod_ref,
     runtime::{ContainerStats, NodeStats},
 };
+
+mod storage;
 
 /// CPU times as they were at the last request, for rates: by container, and of the node (the empty
 /// name).
@@ -65,14 +67,23 @@ impl KubeletApi {
             let root = self.core.config.root_dir.clone();
             tokio::task::spawn_blocking(move || file_system(&root)).await.ok().flatten()
         };
-        let body = render(
+        let pods = self.core.pods();
+        let mut body = render(
             &self.core.config.name,
             node.as_ref(),
             &containers,
-            &self.core.pods(),
-            disk,
+            &pods,
+            disk.clone(),
             &self.core.last_times,
         );
+        let shown = body["pods"].as_array_mut().into_iter().flatten();
+        for (of_pod, disk) in shown.zip(std::iter::repeat(disk.as_ref())) {
+            let of =
+                |pod: &&Arc<Pod>| pod.metadata.uid.as_deref() == of_pod["podRef"]["uid"].as_str();
+            if let (Some(pod), Some(disk)) = (pods.iter().find(of), disk) {
+                storage::add(of_pod, &self.core, pod, disk).await;
+            }
+        }
         Ok(json_answer(&body))
     }
 }
@@ -81,7 +92,7 @@ fn render(
     name: &str,
     node: Option<&NodeStats>,
     containers: &[ContainerStats],
-    pods: &[std::sync::Arc<Pod>],
+    pods: &[Arc<Pod>],
     disk: Option<Value>,
     times: &LastTimes,
 ) -> Value {

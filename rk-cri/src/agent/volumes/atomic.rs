@@ -34,7 +34,7 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result
         None => files,
     };
     fs::create_dir_all(dir)?;
-    let old = fs::read_link(dir.join(DATA)).ok();
+    let old = fs::read_link(dir.join(DATA)).ok().filter(|old| is_ours(old));
     if old.is_some() && read(&dir.join(DATA))? == *files {
         return Ok(false);
     }
@@ -83,6 +83,14 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result
         fs::remove_dir_all(dir.join(old))?;
     }
     Ok(true)
+}
+
+/// Whether a link leads to a directory that was made here. Should somebody else have written to the
+/// volume, what the link leads to is neither read nor removed.
+fn is_ours(target: &Path) -> bool {
+    let mut parts = target.components();
+    let one = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    one && target.to_string_lossy().starts_with("..2")
 }
 
 /// Paths must stay inside, and must not look like what holds the directory together.
@@ -184,6 +192,27 @@ mod tests {
         assert_eq!(listing(dir), ["..data", "a", "new"]);
         let held = fs::read_dir(dir).unwrap().count();
         assert_eq!(held, 4, "one directory of data is kept");
+    }
+
+    #[test]
+    fn a_planted_link_leads_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        let (volume, outside) = (root.path().join("volume"), root.path().join("outside"));
+        fs::create_dir_all(&outside).unwrap();
+        fs::write(outside.join("precious"), "host").unwrap();
+        for planted in [outside.as_path(), Path::new("../outside"), Path::new("..2/../../outside")]
+        {
+            write(&volume, &files(&[("a", "1")]), None).unwrap();
+            fs::remove_file(volume.join(DATA)).unwrap();
+            symlink(planted, &volume.join(DATA)).unwrap();
+            let _ = fs::remove_file(volume.join("a"));
+            symlink(&outside, &volume.join("a")).unwrap();
+            assert!(write(&volume, &files(&[("a", "2"), ("precious", "mine")]), None).unwrap());
+            assert_eq!(fs::read_to_string(outside.join("precious")).unwrap(), "host");
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+            assert_eq!(fs::read_to_string(volume.join("..data/a")).unwrap(), "2");
+            fs::remove_dir_all(&volume).unwrap();
+        }
     }
 
     #[test]

@@ -99,6 +99,7 @@ fn mount_to_v1(mount: &Mount) -> v1::Mount {
         container_path: text(&mount.container_path),
         host_path: text(&mount.host_path),
         readonly: mount.read_only,
+        recursive_read_only: mount.recursive_read_only,
         propagation: propagation.into(),
         ..Default::default()
     }
@@ -114,6 +115,7 @@ fn mount_from_v1(mount: v1::Mount) -> Mount {
         host_path: mount.host_path.into(),
         container_path: mount.container_path.into(),
         read_only: mount.readonly,
+        recursive_read_only: mount.recursive_read_only,
         propagation: propagation.map(str::to_owned),
     }
 }
@@ -235,6 +237,7 @@ mod tests {
             host_path: path.into(),
             container_path: path.into(),
             read_only: propagation.is_none(),
+            recursive_read_only: propagation.is_none(),
             propagation: propagation.map(str::to_owned),
         };
         ContainerConfig {
@@ -259,6 +262,7 @@ mod tests {
                 cpu_period_us: 100_000,
                 memory_limit_bytes: 1 << 26,
                 pids_limit: 0,
+                hugepage_limits: [("2MB".into(), 4 << 20)].into(),
             },
             security: Security {
                 run_as_user: Some(0),

@@ -186,6 +186,11 @@ pub(in crate::cri) fn resources_to_v1(resources: &Resources) -> v1::LinuxContain
         cpu_quota: resources.cpu_quota_us,
         cpu_shares: i64::try_from(resources.cpu_shares).unwrap_or(i64::MAX),
         memory_limit_in_bytes: resources.memory_limit_bytes,
+        hugepage_limits: resources
+            .hugepage_limits
+            .iter()
+            .map(|(size, limit)| v1::HugepageLimit { page_size: size.clone(), limit: *limit })
+            .collect(),
         ..Default::default()
     }
 }
@@ -196,6 +201,11 @@ pub(in crate::cri) fn resources_from_v1(resources: v1::LinuxContainerResources) 
         cpu_quota_us: resources.cpu_quota,
         cpu_period_us: u64::try_from(resources.cpu_period).unwrap_or_default(),
         memory_limit_bytes: resources.memory_limit_in_bytes,
+        hugepage_limits: resources
+            .hugepage_limits
+            .into_iter()
+            .map(|limit| (limit.page_size, limit.limit))
+            .collect(),
         ..Resources::default()
     }
 }

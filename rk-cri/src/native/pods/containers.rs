@@ -7,8 +7,10 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     super::{
+        create::bounding_capabilities,
         disk::{self, CONTAINER, ContainerRecord, EXIT, Exit, Phase, SOCKET, START, Start},
-        spec::{arguments, signal_number},
+        seccomp::{self, Filter},
+        spec::{arguments, capabilities, signal_number},
         wire::{AsyncChannel, Channel, Reply, Request},
     },
     Inner, KILL_TIMEOUT, Known, SHIM_TIMEOUT, START_TIMEOUT, died, fail, new_id, not_found,
@@ -17,8 +19,8 @@ use super::{
 use crate::{
     images::{ImageName, StoredImage},
     runtime::{
-        ContainerConfig, ContainerState, ContainerStatus, Image, RuntimeError, SandboxConfig,
-        Seccomp,
+        ContainerConfig, ContainerState, ContainerStatus, Image, Resources, RuntimeError,
+        SandboxConfig, Security,
     },
 };
 
@@ -43,14 +45,7 @@ impl Inner {
         let image =
             self.images.find(&config.image).ok_or_else(|| not_found("image", &config.image))?;
         check(&config, &image)?;
-        if config.security.seccomp != Seccomp::Unconfined {
-            // It cannot be refused: where Pods have to ask for a profile nothing would run.
-            tracing::warn!(
-                container = config.name,
-                pod = sandbox.pod.name,
-                "it runs without the seccomp profile that it asks for"
-            );
-        }
+        let filter = filter(&config.security).map_err(RuntimeError::Invalid)?;
         let id = new_id().map_err(fail("cannot make an id"))?;
         let directory = self.container_dir(&id);
         let image_id = image_id(&config.image, &image.image);
@@ -79,6 +74,9 @@ impl Inner {
             if let Some(top) = record.layers.last() {
                 let meta = fs::metadata(record.layers_dir.join(top))?;
                 fs::set_permissions(directory.join("upper"), meta.permissions())?;
+            }
+            if let Some(filter) = &filter {
+                disk::write(&directory.join(seccomp::FILE), filter)?;
             }
             disk::write(&directory.join(CONTAINER), &record)
         };
@@ -204,6 +202,41 @@ impl Inner {
         }
     }
 
+    /// Changes the limits of a container, and keeps them for its start and for its status.
+    pub(in crate::native) async fn update_resources(
+        &self,
+        id: &str,
+        resources: Resources,
+    ) -> Result<(), RuntimeError> {
+        let record = self.record_of(id)?;
+        if self.state_of(id)? == ContainerState::Exited {
+            return Err(RuntimeError::State {
+                what: "container",
+                id: id.to_owned(),
+                state: "exited".to_owned(),
+            });
+        }
+        let mut changed = ContainerRecord::clone(&record);
+        changed.config.resources.change(&resources);
+        // One that is made and not started has no cgroup yet: it starts with what is recorded.
+        let cgroup = record.cgroup.clone();
+        let limits = tokio::task::spawn_blocking(move || cgroup.limit(&resources));
+        limits
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(fail("cannot change the container's limits"))?;
+        disk::write(&self.container_dir(id).join(CONTAINER), &changed)
+            .map_err(fail("cannot record the container's limits"))?;
+        if let Some(known) = self.state.lock().containers.get_mut(id) {
+            known.record = Arc::new(changed);
+        }
+        Ok(())
+    }
+
+    fn state_of(&self, id: &str) -> Result<ContainerState, RuntimeError> {
+        Ok(self.container_status(id)?.state)
+    }
+
     /// Has a running container write its log to a new file of its name.
     pub(in crate::native) async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
         self.ask(id, &Request::ReopenLog { container: id.to_owned() }, SHIM_TIMEOUT).await?;
@@ -213,6 +246,11 @@ impl Inner {
     pub(in crate::native) async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
         let Ok(record) = self.record_of(id) else { return Ok(()) };
         self.stop_container(id, Duration::ZERO).await?;
+        if self.state_of(id)? == ContainerState::Created {
+            // It may be on its way all the same: a start that nobody waited for the end of.
+            let kill = Request::Kill { container: id.to_owned() };
+            let _ = self.ask(id, &kill, SHIM_TIMEOUT).await;
+        }
         record.cgroup.kill_all();
         record.cgroup.remove().map_err(fail("cannot remove the container's cgroup"))?;
         // Without its record, what is left is removed at the next start if this is interrupted.
@@ -267,10 +305,12 @@ impl Inner {
         }
     }
 
-    /// The layers that containers use.
+    /// The layers that containers and volumes use.
     pub(in crate::native) fn layers_in_use(&self) -> HashSet<String> {
+        let mut layers = self.layers_of_image_mounts();
         let state = self.state.lock();
-        state.containers.values().flat_map(|known| known.record.layers.clone()).collect()
+        layers.extend(state.containers.values().flat_map(|known| known.record.layers.clone()));
+        layers
     }
 }
 
@@ -292,6 +332,15 @@ fn check(config: &ContainerConfig, image: &StoredImage) -> Result<(), RuntimeErr
         }
     }
     Ok(())
+}
+
+/// What filters its system calls; `None` is nothing. A privileged container may make all.
+fn filter(security: &Security) -> Result<Option<Filter>, String> {
+    if security.privileged {
+        return Ok(None);
+    }
+    let capabilities = capabilities(security, bounding_capabilities())?;
+    Filter::of(&security.seccomp, &capabilities)
 }
 
 fn log_path(sandbox: &SandboxConfig, config: &ContainerConfig) -> PathBuf {

@@ -11,7 +11,7 @@ use super::{
         },
         wire::{AsyncChannel, Channel, Reply, Request},
     },
-    Inner, Known, Pod, SHIM_TIMEOUT, fail, image_error, remove_dir,
+    Inner, Known, Pod, SHIM_TIMEOUT, START_TIMEOUT, fail, image_error, remove_dir,
 };
 use crate::runtime::RuntimeError;
 
@@ -75,7 +75,8 @@ impl Inner {
             channel.receive::<Reply>().await?.ok_or(io::ErrorKind::ConnectionReset)?;
             Ok::<_, io::Error>(channel)
         };
-        let Ok(Ok(channel)) = timeout(SHIM_TIMEOUT, connected).await else {
+        // A start that is under way ends first, and has its own time for that.
+        let Ok(Ok(channel)) = timeout(START_TIMEOUT + SHIM_TIMEOUT, connected).await else {
             return self.lost_shim(id);
         };
         {

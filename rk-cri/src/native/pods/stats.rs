@@ -1,15 +1,14 @@
 //! What containers and the machine use, by the kernel's accounts.
 
-use std::{fs, path::Path, time::Duration};
+use std::path::Path;
 
 use rk_api::clock;
 
 use super::Inner;
-use crate::runtime::{ContainerState, ContainerStats, NodeStats};
-
-/// The unit of `/proc/stat`: the kernel counts in hundredths of a second for programs (`USER_HZ`),
-/// on every architecture that containers run on.
-const TICK: Duration = Duration::from_millis(10);
+use crate::{
+    machine,
+    runtime::{ContainerState, ContainerStats, NodeStats},
+};
 
 impl Inner {
     /// What the running containers have used. One whose cgroup cannot be read, since it just ended,
@@ -38,42 +37,8 @@ impl Inner {
     /// What the machine has used, as its root cgroup or else `/proc` says.
     pub(in crate::native) fn node_stats(&self) -> Option<NodeStats> {
         let all = self.hierarchies.at(Path::new("/"));
-        let proc = |file: &str| fs::read_to_string(Path::new("/proc").join(file)).ok();
-        let cpu_time = all.cpu_time().or_else(|| busy(&proc("stat")?))?;
-        let memory_working_set_bytes =
-            all.working_set_bytes().or_else(|| in_use(&proc("meminfo")?))?;
+        let cpu_time = all.cpu_time().or_else(machine::cpu_time)?;
+        let memory_working_set_bytes = all.working_set_bytes().or_else(machine::memory_bytes)?;
         Some(NodeStats { at: clock::now(), cpu_time, memory_working_set_bytes })
-    }
-}
-
-/// The time that CPUs were not idle, in the contents of `/proc/stat` (proc(5)).
-fn busy(stat: &str) -> Option<Duration> {
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let ticks: Vec<u32> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
-    let counted = ticks.iter().take(8).enumerate().filter(|(index, _)| !matches!(index, 3 | 4));
-    Some(counted.map(|(_, ticks)| TICK * *ticks).sum())
-}
-
-/// Memory that is not available to new programs, in the contents of `/proc/meminfo`.
-fn in_use(meminfo: &str) -> Option<u64> {
-    let kib = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    Some(kib("MemTotal")?.saturating_sub(kib("MemAvailable")?) * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idle_time_and_available_memory_are_not_used() {
-        let stat = "cpu  100 20 30 4000 500 6 7 8 9 0\ncpu0 1 2 3 4\n";
-        assert_eq!(busy(stat), Some(Duration::from_millis(1710)));
-        let meminfo = "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    400 kB\n";
-        assert_eq!(in_use(meminfo), Some(600 * 1024));
-        assert_eq!((busy(""), in_use("MemTotal: 5 kB")), (None, None));
     }
 }

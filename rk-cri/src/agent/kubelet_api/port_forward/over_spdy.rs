@@ -106,17 +106,27 @@ async fn one(pod: Pod, pair: Pair) {
             let up = async {
                 while let Some(data) = input.next().await {
                     if to_pod.write_all(&data).await.is_err() || to_pod.flush().await.is_err() {
-                        return;
+                        break;
                     }
                 }
                 to_pod.shutdown().await.ok();
-                // The pod may have more to say.
-                std::future::pending().await
+                // The pod may have more to say, or what is wrong.
+                std::future::pending::<()>().await
             };
             let down = async {
                 let mut buffer = vec![0; READ_BYTES];
-                while let Ok(count @ 1..) = from_pod.read(&mut buffer).await {
-                    if output.send(&buffer[..count]).await.is_err() {
+                loop {
+                    let sent = match from_pod.read(&mut buffer).await {
+                        Ok(0) => return,
+                        Ok(count) => output.send(&buffer[..count]).await.is_ok(),
+                        Err(error) => {
+                            if let Some(why) = pod.refused(port, &error) {
+                                errors.send(why.as_bytes()).await.ok();
+                            }
+                            return;
+                        }
+                    };
+                    if !sent {
                         return;
                     }
                 }

@@ -85,16 +85,27 @@ async fn one(
     let up = async {
         while let Some(data) = incoming.recv().await {
             if to_pod.write_all(&data).await.is_err() || to_pod.flush().await.is_err() {
-                return;
+                break;
             }
         }
         to_pod.shutdown().await.ok();
-        std::future::pending().await
+        // The pod may have more to say, or what is wrong.
+        std::future::pending::<()>().await
     };
     let down = async {
         let mut buffer = vec![0; 32 * 1024];
-        while let Ok(count @ 1..) = from_pod.read(&mut buffer).await {
-            if to_client.send(message(channel, &buffer[..count])).await.is_err() {
+        loop {
+            let sent = match from_pod.read(&mut buffer).await {
+                Ok(0) => return,
+                Ok(count) => to_client.send(message(channel, &buffer[..count])).await,
+                Err(error) => {
+                    if let Some(why) = pod.refused(port, &error) {
+                        to_client.send(message(channel + 1, why.as_bytes())).await.ok();
+                    }
+                    return;
+                }
+            };
+            if sent.is_err() {
                 return;
             }
         }

@@ -1,5 +1,7 @@
 //! A session over a WebSocket: each message begins with the number of its channel.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use futures::{
     SinkExt, StreamExt,
@@ -17,6 +19,9 @@ use super::{
 };
 use crate::runtime::{RuntimeError, Session};
 
+/// How long a client has to hang up after it was told the end.
+const HANG_UP_WITHIN: Duration = Duration::from_secs(5);
+
 /// Carries a session until the command ends or the client goes.
 pub(super) async fn talk(
     socket: Socket,
@@ -24,7 +29,7 @@ pub(super) async fn talk(
     wanted: Wanted,
     session: Result<Session, RuntimeError>,
 ) {
-    let (mut sink, stream) = socket.split();
+    let (mut sink, mut stream) = socket.split();
     // Tells the client that the connection stands.
     let lowest = if wanted.stdout {
         STDOUT
@@ -48,13 +53,17 @@ pub(super) async fn talk(
                     // The client is gone.
                     Err(_) => return,
                 },
-                () = inputs(stream, stdin, resize, protocol) => return,
+                () = inputs(&mut stream, stdin, resize, protocol) => return,
             }
         }
         Err(error) => Err(error),
     };
     let Client::WebSocket(sink) = client else { return };
     finish(sink, &ended, protocol).await;
+    // A connection that is closed with something unread is reset, and the client may lose what it has
+    // not read: it is to hang up first.
+    let hung_up = async { while let Some(Ok(_)) = stream.next().await {} };
+    tokio::time::timeout(HANG_UP_WITHIN, hung_up).await.ok();
 }
 
 /// Tells the client how it ended.
@@ -72,11 +81,15 @@ async fn finish(
     // client-go takes any other code, and a frame without one, for a broken connection.
     let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     sink.send(Message::Close(Some(normal))).await.ok();
-    sink.close().await.ok();
 }
 
 /// Takes in what the client sends, until it goes.
-async fn inputs(mut stream: SplitStream<Socket>, stdin: Stdin, resize: Resize, protocol: Protocol) {
+async fn inputs(
+    stream: &mut SplitStream<Socket>,
+    stdin: Stdin,
+    resize: Resize,
+    protocol: Protocol,
+) {
     let mut stdin = super::Feed(stdin);
     while let Some(Ok(message)) = stream.next().await {
         let data: Bytes = match message {
