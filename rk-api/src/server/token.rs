@@ -154,7 +154,7 @@ impl SecretClaims {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verified {
     /// One that was asked for by a TokenRequest.
-    Bound(Claims),
+    Bound(Box<Claims>),
     /// One that is kept in a Secret.
     OfSecret(SecretClaims),
 }
@@ -422,7 +422,7 @@ impl TokenKey {
         if !self.is_own_issuer(&issuer) {
             return Err(format!("its issuer is {issuer}"));
         }
-        parts.claims().map(Verified::Bound)
+        parts.claims().map(Box::new).map(Verified::Bound)
     }
 }
 
@@ -442,7 +442,7 @@ mod tests {
         let key = TokenKey::generate().unwrap();
         let claims = Claims { issuer: key.issuer().to_owned(), expires: 7, ..Claims::default() };
         let token = key.sign(&claims).unwrap();
-        assert_eq!(key.verify(&token), Ok(Verified::Bound(claims)));
+        assert_eq!(key.verify(&token), Ok(Verified::Bound(Box::new(claims))));
 
         assert!(TokenKey::generate().unwrap().verify(&token).is_err());
         let (head, signature) = token.rsplit_once('.').unwrap();
@@ -462,10 +462,10 @@ mod tests {
         assert!(new.verify(&token).is_err());
         for pem in [old.public_key_pem(), old.serialize_pem()] {
             let both = new.clone().also_verifying(&pem).unwrap();
-            assert_eq!(both.verify(&token), Ok(Verified::Bound(claims.clone())));
+            assert_eq!(both.verify(&token), Ok(Verified::Bound(Box::new(claims.clone()))));
             assert_eq!(
                 both.verify(&new.sign(&claims).unwrap()),
-                Ok(Verified::Bound(claims.clone()))
+                Ok(Verified::Bound(Box::new(claims.clone())))
             );
             assert_eq!(both.jwks()["keys"].as_array().unwrap().len(), 2);
         }
@@ -490,7 +490,7 @@ mod tests {
         let claims = Claims { issuer: key.issuer().to_owned(), ..Claims::default() };
         assert!(key.verify(&key.sign(&claims).unwrap()).is_err());
         let theirs = TokenKey::from_pem(&pem).unwrap().sign(&claims).unwrap();
-        assert_eq!(key.verify(&theirs), Ok(Verified::Bound(claims)));
+        assert_eq!(key.verify(&theirs), Ok(Verified::Bound(Box::new(claims))));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl ServiceAccountTokens {
                 let meant = meant_for(&claims.audiences, audiences)?;
                 self.check(&claims).await?;
                 self.note_age(&claims);
-                Ok((user(claims), meant))
+                Ok((user(*claims), meant))
             }
             Verified::OfSecret(claims) => {
                 let key = "authentication.k8s.io/legacy-token";
