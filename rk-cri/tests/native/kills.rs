@@ -26,13 +26,19 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::lab::{self, Lab, eventually};
+use crate::lab::{self, Lab, eventually_within};
 
 /// In the environment of a process that is the agent, of the lab in this directory.
 pub const AGENT: &str = "RK_NATIVE_TEST_AGENT";
 
 const KILLS: usize = 100;
 const NODE: &str = "n1";
+/// Fifty Pods come to rest, or go, while others compute.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+async fn eventually<T, F: Future<Output = Option<T>>>(probe: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, probe).await
+}
 
 /// The agent that is killed: it runs the Pods of the API server that its kubeconfig names.
 pub async fn agent(directory: PathBuf) -> ExitCode {
@@ -326,7 +332,7 @@ pub async fn a_hundred_kills_of_the_agent_lose_double_and_leave_nothing(lab: &mu
         assert_eq!(status["containerStatuses"][0]["ready"], true);
     }
     let mut differences = Vec::new();
-    for _ in 0..1500 {
+    for _ in 0..3000 {
         let end = inventory(lab).await;
         differences = begin
             .iter()

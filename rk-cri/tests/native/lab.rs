@@ -237,8 +237,16 @@ pub fn log_text(path: &Path) -> String {
 }
 
 /// Waits until `probe` gives something.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(mut probe: impl FnMut() -> F) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually<T, F: Future<Output = Option<T>>>(probe: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, probe).await
+}
+
+/// Waits until `probe` gives something, for a time that only something broken takes.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    mut probe: impl FnMut() -> F,
+) -> T {
+    let deadline = tokio::time::Instant::now() + patience;
     loop {
         if let Some(found) = probe().await {
             return found;
