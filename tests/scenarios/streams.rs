@@ -13,6 +13,8 @@ scenarios! {
         a_port_of_a_service_is_forwarded,
         forwarding_to_a_closed_port_says_so,
         many_forwarded_connections_leave_nothing_open;
+    Real:
+        a_large_answer_of_a_port_arrives_whole;
 }
 
 const SLEEPER: &str =
@@ -81,7 +83,11 @@ fn a_port_of_a_pod_is_forwarded(t: &Shell) {
         let page = t.ok(&forward(settings, "pod/web :80", "curl -sS http://127.0.0.1:$port/"));
         assert!(page.contains("Version: v1"), "{page}");
     }
-    // A large answer arrives whole.
+}
+
+fn a_large_answer_of_a_port_arrives_whole(t: &Shell) {
+    apply(t, "web", WEB);
+    t.eventually("kubectl get pod web", "1/1");
     t.ok(
         "head -c 5000000 /dev/urandom > big && kubectl exec -i web -- sh -c 'cat > /www/big' < big",
     );
