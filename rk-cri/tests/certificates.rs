@@ -1,4 +1,4 @@
-//! A node's certificate is renewed at its due time, again and again, on a paused clock.
+//! A node asks for its certificate until it has one, on a paused clock.
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +10,7 @@ use kube::{
 };
 use rk_api::{
     clock,
-    server::{ApiServer, Identity, pki::Pki},
+    server::{ApiServer, pki::Pki},
 };
 use rk_cri::agent::certificates::{NodeCertificate, Purpose};
 use rk_store::EmbeddedStore;
@@ -45,37 +45,7 @@ async fn sign_all(client: Client, pki: Pki) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_is_renewed_before_it_ends_and_again() {
-    let pki = Pki::generate().unwrap();
-    let store = Arc::new(EmbeddedStore::in_memory());
-    let server = ApiServer::builder(store).require_service_accounts(false).start().await.unwrap();
-    let client = server.client();
-    let signer = tokio::spawn(sign_all(client.clone(), pki));
-    let directory = tempfile::tempdir().unwrap();
-    let certificate = NodeCertificate::new("n1", directory.path(), Purpose::Client);
-    assert!(certificate.load().is_none());
-
-    let mut current = certificate.request(&client).await.unwrap();
-    for round in 1..4 {
-        let before = current.validity().unwrap();
-        let next: Identity = certificate.renewed(Some(&current), &client).await;
-
-        // After 70 to 90 % of its time, so that there is time left for failures.
-        let whole = before.until.duration_since(before.from).as_secs_f64();
-        let passed = clock::now().duration_since(before.from).as_secs_f64() / whole;
-        assert!((0.7..0.91).contains(&passed), "round {round}: after {passed} of its time");
-        assert_ne!(next.certificate_pem, current.certificate_pem);
-        assert_ne!(next.key_pem, current.key_pem, "a new key each time");
-        assert!(next.validity().unwrap().until > before.until);
-        let kept = certificate.load().unwrap();
-        assert!(kept.certificate_pem.starts_with(&next.certificate_pem), "the newest is kept");
-        current = next;
-    }
-    signer.abort();
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_that_has_ended_is_asked_for_at_once_and_a_denial_is_tried_again() {
+async fn one_that_is_missing_is_asked_for_at_once_and_a_denial_is_tried_again() {
     let pki = Pki::generate().unwrap();
     let store = Arc::new(EmbeddedStore::in_memory());
     let server = ApiServer::builder(store).require_service_accounts(false).start().await.unwrap();
