@@ -64,7 +64,7 @@ impl Cluster {
         let agent = Agent::builder(client, runtime)
             .node_name(name)
             .node_ips(addresses)
-            .log_dir(root.join("pods"))
+            .log_dir(root.join("logs"))
             .root_dir(root)
             .build()
             .map_err(part("the node"))?;

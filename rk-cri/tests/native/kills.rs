@@ -188,6 +188,11 @@ fn churn(number: usize, out: &Path) -> Value {
     }
 }
 
+/// Which kill a Pod came with.
+fn number_of(name: &str) -> usize {
+    name.trim_start_matches("churn-").parse().unwrap()
+}
+
 /// All that an agent could leave behind, counted or named.
 async fn inventory(lab: &Lab) -> BTreeMap<&'static str, Vec<String>> {
     let directory = lab.directory.path();
@@ -277,8 +282,7 @@ pub async fn a_hundred_kills_of_the_agent_lose_double_and_leave_nothing(lab: &mu
         if alive.len() > 4 {
             let victim = draw(alive.len() as u64) as usize;
             // Those that run once stay until they have been looked at.
-            if !alive[victim].trim_start_matches("churn-").parse().is_ok_and(|n: usize| n % 4 == 0)
-            {
+            if !number_of(&alive[victim]).is_multiple_of(4) {
                 api.delete(&alive.swap_remove(victim)).await;
             }
         }
@@ -295,7 +299,7 @@ pub async fn a_hundred_kills_of_the_agent_lose_double_and_leave_nothing(lab: &mu
 
     // Everything converges: what runs once has run once, what failed is tried again.
     for name in &alive {
-        let number: usize = name.trim_start_matches("churn-").parse().unwrap();
+        let number = number_of(name);
         let settled = || async {
             let status = api.status(name).await;
             let containers = &status["containerStatuses"][0];
@@ -307,7 +311,7 @@ pub async fn a_hundred_kills_of_the_agent_lose_double_and_leave_nothing(lab: &mu
             is.then_some(status)
         };
         let status = eventually(settled).await;
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             let container = &status["containerStatuses"][0];
             assert_eq!(container["restartCount"], 0, "{name}: {status}");
             assert_eq!(container["state"]["terminated"]["exitCode"], 3, "{name}: {status}");
