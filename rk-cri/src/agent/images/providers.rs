@@ -285,7 +285,8 @@ async fn run(program: &Path, provider: &Provider, request: &[u8]) -> Result<Vec<
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
