@@ -1,6 +1,9 @@
 //! The `cluster` example as its user meets it: flags, errors, the command form, Ctrl-C, and a kill
 //! at the worst moment.
 
+#[path = "common/example.rs"]
+mod example;
+
 use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
@@ -10,22 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The built example. `cargo test` builds examples only when no single test target is named.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().expect("this test has a path");
-        let profile = test.ancestors().nth(2).expect("target/profile/deps/test");
-        let mut build = Command::new(env!("CARGO"));
-        // With the whole workspace, as it was tested: other features would build everything anew.
-        build.args(["build", "--workspace", "--locked", "--quiet", "--example", "cluster"]);
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().expect("cargo runs").success(), "the example builds");
-        profile.join("examples/cluster")
-    })
+    PROGRAM.get_or_init(|| example::example("cluster"))
 }
 
 fn cluster(arguments: &[&str]) -> Command {

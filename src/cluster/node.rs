@@ -119,7 +119,7 @@ impl Default for NativeNode {
             images: Vec::new(),
             host_network: false,
             registries: None,
-            image_gc: ImageGc::default(),
+            image_gc: ImageGc::never(),
         }
     }
 }
@@ -163,7 +163,8 @@ impl NativeNode {
         self
     }
 
-    /// When images that no container uses are removed.
+    /// When images that no container uses are removed. By default never: what was loaded cannot be
+    /// pulled again.
     #[must_use]
     pub fn image_gc(mut self, policy: ImageGc) -> Self {
         self.image_gc = policy;

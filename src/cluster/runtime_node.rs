@@ -3,7 +3,10 @@
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use rk_api::server::UserInfo;
-use rk_cri::{Runtime, agent::Agent};
+use rk_cri::{
+    Runtime,
+    agent::{Agent, ImageGc},
+};
 
 use super::{Cluster, ClusterError, node::service_proxy, start::part};
 
@@ -66,6 +69,8 @@ impl Cluster {
             .node_ips(addresses)
             .log_dir(root.join("logs"))
             .root_dir(root)
+            // The runtime's images are its owner's.
+            .image_gc(ImageGc::never())
             .build()
             .map_err(part("the node"))?;
         self.launcher.kubelets.add(agent.node_name(), agent.kubelet_api());

@@ -22,6 +22,8 @@ mod csi;
 mod custom_resources;
 mod encodings;
 mod etcd;
+#[path = "../common/example.rs"]
+mod example;
 mod harness;
 mod identities;
 mod jobs;

@@ -20,6 +20,7 @@ use rk::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use crate::example::example;
 use crate::{
     etcd::{free_ports, write_identity},
     harness::Shell,
@@ -29,24 +30,6 @@ use crate::{
 pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| example("apiserver"))
-}
-
-/// Builds an example.
-pub(crate) fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this test has a path");
-    let profile = test.ancestors().nth(2).expect("target/profile/deps/test");
-    let mut build = Command::new(env!("CARGO"));
-    // With the whole workspace, as it was tested: other features would build everything anew.
-    build.args(["build", "--workspace", "--locked", "--quiet", "--example", name]);
-    if cfg!(feature = "etcd") {
-        build.args(["--features", "rk/etcd,rk-store/etcd"]);
-    }
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert!(build.status().expect("cargo runs").success(), "the example builds");
-    profile.join("examples").join(name)
 }
 
 /// An API server, gone with its value.

@@ -61,7 +61,13 @@ impl CriRuntime {
     pub(super) async fn images(&self) -> Result<Vec<Image>, RuntimeError> {
         let listed = self.call(v1::ListImagesRequest::default()).await;
         let listed = listed.map_err(|failure| failure.into_error("list the images"))?;
-        Ok(listed.images.into_iter().map(from_v1).collect())
+        let sandboxes = self.inner.told.sandbox_image.as_ref();
+        let of = |image: v1::Image| {
+            let image = from_v1(image);
+            let pinned = image.pinned || sandboxes.is_some_and(|name| image.tags.contains(name));
+            Image { pinned, ..image }
+        };
+        Ok(listed.images.into_iter().map(of).collect())
     }
 
     pub(super) async fn remove(&self, image: &str) -> Result<(), RuntimeError> {

@@ -61,7 +61,7 @@ const SECONDS_MAX: u64 = 365 * 24 * 3600;
 /// to the runtime's own configuration.
 #[derive(Clone, Debug)]
 pub struct CriRuntime {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
@@ -69,7 +69,7 @@ pub(super) struct Inner {
     version: String,
     handler: String,
     cgroups: CgroupNames,
-    recursive_read_only: bool,
+    pub(super) told: Told,
     node_netns: Option<PathBuf>,
     pub(super) events: broadcast::Sender<RuntimeEvent>,
     /// The task that follows the runtime, once somebody asked for events.
@@ -147,7 +147,7 @@ impl CriRuntimeBuilder {
             Some(driver) => driver,
             None => cgroup_driver(&client).await?,
         };
-        let recursive_read_only = recursive_read_only(&client, &self.handler).await;
+        let told = Told::by(&client, &self.handler).await;
         let cgroups = CgroupNames { root: self.cgroup_root, driver };
         let (events, _) = broadcast::channel(EVENTS_MAX);
         Ok(CriRuntime {
@@ -156,7 +156,7 @@ impl CriRuntimeBuilder {
                 version,
                 handler: self.handler,
                 cgroups,
-                recursive_read_only,
+                told,
                 node_netns: self.node_netns,
                 events,
                 follower: OnceLock::new(),
@@ -167,12 +167,34 @@ impl CriRuntimeBuilder {
     }
 }
 
-/// Whether the runtime says of a handler that it can make mounts read-only all the way down.
-async fn recursive_read_only(client: &Client, handler: &str) -> bool {
-    let told = client.call(v1::StatusRequest { verbose: false }, CALL_WITHIN).await;
-    let handlers = told.map(|told| told.runtime_handlers).unwrap_or_default();
-    let found = handlers.into_iter().find(|known| known.name == handler);
-    found.and_then(|found| found.features).is_some_and(|can| can.recursive_read_only_mounts)
+/// What a runtime tells of itself.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Its handler can make mounts read-only all the way down.
+    recursive_read_only: bool,
+    /// The image that its sandboxes are made from, which no container uses. Newer runtimes say of the
+    /// image that it is pinned, containerd 1.6 only names it in its configuration.
+    pub(super) sandbox_image: Option<String>,
+}
+
+impl Told {
+    async fn by(client: &Client, handler: &str) -> Self {
+        let asked = client.call(v1::StatusRequest { verbose: true }, CALL_WITHIN).await;
+        let Ok(mut told) = asked else { return Self::default() };
+        let found = told.runtime_handlers.into_iter().find(|known| known.name == handler);
+        Self {
+            recursive_read_only: found
+                .and_then(|found| found.features)
+                .is_some_and(|can| can.recursive_read_only_mounts),
+            sandbox_image: told.info.remove("config").and_then(|config| sandbox_image(&config)),
+        }
+    }
+}
+
+fn sandbox_image(config: &str) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_str(config).ok()?;
+    let name = config.get("sandboxImage")?.as_str()?;
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 /// The runtime's name and version, if it speaks CRI v1.
@@ -355,7 +377,7 @@ impl Runtime for CriRuntime {
     }
 
     fn recursive_read_only(&self) -> bool {
-        self.inner.recursive_read_only
+        self.inner.told.recursive_read_only
     }
 
     async fn run_pod_sandbox(&self, config: SandboxConfig) -> Result<String, RuntimeError> {

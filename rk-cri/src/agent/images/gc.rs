@@ -37,6 +37,14 @@ impl Default for ImageGc {
     }
 }
 
+impl ImageGc {
+    /// Images stay until somebody removes them.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { high_threshold_percent: 100, ..Self::default() }
+    }
+}
+
 /// How full a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Disk {
@@ -174,6 +182,13 @@ mod tests {
         }
         let removal = collector.decide(&policy, &images, &used(&["running"]), full(85), at(900));
         assert_eq!((ids(&removal), removal.wanted_bytes), (vec!["b", "c"], 50));
+    }
+
+    #[test]
+    fn a_full_disk_may_be_nobodys_concern() {
+        let full = Disk { capacity_bytes: 100, available_bytes: 0 };
+        assert_eq!(wanted(&ImageGc::never(), full), 0);
+        assert_eq!(wanted(&ImageGc::default(), full), 20);
     }
 
     #[test]
