@@ -142,7 +142,7 @@ async fn bad_bodies_are_refused_and_nothing_is_stored() {
         println!("{media_type} {:?}", String::from_utf8_lossy(&body[..body.len().min(60)]));
         check(&answer, *code, reason, message);
     }
-    let maps: Api<ConfigMap> = Api::all(server.client());
+    let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
     assert!(maps.list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 

@@ -172,6 +172,12 @@ fn text<E: std::fmt::Display>(error: E) -> String {
     error.to_string()
 }
 
+/// An error with what is behind it, as the agent tells both.
+fn told(error: &RuntimeError) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| text(error), |source| format!("{error}: {source}"))
+}
+
 impl Bench {
     fn namespace(&self) -> String {
         format!("kit-{}", self.number)
@@ -210,7 +216,7 @@ impl Bench {
         if self.runtime.image_status(&self.kit.image).await.map_err(text)?.is_none() {
             self.runtime.pull_image(self.kit.image.as_str().into()).await.map_err(text)?;
         }
-        self.runtime.create_container(sandbox, config).await.map_err(text)
+        self.runtime.create_container(sandbox, config).await.map_err(|error| told(&error))
     }
 
     /// A running container in a sandbox of its own.
