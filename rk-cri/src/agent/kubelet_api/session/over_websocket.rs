@@ -19,6 +19,9 @@ use super::{
 };
 use crate::runtime::{RuntimeError, Session};
 
+/// client-go begins to read before it has made its streams, and drops what comes for them until then:
+/// a command that is over at once would have said nothing.
+const HEAD_START: Duration = Duration::from_millis(10);
 /// How long a client has to hang up after it was told the end.
 const HANG_UP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -41,6 +44,7 @@ pub(super) async fn talk(
     if sink.send(Message::Binary(Bytes::copy_from_slice(&[lowest]))).await.is_err() {
         return;
     }
+    tokio::time::sleep(HEAD_START).await;
     let mut client = Client::WebSocket(sink);
     let ended = match session {
         Ok(session) => {
