@@ -328,6 +328,7 @@ pub(crate) fn container_config(
         working_dir: container.working_dir.clone().unwrap_or_default(),
         env,
         mounts,
+        devices: Vec::new(),
         log_path: PathBuf::from(&container.name).join(format!("{attempt}.log")),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),

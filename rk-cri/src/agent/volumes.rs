@@ -21,7 +21,7 @@ use super::{
     env::{Facts, Referenced, expand, field},
     resources,
 };
-use crate::runtime::Mount;
+use crate::runtime::{Device, Mount};
 
 pub(crate) mod atomic;
 mod huge_pages;
@@ -49,6 +49,8 @@ pub(crate) enum Source {
         plugin: &'static str,
         files: Files,
     },
+    /// A block device, at this path or at the end of this link.
+    Device(PathBuf),
     /// The files of an image.
     Image(Box<ImageVolumeSource>),
     /// A driver mounts it.
@@ -316,6 +318,14 @@ pub(crate) fn set_up(
             host_path(&path, &type_)?;
             Ok(path)
         }
+        Source::Device(path) => {
+            let found = std::fs::metadata(&path).map(|found| found.file_type());
+            let found = found.map_err(|error| format!("{}: {error}", path.display()))?;
+            match special(Some(found), "BlockDevice") {
+                Some(()) => Ok(path),
+                None => Err(format!("{} is not a block device", path.display())),
+            }
+        }
         Source::Csi(wanted) => Err(format!("{wanted:?} is for its driver to mount")),
         Source::Image(image) => Err(format!("{image:?} is for the runtime to mount")),
         Source::Files { plugin, files } => {
@@ -544,6 +554,28 @@ pub(crate) fn mounts(
         });
     }
     Ok(mounts)
+}
+
+/// The devices of a container, by the paths of its volumes; nothing writes to those in `read_only`.
+pub(crate) fn devices(
+    container: &Container,
+    volumes: &BTreeMap<String, PathBuf>,
+    read_only: &BTreeSet<String>,
+) -> Result<Vec<Device>, String> {
+    let devices = container.volume_devices.iter().flatten().map(|device| {
+        let host_path = volumes.get(&device.name).ok_or_else(|| {
+            format!(
+                "cannot find volume {:?} to pass into container {:?}",
+                device.name, container.name
+            )
+        })?;
+        Ok(Device {
+            host_path: host_path.clone(),
+            container_path: Path::new("/").join(&device.device_path),
+            read_only: read_only.contains(&device.name),
+        })
+    });
+    devices.collect()
 }
 
 /// A `subPathExpr` with the variables of a container. Unlike in a command all have to have a value.
