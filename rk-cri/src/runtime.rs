@@ -54,6 +54,10 @@ pub struct SandboxConfig {
     /// Some container of it may do everything: runtimes that CRI describes want to know beforehand.
     #[serde(default)]
     pub privileged: bool,
+    /// Which of the runtime's handlers runs it: that of the pod's RuntimeClass (KEP-585). Empty is the
+    /// runtime's own choice; a runtime refuses one that it does not have.
+    #[serde(default)]
+    pub runtime_handler: String,
     /// Kernel parameters, set inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
     /// Cgroup path of the pod, below the runtime's root, for example `burstable/pod1234`.

@@ -36,6 +36,7 @@ mod managers;
 mod masters;
 mod network;
 mod node_conformance;
+mod node_program;
 mod nodes;
 mod openapi;
 mod own;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         masters::all(),
         network::all(),
         node_conformance::all(),
+        node_program::all(),
         nodes::all(),
         openapi::all(),
         pods::all(),

@@ -127,6 +127,7 @@ pub(crate) fn sandbox_config(pod: &Pod, attempt: u32, node: &NodeFacts<'_>) -> S
         host_ipc: spec.host_ipc == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
         privileged: is_privileged(spec),
+        runtime_handler: String::new(),
         sysctls: sysctls.unwrap_or_default().into_iter().map(|s| (s.name, s.value)).collect(),
         cgroup_parent: resources::cgroup_parent(pod),
         labels,

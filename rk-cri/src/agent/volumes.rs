@@ -434,6 +434,17 @@ pub(crate) fn set_mode(_: &Path, _: u32) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(unix)]
+fn set_mode_of(file: &std::fs::File, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn set_mode_of(_: &std::fs::File, _: u32) -> io::Result<()> {
+    Ok(())
+}
+
 /// Checks that a path of the host is what the volume says it is, or makes it.
 fn host_path(path: &Path, type_: &str) -> Result<(), String> {
     let failed =
@@ -450,8 +461,9 @@ fn host_path(path: &Path, type_: &str) -> Result<(), String> {
         }
         "FileOrCreate" => {
             if found.is_err() {
-                std::fs::File::create(path).map_err(|error| error.to_string())?;
-                return set_mode(path, 0o644).map_err(|error| error.to_string());
+                // Not where a link leads that leads nowhere yet.
+                let new = std::fs::File::create_new(path).map_err(|error| error.to_string())?;
+                return set_mode_of(&new, 0o644).map_err(|error| error.to_string());
             }
             if path.is_file() { Ok(()) } else { failed("a file") }
         }
@@ -620,16 +632,12 @@ pub(crate) fn tear_down(pod_dir: &Path) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 fn unmount_below(dir: &Path) -> io::Result<()> {
     let dir = dir.canonicalize()?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| {
-        // The kernel writes spaces and the like as octal escapes.
-        PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
-    });
+    // Nothing is removed before it is known what is mounted there.
+    let table = crate::mounts::table()?;
     // The newest mounts come last and are unmounted first.
-    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(&dir)).collect();
-    points.reverse();
+    let points = crate::mounts::points(&table).map(|(point, _)| point).rev();
     let detach = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
-    for point in points {
+    for point in points.filter(|point| point.starts_with(&dir)) {
         rustix::mount::unmount(&point, detach)?;
     }
     Ok(())
@@ -643,6 +651,24 @@ fn unmount_below(_: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn nothing_is_made_where_a_planted_link_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for type_ in ["FileOrCreate", "DirectoryOrCreate"] {
+            let (link, victim) = (dir.join(type_), dir.join(format!("{type_}-victim")));
+            std::os::unix::fs::symlink(&victim, &link).unwrap();
+            assert!(host_path(&link, type_).is_err(), "{type_}");
+            assert!(!victim.exists(), "{type_}");
+            std::fs::remove_file(&link).unwrap();
+            assert_eq!(host_path(&link, type_), Ok(()));
+            assert_eq!(host_path(&link, type_), Ok(()), "it is there by now");
+        }
+        let device = set_up(dir, "v", Source::Device(dir.to_owned()), None).unwrap_err();
+        assert!(device.ends_with("is not a block device"), "{device}");
+    }
 
     #[test]
     fn all_variables_of_a_sub_path_need_a_value() {

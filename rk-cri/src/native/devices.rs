@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mknodat};
 use serde_json::{Value, json};
 
 use super::sys;
@@ -89,7 +89,8 @@ pub(super) fn make(root: &OwnedFd, device: &Value) -> io::Result<()> {
     };
     let mode = Mode::from_raw_mode(number("fileMode"));
     mknodat(&parent, name, kind, mode, makedev(number("major"), number("minor")))?;
+    // Whatever the umask made of it.
+    chmodat(&parent, name, mode, AtFlags::empty())?;
     let (uid, gid) = (Uid::from_raw(number("uid")), Gid::from_raw(number("gid")));
-    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-    Ok(chownat(&parent, name, Some(uid), Some(gid), flags)?)
+    Ok(chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }

@@ -5,11 +5,7 @@
 //! that was asked for, and then attached in the namespace from which libcontainer, which leaves
 //! propagation as it is, binds it.
 
-use std::{
-    fs, io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::fd::OwnedFd, path::Path};
 
 use rustix::{
     fs::CWD,
@@ -17,7 +13,7 @@ use rustix::{
 };
 
 use super::sys;
-use crate::runtime::Mount;
+use crate::{mounts::points, runtime::Mount};
 
 /// Copies of what is mounted at the sources of `mounts`, attached nowhere yet, in their order.
 pub(super) fn take(mounts: &[Mount]) -> io::Result<Vec<OwnedFd>> {
@@ -67,40 +63,16 @@ pub(super) fn check(mount: &Mount, table: &str) -> Result<(), String> {
         _ => return Ok(()),
     };
     let source = fs::canonicalize(&mount.host_path).unwrap_or_else(|_| mount.host_path.clone());
-    let at = Place::of(&source, table).ok_or("the table of mounts is empty")?;
-    match at.tags.iter().any(|tag| needed.iter().any(|prefix| tag.starts_with(prefix))) {
+    let at = points(table).filter(|(point, _)| source.starts_with(point));
+    // Of two at the same place the later one hides the other.
+    let at = at.max_by_key(|(point, _)| point.components().count());
+    let (point, tags) = at.ok_or("the table of mounts is empty")?;
+    match tags.iter().any(|tag| needed.iter().any(|prefix| tag.starts_with(prefix))) {
         true => Ok(()),
-        false => Err(format!(
-            "path {:?} is mounted on {:?} but it is not {what}",
-            mount.host_path, at.point
-        )),
+        false => {
+            Err(format!("path {:?} is mounted on {point:?} but it is not {what}", mount.host_path))
+        }
     }
-}
-
-/// Where a path is mounted: a line of `/proc/PID/mountinfo` (proc(5)).
-struct Place<'a> {
-    point: PathBuf,
-    tags: Vec<&'a str>,
-}
-
-impl<'a> Place<'a> {
-    fn of(path: &Path, table: &'a str) -> Option<Self> {
-        let lines = table.lines().filter_map(|line| {
-            let mut fields = line.split(' ');
-            let point = unescape(fields.nth(4)?);
-            let tags = fields.skip(1).take_while(|tag| *tag != "-").collect();
-            path.starts_with(&point).then_some(Self { point, tags })
-        });
-        // Of two at the same place the later one hides the other.
-        lines.max_by_key(|place| place.point.components().count())
-    }
-}
-
-/// The kernel writes blanks and the like as octal escapes.
-fn unescape(point: &str) -> PathBuf {
-    let pairs = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    let plain = pairs.iter().fold(point.to_owned(), |text, (from, to)| text.replace(from, to));
-    plain.into()
 }
 
 #[cfg(test)]

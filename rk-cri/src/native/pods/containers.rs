@@ -327,8 +327,7 @@ fn check(config: &ContainerConfig, image: &StoredImage) -> Result<(), RuntimeErr
             )));
         }
         if mount.propagation.is_some() {
-            let table = fs::read_to_string("/proc/self/mountinfo")
-                .map_err(fail("cannot read the table of mounts"))?;
+            let table = crate::mounts::table().map_err(fail("cannot read the table of mounts"))?;
             propagation::check(mount, &table).map_err(RuntimeError::Invalid)?;
         }
     }
