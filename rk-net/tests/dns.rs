@@ -23,8 +23,12 @@ use rk_store::EmbeddedStore;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
+    time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server at a free port of loopback, the same for UDP and TCP, until it is dropped.
 struct Running {
@@ -62,13 +66,23 @@ impl Running {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         socket.send_to(message, self.address).await.unwrap();
         let mut answer = vec![0; 4096];
-        let length = socket.recv(&mut answer).await.unwrap();
-        answer.truncate(length);
+        let received = timeout(PATIENCE, socket.recv(&mut answer)).await;
+        answer.truncate(received.expect("an answer").unwrap());
         answer
     }
 
     async fn ask(&self, name: &str, kind: Type) -> Vec<u8> {
         self.udp(&query(name, kind)).await
+    }
+
+    /// Asks until this is how it is answered.
+    async fn until(&self, name: &str, wanted: Code) {
+        let waiting = async {
+            while code(&self.ask(name, Type::A).await) != wanted as u8 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "{name} is not {wanted:?}");
     }
 
     async fn tcp(&self, messages: &[&[u8]]) -> Vec<Vec<u8>> {
@@ -144,15 +158,6 @@ fn server(records: impl IntoIterator<Item = Arc<dyn Records>>, upstream: &[Socke
     Server::new(records, Upstream::new(upstream.iter().copied()))
 }
 
-async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
-    let waiting = async {
-        while !so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "{what}");
-}
-
 #[tokio::test]
 async fn names_follow_the_objects_of_an_api_server() {
     let api = ApiServer::builder(Arc::new(EmbeddedStore::in_memory())).start().await.unwrap();
@@ -165,18 +170,14 @@ async fn names_follow_the_objects_of_an_api_server() {
     // At first it may not have heard of anything; that is no answer that a client may keep.
     let first = code(&dns.ask(name, Type::A).await);
     assert!(first == Code::ServFail as u8 || first == Code::NxDomain as u8, "{first}");
-    let code_is = |wanted: Code| {
-        let dns = &dns;
-        async move || code(&dns.ask(name, Type::A).await) == wanted as u8
-    };
-    until("it is missing", code_is(Code::NxDomain)).await;
+    dns.until(name, Code::NxDomain).await;
 
     let services = Api::<Service>::default_namespaced(api.client());
     let service = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.77", "ports": [{"port": 80}]},
     }));
     services.create(&PostParams::default(), &service.unwrap()).await.unwrap();
-    until("it is there", code_is(Code::NoError)).await;
+    dns.until(name, Code::NoError).await;
     let answer = dns.ask(name, Type::A).await;
     assert_eq!(answer[answer.len() - 4..], [10, 96, 0, 77]);
     assert!(answer[2] & 4 != 0, "authoritative");
@@ -184,7 +185,7 @@ async fn names_follow_the_objects_of_an_api_server() {
     assert_eq!((code(&reverse), answers(&reverse)), (0, 1));
 
     services.delete("web", &DeleteParams::default()).await.unwrap();
-    until("it is missing again", code_is(Code::NxDomain)).await;
+    dns.until(name, Code::NxDomain).await;
     assert_eq!(code(&dns.ask("www.example.com", Type::A).await), Code::Refused as u8);
     api.shutdown().await;
 }

@@ -185,6 +185,19 @@ fn what_is_no_query_is_ignored_or_told_so() {
     );
 }
 
+#[test]
+fn the_seeds_of_the_fuzz_target_are_queries() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus-seeds/dns");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        names.push(Query::read(&bytes).unwrap().question.name.to_string());
+    }
+    names.sort();
+    assert_eq!(names.first().map(String::as_str), Some("10-244-0-7.default.pod.cluster.local."));
+    assert_eq!(names.len(), 8);
+}
+
 proptest! {
     #[test]
     fn nothing_that_is_sent_breaks_the_reader(

@@ -20,7 +20,7 @@ impl Cluster {
     fn service(mut self, namespace: &str, name: &str, spec: Value) -> Self {
         let metadata = json!({"namespace": namespace, "name": name});
         let service = serde_json::from_value(json!({"metadata": metadata, "spec": spec}));
-        self.services.push(service.unwrap());
+        self.services.push(Arc::new(service.unwrap()));
         self
     }
 
@@ -36,7 +36,7 @@ impl Cluster {
             "ports": ports,
             "endpoints": endpoints,
         }));
-        self.slices.push(slice.unwrap());
+        self.slices.push(Arc::new(slice.unwrap()));
         self
     }
 }
