@@ -192,11 +192,10 @@ fn s171_an_external_name_is_an_alias(t: &Shell) {
     assert_eq!(t.ok(spec), "");
     let slices = "kubectl get endpointslices -l kubernetes.io/service-name=ex-service -o name";
     assert_eq!(t.ok(slices), "");
-    // One that has rules says when the proxy has seen both.
-    t.ok("kubectl create service clusterip other --tcp=80");
-    t.until("true", "rules of the other one", |_| {
-        rules(t).contains(&format!("{}/other", t.namespace()))
-    });
+    // A later one, whose rules are there, says that the proxy has seen both.
+    t.ok("kubectl create service clusterip later --tcp=80");
+    let later = t.ok("kubectl get service later -o 'jsonpath={.spec.clusterIP}'");
+    t.until("true", "rules of the later one", |_| rules(t).contains(&later));
     assert!(!rules(t).contains(&format!("{}/ex-service", t.namespace())));
     t.ok(
         "kubectl patch service ex-service -p '{\"spec\": {\"externalName\": \"www.westos.org\"}}'",

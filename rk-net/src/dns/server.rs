@@ -6,7 +6,7 @@ use rk_api::rng;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
@@ -127,7 +127,7 @@ impl Server {
                         let (server, socket) = (self.clone(), socket.clone());
                         let message = message.to_vec();
                         asking.spawn(async move {
-                            let _permit: OwnedSemaphorePermit = permit;
+                            let _permit = permit;
                             let answer = server.ask(&query, &message, begun, Transport::Udp).await;
                             send(&socket, &answer, client).await;
                         });
@@ -153,7 +153,7 @@ impl Server {
                 Ok((stream, _)) => {
                     let server = self.clone();
                     connections.spawn(async move {
-                        let _place: OwnedSemaphorePermit = place;
+                        let _place = place;
                         if let Err(error) = server.serve_connection(stream).await {
                             tracing::debug!(%error, "a connection to the DNS server ended");
                         }

@@ -170,27 +170,18 @@ impl Zone {
     }
 
     fn find(&self, known: &impl Known, labels: &[&str]) -> Found {
-        let exists = |namespace| match known.has_namespace(namespace) {
-            true => Found::Empty,
-            false => Found::Nothing,
-        };
         match labels {
             [] => Found::Apex,
             ["dns-version"] => Found::Version,
             ["svc" | "pod" | "dns"] => Found::Empty,
             ["ns", "dns"] => self.server_places(known).map_or(Found::Nothing, Found::Places),
-            [namespace, "svc" | "pod"] => exists(namespace),
-            [pod, namespace, "pod"] => match (exists(namespace), dashed(pod)) {
-                (Found::Empty, Some(address)) => {
-                    Found::Places(vec![Place { address, port: None, name: None }])
-                }
-                _ => Found::Nothing,
-            },
+            [.., namespace, "svc" | "pod"] if !known.has_namespace(namespace) => Found::Nothing,
+            [_, "svc" | "pod"] => Found::Empty,
+            [pod, _, "pod"] => dashed(pod).map_or(Found::Nothing, |address| {
+                Found::Places(vec![Place { address, port: None, name: None }])
+            }),
             [part @ .., service, namespace, "svc"] => {
-                let service = match exists(namespace) {
-                    Found::Empty => known.service(namespace, service),
-                    _ => None,
-                };
+                let service = known.service(namespace, service);
                 service.map_or(Found::Nothing, |service| self.find_in(known, &service, part))
             }
             _ => Found::Nothing,
@@ -267,22 +258,23 @@ impl Zone {
     ) -> Vec<Place> {
         let mut places = Vec::new();
         for slice in known.slices(namespace, service) {
-            let ports = slice.ports.iter().flatten();
-            let named = |port: &EndpointPort| {
+            let ports = slice.ports.as_deref().unwrap_or_default();
+            let is_wanted = |port: &&EndpointPort| {
                 part.has_port(port.name.as_deref(), port.protocol.as_deref())
-                    .then(|| port.port.and_then(|port| u16::try_from(port).ok()))
             };
-            let mut wanted: Vec<_> = ports.filter_map(named).collect();
-            if slice.ports.as_deref().unwrap_or_default().is_empty() && part.has_port(None, None) {
+            let number = |port: &EndpointPort| port.port.and_then(|port| u16::try_from(port).ok());
+            let mut wanted: Vec<_> = ports.iter().filter(is_wanted).map(number).collect();
+            if ports.is_empty() && part.has_port(None, None) {
                 wanted.push(None);
             }
             for (text, address, host) in ready(&slice) {
+                let host = host_name(text, host);
                 if let Part::Endpoint(wanted) = part
-                    && !host_name(text, host).eq_ignore_ascii_case(wanted)
+                    && !host.eq_ignore_ascii_case(wanted)
                 {
                     continue;
                 }
-                let name = self.service_name([&*host_name(text, host), service, namespace, "svc"]);
+                let name = self.service_name([&*host, service, namespace, "svc"]);
                 places.extend(wanted.iter().map(|&port| Place {
                     address,
                     port,
