@@ -221,7 +221,7 @@ async fn list<K: Watchable>(source: &Source, at_least: &str) -> Result<(Vec<K>, 
         .await
         .map_err(Failure::Read)?
         .to_bytes();
-    match serde_json::from_slice::<List<K>>(&body) {
+    match crate::json::from_slice::<List<K>>(&body) {
         Ok(list) => {
             let mut items = list.items.unwrap_or_default();
             items.iter_mut().for_each(slim::trim);
