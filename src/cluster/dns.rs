@@ -127,7 +127,7 @@ pub(super) async fn start(
 /// then by somebody who wants to be asked there.
 async fn install(client: &Client) -> Result<(), kube::Error> {
     let (namespace, name) = SERVICE;
-    let service = serde_json::from_value(json!({
+    let service = rk_api::json::from_value(&json!({
         "metadata": {
             "name": name,
             "labels": {
@@ -197,10 +197,10 @@ fn plan(
         return Ok(uid.map_or(Step::Nothing, Step::Delete));
     };
     let wanted = wanted(service, sockets);
-    let Some(slice) = slice else { return serde_json::from_value(wanted).map(Step::Create) };
+    let Some(slice) = slice else { return rk_api::json::from_value(&wanted).map(Step::Create) };
     let mut new = serde_json::to_value(slice)?;
     merge(&mut new, wanted);
-    let new: EndpointSlice = serde_json::from_value(new)?;
+    let new: EndpointSlice = rk_api::json::from_value(&new)?;
     Ok(if new == *slice { Step::Nothing } else { Step::Replace(new) })
 }
 
