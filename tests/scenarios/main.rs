@@ -34,6 +34,7 @@ mod lab;
 mod lifecycle;
 mod managers;
 mod masters;
+mod names;
 mod network;
 mod node_conformance;
 mod node_program;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         lifecycle::all(),
         managers::all(),
         masters::all(),
+        names::all(),
         network::all(),
         node_conformance::all(),
         node_program::all(),
