@@ -169,44 +169,6 @@ async fn what_is_immutable_stays_as_it_is() {
     becomes_immutable::<Secret>(&t, bytes.0, bytes.1).await;
 }
 
-// Conformance: CSIDriver, lifecycle
-#[tokio::test(start_paused = true)]
-async fn drivers_live_through_all_verbs() {
-    let t = TestCluster::start().await;
-    lives::<CSIDriver>(
-        Api::all(t.client()),
-        |_| json!({"spec": {"attachRequired": false, "podInfoOnMount": true}}),
-    )
-    .await;
-}
-
-// Conformance: CSIInlineVolumes should support Pods with inline volumes
-#[tokio::test(start_paused = true)]
-async fn pods_with_volumes_of_a_driver_of_their_own_live_through_all_verbs() {
-    let t = TestCluster::start().await;
-    // On no node: it is about what is kept of them.
-    lives::<Pod>(t.api(), |_| {
-        json!({"spec": {
-            "schedulerName": "nobody", "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "c", "image": "app:v1",
-                "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
-            "volumes": [{"name": "v", "csi": {"driver": "example.com", "readOnly": true,
-                "volumeAttributes": {"size": "1"}}}],
-        }})
-    })
-    .await;
-    let pod = json!({"metadata": {"name": "kept"}, "spec": {
-        "schedulerName": "nobody", "terminationGracePeriodSeconds": 0,
-        "containers": [{"name": "c", "image": "app:v1"}],
-        "volumes": [{"name": "v", "csi": {"driver": "example.com",
-            "volumeAttributes": {"size": "1"}}}]}});
-    let kept = t.create::<Pod>(pod).await.spec.and_then(|spec| spec.volumes);
-    let kept = kept.into_iter().flatten().find(|volume| volume.name == "v").and_then(|v| v.csi);
-    let kept = kept.expect("the volume");
-    assert_eq!((kept.driver.as_str(), kept.read_only), ("example.com", None));
-    assert_eq!(kept.volume_attributes.expect("attributes")["size"], "1");
-}
-
 // Conformance: CSIInlineVolumes should support ephemeral CSIDrivers
 #[tokio::test(start_paused = true)]
 async fn drivers_of_ephemeral_volumes_live_through_all_verbs() {

@@ -37,7 +37,6 @@ mod masters;
 mod names;
 mod network;
 mod node_conformance;
-mod node_program;
 mod nodes;
 mod openapi;
 mod own;
@@ -98,7 +97,6 @@ fn main() -> ExitCode {
         names::all(),
         network::all(),
         node_conformance::all(),
-        node_program::all(),
         nodes::all(),
         openapi::all(),
         pods::all(),

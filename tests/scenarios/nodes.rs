@@ -24,13 +24,13 @@ scenarios! {
 }
 
 /// The built node.
-pub(crate) fn node() -> &'static Path {
+fn node() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| example("node"))
 }
 
 /// An API server that reaches kubelets.
-pub(crate) fn api_server(t: &Shell, folder: &Folder) -> Server {
+fn api_server(t: &Shell, folder: &Folder) -> Server {
     let client = folder.pki.client("kube-apiserver-kubelet-client", &["system:masters"]);
     write_identity(&folder.path, "kubelet-client", &client.expect("names are fine"));
     let more = [
@@ -82,13 +82,13 @@ impl Kubelet {
 }
 
 /// Writes the kubeconfig with which a node is known at once.
-pub(crate) fn known(t: &Shell, folder: &Folder, server: &Server, name: &str) {
+fn known(t: &Shell, folder: &Folder, server: &Server, name: &str) {
     let user = format!("system:node:{name}");
     let who = Credentials::Certificate { user: &user, groups: &["system:nodes"] };
     t.write(&format!("{name}.conf"), &server.kubeconfig(folder, &who));
 }
 
-pub(crate) fn ready(name: &str) -> String {
+fn ready(name: &str) -> String {
     format!(
         "kubectl get node {name} -o jsonpath='{{.status.conditions[?(@.type==\"Ready\")].status}}'"
     )

@@ -185,10 +185,6 @@ impl Components {
         })
     }
 
-    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
-    }
-
     /// Goes on until these components end.
     pub(crate) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &self,

@@ -9,7 +9,6 @@ scenarios! {
         s82_attach_reaches_the_running_process,
         s100_host_ports_lead_into_the_pod,
         exec_and_attach_work_over_spdy,
-        much_input_of_a_command_arrives_whole,
         a_port_of_a_pod_is_forwarded,
         a_port_of_a_service_is_forwarded,
         forwarding_to_a_closed_port_says_so;
@@ -65,18 +64,6 @@ fn exec_and_attach_work_over_spdy(t: &Shell) {
          timeout 5 script -qec 'stty rows 33 cols 99; {spdy} attach shell -c c -it' /dev/null; true"
     ));
     assert!(attached.contains("42") && attached.contains("33 99"), "{attached}");
-}
-
-fn much_input_of_a_command_arrives_whole(t: &Shell) {
-    apply(t, "shell", SLEEPER);
-    t.eventually("kubectl get pod shell", "1/1");
-    t.ok("head -c 5000000 /dev/urandom > data");
-    for websockets in ["true", "false"] {
-        let kubectl = format!("KUBECTL_REMOTE_COMMAND_WEBSOCKETS={websockets} kubectl");
-        let counted = t.ok(&format!("{kubectl} exec -i shell -- wc -c < data"));
-        assert_eq!(counted.trim(), "5000000");
-        t.ok(&format!("{kubectl} exec -i shell -- cat < data | cmp - data"));
-    }
 }
 
 /// A line that forwards to `target` while `then` runs, with the local port as `$port`.
