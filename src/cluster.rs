@@ -1,6 +1,7 @@
 //! [`Cluster`]: the crates put together in one process.
 
 mod dial;
+mod dns;
 mod launch;
 mod metrics;
 mod node;
@@ -16,6 +17,7 @@ use rk_store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use dns::ClusterDns;
 pub use node::NativeNode;
 pub use runtime_node::RuntimeNode;
 
@@ -32,6 +34,8 @@ pub enum Component {
     Nodes,
     /// The metrics server: what `kubectl top` and the HorizontalPodAutoscaler read.
     Metrics,
+    /// The DNS server of a cluster that has a network of its own ([`ClusterDns`]).
+    Dns,
 }
 
 /// A running cluster: API server and store, and by default a scheduler, controllers and a simulated
@@ -121,7 +125,7 @@ impl Cluster {
                 let manager = self.launcher.controllers()?;
                 part.begin(|stop| tasks.spawn(manager.run(stop)));
             }
-            Component::Nodes | Component::Metrics => return Ok(false),
+            Component::Nodes | Component::Metrics | Component::Dns => return Ok(false),
         }
         Ok(true)
     }
@@ -193,6 +197,7 @@ pub struct ClusterBuilder {
     virtual_time: Option<u64>,
     store: Option<Arc<dyn Store>>,
     faults: Option<Faults>,
+    dns: ClusterDns,
 }
 
 impl Default for ClusterBuilder {
@@ -207,6 +212,7 @@ impl Default for ClusterBuilder {
                 Component::Controllers,
                 Component::Nodes,
                 Component::Metrics,
+                Component::Dns,
             ]
             .into(),
             token: None,
@@ -218,6 +224,7 @@ impl Default for ClusterBuilder {
             virtual_time: None,
             store: None,
             faults: None,
+            dns: ClusterDns::new(),
         }
     }
 }
@@ -304,6 +311,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn shared_node_lease(mut self, shared: bool) -> Self {
         self.shared_node_lease = shared;
+        self
+    }
+
+    /// How names are resolved in the cluster.
+    #[must_use]
+    pub fn dns(mut self, dns: ClusterDns) -> Self {
+        self.dns = dns;
         self
     }
 

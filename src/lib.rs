@@ -36,7 +36,9 @@ mod cluster;
 pub mod faults;
 pub mod simulation;
 
-pub use cluster::{Cluster, ClusterBuilder, ClusterError, Component, NativeNode, RuntimeNode};
+pub use cluster::{
+    Cluster, ClusterBuilder, ClusterDns, ClusterError, Component, NativeNode, RuntimeNode,
+};
 
 pub use k8s_openapi;
 pub use kube;

@@ -17,7 +17,7 @@ use std::{process::ExitCode, time::Instant};
 
 use clap::Parser;
 use options::{Component, Options, RuntimeKind};
-use rk::{Cluster, ClusterError, NativeNode, cri::images::registry::Registries};
+use rk::{Cluster, ClusterDns, ClusterError, NativeNode, cri::images::registry::Registries};
 use state::StateDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -117,6 +117,7 @@ async fn start(
         (Component::Controllers, rk::Component::Controllers),
         (Component::Node, rk::Component::Nodes),
         (Component::Node, rk::Component::Metrics),
+        (Component::Dns, rk::Component::Dns),
     ] {
         if parts.contains(&part) {
             components.push(component);
@@ -125,6 +126,7 @@ async fn start(
     let mut builder = Cluster::builder()
         .nodes(options.nodes)
         .components(components)
+        .dns(ClusterDns::new().domain(&options.cluster_domain))
         .listen(([127, 0, 0, 1], options.port));
     if let Some(directory) = state.durable() {
         builder = builder.data_dir(directory);

@@ -40,9 +40,13 @@ pub(crate) struct Options {
         value_name = "LIST",
         value_delimiter = ',',
         value_enum,
-        default_value = "apiserver,scheduler,controllers,node"
+        default_value = "apiserver,scheduler,controllers,node,dns"
     )]
     pub(crate) components: Vec<Component>,
+
+    /// The domain that the names of Services and Pods end in.
+    #[arg(long, value_name = "D", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
 
     /// Also accept this bearer token as an administrator's, and write it into the kubeconfig
     /// instead of a client certificate.
@@ -85,6 +89,9 @@ pub(crate) enum Component {
     Controllers,
     /// Node agents and their runtime.
     Node,
+    /// The DNS server beside a node with real containers. Without it their Pods still ask
+    /// 10.96.0.10, for a server that you run there.
+    Dns,
 }
 
 /// What runs containers.

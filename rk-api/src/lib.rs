@@ -8,6 +8,7 @@ pub mod clock;
 pub mod discovery;
 pub mod field;
 pub mod io;
+pub mod json;
 pub mod meta;
 pub mod openapi;
 pub mod patch;

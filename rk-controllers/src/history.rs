@@ -61,7 +61,7 @@ pub(crate) trait Owner:
 pub(crate) fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.0.pointer("/spec/template")?.clone();
     template.as_object_mut()?.remove("$patch");
-    serde_json::from_value(template).ok()
+    rk_api::json::from_value(&template).ok()
 }
 
 /// The patch that puts `template` in the place of another.

@@ -112,7 +112,7 @@ impl Replicated for ReplicationController {
 fn convert_conditions<A: Serialize, B: DeserializeOwned>(
     conditions: &Option<Vec<A>>,
 ) -> Option<Vec<B>> {
-    serde_json::from_value(serde_json::to_value(conditions.as_ref()?).ok()?).ok()
+    rk_api::json::from_value(conditions.as_ref()?).ok()
 }
 
 struct Replicator<K: Replicated> {

@@ -1,10 +1,11 @@
-//! Pod networking: CNI, address management, and the kernel state behind them.
+//! Pod networking: CNI, address management, the kernel state behind them, and cluster DNS.
 //!
 //! # Where to start
 //! - [`CniPlugin`]: the verbs of a network, called in process by a container runtime.
 //! - [`NodeNetwork`]: a node's bridge, in a network namespace of its own, with the plugin to attach
 //!   pods to it.
 //! - [`ipam`]: which address is next, and who has which.
+//! - [`dns`]: the names of a cluster, and the server that answers for them.
 //! - [`netlink`] and [`netns`]: what speaks to the kernel.
 //!
 //! # Invariants
@@ -14,6 +15,7 @@
 //!   the machine's own network namespace.
 
 pub mod cni;
+pub mod dns;
 pub mod ipam;
 #[cfg(target_os = "linux")]
 pub mod netlink;

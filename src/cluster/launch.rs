@@ -33,7 +33,7 @@ pub(super) fn link(component: Component) -> Option<&'static str> {
     match component {
         Component::Scheduler => Some(SCHEDULER_LINK),
         Component::Controllers => Some(CONTROLLERS_LINK),
-        Component::Nodes | Component::Metrics => None,
+        Component::Nodes | Component::Metrics | Component::Dns => None,
     }
 }
 

@@ -101,7 +101,7 @@ where
         + Serialize
         + DeserializeOwned,
 {
-    let object: K = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
+    let object: K = rk_api::json::from_value(&object).map_err(kube::Error::SerdeError)?;
     match Api::<K>::all(client.clone()).create(&PostParams::default(), &object).await {
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
         result => result.map(drop),

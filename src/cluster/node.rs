@@ -28,7 +28,7 @@ use rk_proxy::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{ClusterBuilder, ClusterError, launch::Launcher, start::part};
+use super::{ClusterBuilder, ClusterError, Component, dns, launch::Launcher, start::part};
 
 /// Pods of a small cluster; as many /24 ranges as nodes have room.
 const SMALL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
@@ -218,7 +218,7 @@ pub(super) async fn start_native(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> Result<RunningNative, ClusterError> {
-    let Launcher { builder, server, informers, kubelets, .. } = launcher;
+    let Launcher { builder, server, kubelets, .. } = launcher;
     NativeRuntime::preflight().map_err(ClusterError::Native)?;
     std::fs::create_dir_all(&node.root).map_err(part("the node's directory"))?;
     let root = node.root.canonicalize().map_err(part("the node's directory"))?;
@@ -250,10 +250,9 @@ pub(super) async fn start_native(
     match run_agent(node, &root, builder, server, &running, first).await {
         Ok(agent) => {
             kubelets.add(agent.node_name(), agent.kubelet_api());
-            if let Some(netns) = running.network.netns() {
-                let addresses = running.network.node_ips();
-                let proxy = service_proxy(informers, agent.node_name(), netns, addresses)?;
-                tasks.spawn(proxy.run(stop.clone()));
+            if let Err(error) = serve(launcher, &running, agent.node_name(), tasks, stop).await {
+                running.teardown().await;
+                return Err(error);
             }
             tasks.spawn(agent.run(stop.clone()));
             Ok(running)
@@ -263,6 +262,24 @@ pub(super) async fn start_native(
             Err(error)
         }
     }
+}
+
+/// Starts what a network of the cluster's own has besides Pods: names and Services.
+async fn serve(
+    launcher: &Launcher,
+    running: &RunningNative,
+    node: &str,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<(), ClusterError> {
+    let Some(netns) = running.netns() else { return Ok(()) };
+    if launcher.builder.components.contains(&Component::Dns) {
+        dns::start(launcher, netns, node_ip(0), tasks, stop).await?;
+    }
+    let addresses = running.network.node_ips();
+    let proxy = service_proxy(&launcher.informers, node, netns, addresses)?;
+    tasks.spawn(proxy.run(stop.clone()));
+    Ok(())
 }
 
 /// Makes Services work in the cluster's network namespace. The rules go with the namespace.
@@ -305,7 +322,10 @@ async fn run_agent(
     };
     debug_assert!(builder.native.is_some());
     let client = server.client_as(UserInfo::node(&name));
+    // On the machine's network there is no Service proxy, and Pods resolve names as the machine does.
+    let servers = running.netns().map(|_| dns::ADDRESS);
     Agent::builder(client, Arc::new(running.runtime.clone()))
+        .cluster_dns(servers, &builder.dns.domain)
         .node_name(name)
         .node_ips(running.network.node_ips())
         .pod_cidr(format!("{pods}/{NODE_PREFIX}"))

@@ -204,7 +204,7 @@ async fn drain(client: &Client, node: &str) {
 }
 
 async fn create<K: Kind>(client: &Client, object: Value) {
-    match serde_json::from_value::<K>(object) {
+    match rk_api::json::from_value::<K>(&object) {
         Ok(object) => {
             let api = Api::<K>::namespaced(client.clone(), NAMESPACE);
             refused(api.create(&PostParams::default(), &object).await);

@@ -34,6 +34,7 @@ mod lab;
 mod lifecycle;
 mod managers;
 mod masters;
+mod names;
 mod network;
 mod node_conformance;
 mod nodes;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         lifecycle::all(),
         managers::all(),
         masters::all(),
+        names::all(),
         network::all(),
         node_conformance::all(),
         nodes::all(),

@@ -23,11 +23,7 @@ pub async fn request<K: Watchable>(
 /// Decodes an object, without its managed fields and with no more memory than it needs.
 pub(super) fn decode<K: Watchable>(json: &[u8]) -> serde_json::Result<K> {
     let json = without_managed_fields(json);
-    // Checked as a whole, its texts need not be checked one by one.
-    let mut object: K = match std::str::from_utf8(&json) {
-        Ok(text) => serde_json::from_str(text)?,
-        Err(_) => serde_json::from_slice(&json)?,
-    };
+    let mut object: K = crate::json::from_slice(&json)?;
     trim(&mut object);
     Ok(object)
 }

@@ -36,11 +36,15 @@ pub(super) fn decode<T: DeserializeOwned>(
     json: &[u8],
 ) -> Result<(T, Vec<String>), serde_json::Error> {
     let notes = Notes { drops_empty: empty::occurs(json), ..Notes::default() };
-    // Checked as a whole, which is much cheaper than text by text.
-    let Ok(text) = std::str::from_utf8(json) else {
+    let malformed = |why: &str| {
         let error = serde_json::from_slice::<serde_json::Value>(json).err();
-        return Err(error.unwrap_or_else(|| de::Error::custom("invalid UTF-8")));
+        error.unwrap_or_else(|| de::Error::custom(why))
     };
+    // Checked as a whole, which is much cheaper than text by text.
+    let text = std::str::from_utf8(json).map_err(|_| malformed("invalid UTF-8"))?;
+    if notes.drops_empty && empty::is_too_deep(json) {
+        return Err(malformed("recursion limit exceeded"));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let at = Place { notes: &notes, path: Path::Root, owner: "" };
     let decoded = T::deserialize(Tracked { inner: &mut deserializer, at: &at })
@@ -285,7 +289,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let at = self.at;
         let result = if at.notes.drops_empty && empty::is_droppable::<V::Value>() {
-            self.inner.deserialize_any(empty::NoneIfEmpty { inner: visitor, at })
+            empty::none_if_empty(self.inner, visitor, at)
         } else {
             self.inner.deserialize_option(Follow { inner: visitor, at })
         };
@@ -681,7 +685,9 @@ impl Visitor<'_> for CanonicalQuantity {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::{
+        api::core::v1::Pod, apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps,
+    };
 
     use super::*;
 
@@ -807,6 +813,14 @@ mod tests {
             "json: cannot unmarshal number into Go struct field Volume.spec.volumes.name of type \
              string",
         );
+    }
+
+    #[test]
+    fn a_text_that_goes_too_deep_is_refused_with_empty_lists_too() {
+        let deep = r#"{"properties":{"a":"#.repeat(50_000);
+        let json = format!(r#"{{"required":[],"not":{deep}{{}}{}}}"#, "}}".repeat(50_000));
+        let error = decode::<JSONSchemaProps>(json.as_bytes()).unwrap_err();
+        assert!(error.to_string().starts_with("recursion limit exceeded"), "{error}");
     }
 
     #[test]

@@ -254,7 +254,7 @@ impl Inner {
         let Some(resource) = &self.resource else { return Ok(Vec::new()) };
         let page = self.cache.table(resource)?.list(&Filter::default(), None, 0, 0);
         let decode = |item: &Arc<super::object::CachedObject>| {
-            serde_json::from_slice(&item.stored.plain())
+            crate::json::from_slice(&item.stored.plain())
                 .map_err(|error| ApiError::internal(format!("{}: {error}", item.key)))
         };
         page.items.iter().map(decode).collect()

@@ -295,7 +295,7 @@ impl State {
 }
 
 fn decode(object: &CachedObject) -> Result<CustomResourceDefinition> {
-    serde_json::from_slice(&object.stored.plain())
+    crate::json::from_slice(&object.stored.plain())
         .map_err(|error| ApiError::internal(format!("{}: {error}", object.key)))
 }
 

@@ -65,7 +65,7 @@ impl Reader {
 }
 
 fn decode<T: BuiltIn>(object: &CachedObject) -> Result<T> {
-    let mut decoded: T = serde_json::from_slice(&object.stored.plain())
+    let mut decoded: T = crate::json::from_slice(&object.stored.plain())
         .map_err(|error| ApiError::internal(format!("{}: {error}", object.key)))?;
     k8s_openapi::Metadata::metadata_mut(&mut decoded).resource_version =
         Some(object.revision.to_string());

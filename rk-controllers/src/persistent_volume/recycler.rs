@@ -55,7 +55,7 @@ fn recycler(volume: &PersistentVolume) -> Pod {
             }],
         },
     });
-    serde_json::from_value(pod).unwrap_or_default()
+    rk_api::json::from_value(&pod).unwrap_or_default()
 }
 
 impl Binder {

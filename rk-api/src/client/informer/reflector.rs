@@ -1,6 +1,8 @@
 //! Keeps a [`Sink`] equal to what the API server has: list, then watch from there.
+//!
+//! Only what decodes objects depends on their type; all else is there once for all types.
 
-use std::{io::BufRead, sync::Arc, time::Duration};
+use std::{io::BufRead, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -17,7 +19,7 @@ use tokio::time::Instant;
 use super::Watchable;
 use crate::{
     client::{Backoff, slim},
-    rng,
+    json, rng,
 };
 
 /// The longest line of a watch that is accepted, and so the largest object. The store's limit for
@@ -37,6 +39,81 @@ pub(super) trait Sink<K>: Send + Sync {
     fn put(&self, object: K);
     /// An object that is gone, in its last state.
     fn remove(&self, object: K);
+}
+
+/// The way to a sink, of what only it can decode.
+trait Feed: Send + Sync {
+    /// Hands on a complete list, and returns its version.
+    fn replace(&self, kind: &str, list: &[u8]) -> serde_json::Result<String>;
+    /// Hands on the object of an event, and notes its version.
+    fn change(&self, change: Change, object: &[u8], version: &mut String)
+    -> serde_json::Result<()>;
+}
+
+/// What an event says of its object.
+#[derive(Clone, Copy)]
+enum Change {
+    Put,
+    Removed,
+}
+
+impl Change {
+    /// The types of events that have an object.
+    const TYPES: [(&str, Self); 3] =
+        [("ADDED", Self::Put), ("MODIFIED", Self::Put), ("DELETED", Self::Removed)];
+}
+
+struct Typed<K, S> {
+    sink: Arc<S>,
+    kind: PhantomData<fn(K)>,
+}
+
+impl<K: Watchable, S: Sink<K>> Feed for Typed<K, S> {
+    fn replace(&self, kind: &str, list: &[u8]) -> serde_json::Result<String> {
+        let (items, metadata) = match json::from_slice::<List<K>>(list) {
+            Ok(list) => {
+                let mut items = list.items.unwrap_or_default();
+                items.iter_mut().for_each(slim::trim);
+                (items, list.metadata)
+            }
+            // One object that does not fit our types must not hide all others.
+            Err(_) => {
+                let list: List<&RawValue> = serde_json::from_slice(list)?;
+                let items = list.items.unwrap_or_default();
+                let decode = |raw: &&RawValue| match slim::decode(raw.get().as_bytes()) {
+                    Ok(object) => Some(object),
+                    Err(error) => {
+                        skipped(kind, &error);
+                        None
+                    }
+                };
+                (items.iter().filter_map(decode).collect(), list.metadata)
+            }
+        };
+        self.sink.replace(items);
+        Ok(metadata.resource_version)
+    }
+
+    fn change(
+        &self,
+        change: Change,
+        object: &[u8],
+        version: &mut String,
+    ) -> serde_json::Result<()> {
+        let object: K = slim::decode(object)?;
+        if let Some(newer) = &object.meta().resource_version {
+            version.clone_from(newer);
+        }
+        match change {
+            Change::Put => self.sink.put(object),
+            Change::Removed => self.sink.remove(object),
+        }
+        Ok(())
+    }
+}
+
+fn skipped(kind: &str, error: &serde_json::Error) {
+    tracing::error!(kind, %error, "skipping an object of unexpected form");
 }
 
 /// Where and what to list and watch.
@@ -180,17 +257,21 @@ struct ListMeta {
 }
 
 /// Lists and watches for ever.
-pub(super) async fn run<K: Watchable, S: Sink<K>>(source: Source, sink: Arc<S>) {
+pub(super) fn run<K: Watchable, S: Sink<K> + 'static>(
+    source: Source,
+    sink: Arc<S>,
+) -> impl Future<Output = ()> + Send + use<K, S> {
+    follow(source, Box::new(Typed { sink, kind: PhantomData }))
+}
+
+async fn follow(source: Source, feed: Box<dyn Feed>) {
     let kind = &source.kind;
     let mut backoff = Backoff::for_watches();
     // Any version will do at first: the server answers from its cache.
     let mut at_least = "0".to_owned();
     loop {
-        let version = match list::<K>(&source, &at_least).await {
-            Ok((items, version)) => {
-                sink.replace(items);
-                version
-            }
+        let version = match list(&source, &*feed, &at_least).await {
+            Ok(version) => version,
             Err(failure) => {
                 if matches!(failure, Failure::Expired) {
                     at_least.clear();
@@ -204,54 +285,26 @@ pub(super) async fn run<K: Watchable, S: Sink<K>>(source: Source, sink: Arc<S>) 
                 continue;
             }
         };
-        at_least = watch_until_expired(&source, &*sink, version, &mut backoff).await;
+        at_least = watch_until_expired(&source, &*feed, version, &mut backoff).await;
         tracing::debug!(kind, "the watch fell behind, listing again");
     }
 }
 
-async fn list<K: Watchable>(source: &Source, at_least: &str) -> Result<(Vec<K>, String), Failure> {
+async fn list(source: &Source, feed: &dyn Feed, at_least: &str) -> Result<String, Failure> {
     let query = match at_least {
         "" => "limit=0".to_owned(),
         version => format!("resourceVersion={version}"),
     };
-    let body = source
-        .send(source.list_as, query)
-        .await?
-        .collect()
-        .await
-        .map_err(Failure::Read)?
-        .to_bytes();
-    match serde_json::from_slice::<List<K>>(&body) {
-        Ok(list) => {
-            let mut items = list.items.unwrap_or_default();
-            items.iter_mut().for_each(slim::trim);
-            Ok((items, list.metadata.resource_version))
-        }
-        // One object that does not fit our types must not hide all others.
-        Err(_) => {
-            let list: List<&RawValue> = serde_json::from_slice(&body)?;
-            let items = list.items.unwrap_or_default();
-            let items = items.iter().filter_map(|raw| decode(source, raw.get().as_bytes()));
-            Ok((items.collect(), list.metadata.resource_version))
-        }
-    }
-}
-
-fn decode<K: Watchable>(source: &Source, json: &[u8]) -> Option<K> {
-    match slim::decode(json) {
-        Ok(object) => Some(object),
-        Err(error) => {
-            tracing::error!(kind = source.kind, %error, "skipping an object of unexpected form");
-            None
-        }
-    }
+    let body = source.send(source.list_as, query).await?;
+    let body = body.collect().await.map_err(Failure::Read)?.to_bytes();
+    Ok(feed.replace(&source.kind, &body)?)
 }
 
 /// Watches from `version`, again and again, and returns the version to list from when the server
 /// no longer has the history.
-async fn watch_until_expired<K: Watchable>(
+async fn watch_until_expired(
     source: &Source,
-    sink: &impl Sink<K>,
+    feed: &dyn Feed,
     mut version: String,
     backoff: &mut Backoff,
 ) -> String {
@@ -259,7 +312,7 @@ async fn watch_until_expired<K: Watchable>(
     loop {
         let started = Instant::now();
         let before = version.clone();
-        let result = watch(source, sink, &mut version).await;
+        let result = watch(source, feed, &mut version).await;
         let failure = match result {
             // The server ends watches now and then; one that ended at once is a failure.
             Ok(()) if version != before || started.elapsed() >= Duration::from_secs(1) => {
@@ -291,11 +344,7 @@ async fn watch_until_expired<K: Watchable>(
     }
 }
 
-async fn watch<K: Watchable>(
-    source: &Source,
-    sink: &impl Sink<K>,
-    version: &mut String,
-) -> Result<(), Failure> {
+async fn watch(source: &Source, feed: &dyn Feed, version: &mut String) -> Result<(), Failure> {
     // Five to ten minutes, as client-go: many watches of one server do not end together.
     let (lasts, bookmarks) = match source.in_process {
         true => (LASTS_IN_PROCESS, ""),
@@ -310,10 +359,10 @@ async fn watch<K: Watchable>(
         while let Some(end) = line_end(&frame) {
             let line = frame.split_to(end);
             if partial.is_empty() {
-                apply(source, sink, &line, version)?;
+                apply(source, feed, &line, version)?;
             } else {
                 partial.extend_from_slice(&line);
-                apply(source, sink, &partial.split(), version)?;
+                apply(source, feed, &partial.split(), version)?;
             }
         }
         if partial.len() + frame.len() > LINE_BYTES_MAX {
@@ -347,60 +396,43 @@ struct OnlyMeta {
 
 /// The object of an event that is written as API servers usually do: there is no need to go over
 /// it twice. `None` for anything else.
-fn plain_event<K: Watchable>(line: &[u8]) -> Option<(&'static str, K)> {
+fn plain_event(line: &[u8]) -> Option<(Change, &[u8])> {
     let rest = line.trim_ascii().strip_prefix(b"{\"type\":\"")?;
-    let kinds = ["ADDED", "MODIFIED", "DELETED"];
-    let kind = kinds.into_iter().find(|kind| rest.starts_with(kind.as_bytes()))?;
-    let object = rest[kind.len()..].strip_prefix(b"\",\"object\":")?.strip_suffix(b"}")?;
-    Some((kind, slim::decode(object).ok()?))
-}
-
-fn take<K>(sink: &impl Sink<K>, kind: &str, object: K) {
-    match kind {
-        "DELETED" => sink.remove(object),
-        _ => sink.put(object),
-    }
+    let starts = |(word, _): &(&str, Change)| rest.starts_with(word.as_bytes());
+    let (word, change) = Change::TYPES.into_iter().find(starts)?;
+    let object = rest[word.len()..].strip_prefix(b"\",\"object\":")?.strip_suffix(b"}")?;
+    Some((change, object))
 }
 
 /// Takes in one line of a watch.
-fn apply<K: Watchable>(
+fn apply(
     source: &Source,
-    sink: &impl Sink<K>,
+    feed: &dyn Feed,
     line: &[u8],
     version: &mut String,
 ) -> Result<(), Failure> {
     if line.trim_ascii().is_empty() {
         return Ok(());
     }
-    if let Some((kind, object)) = plain_event::<K>(line) {
-        if let Some(newer) = &object.meta().resource_version {
-            version.clone_from(newer);
-        }
-        take(sink, kind, object);
+    if let Some((change, object)) = plain_event(line)
+        && feed.change(change, object, version).is_ok()
+    {
         return Ok(());
     }
     let event: RawEvent<'_> = serde_json::from_slice(line)?;
     let json = event.object.get().as_bytes();
-    match event.kind {
-        "ADDED" | "MODIFIED" | "DELETED" => {
-            let Some(object) = decode::<K>(source, json) else {
-                *version = serde_json::from_slice::<OnlyMeta>(json)?.metadata.resource_version;
-                return Ok(());
-            };
-            if let Some(newer) = &object.meta().resource_version {
-                version.clone_from(newer);
-            }
-            take(sink, event.kind, object);
-            Ok(())
+    let version_of = |json| serde_json::from_slice(json).map(|of: OnlyMeta| of.metadata);
+    if let Some((_, change)) = Change::TYPES.into_iter().find(|(word, _)| *word == event.kind) {
+        if let Err(error) = feed.change(change, json, version) {
+            skipped(&source.kind, &error);
+            *version = version_of(json)?.resource_version;
         }
-        "BOOKMARK" => {
-            *version = serde_json::from_slice::<OnlyMeta>(json)?.metadata.resource_version;
-            Ok(())
-        }
-        "ERROR" => Err(serde_json::from_slice::<Status>(json)?.into()),
-        other => {
-            tracing::warn!(kind = other, "unknown watch event");
-            Ok(())
-        }
+        return Ok(());
     }
+    match event.kind {
+        "BOOKMARK" => *version = version_of(json)?.resource_version,
+        "ERROR" => return Err(serde_json::from_slice::<Status>(json)?.into()),
+        other => tracing::warn!(kind = other, "unknown watch event"),
+    }
+    Ok(())
 }

@@ -187,7 +187,7 @@ fn take_managed(tree: &mut Value) -> Option<Bytes> {
 /// The same for an object of a kind that subresources have.
 fn replace_other(object: &mut Box<dyn Object>, tree: Value) -> Result<()> {
     fn decoded<T: Object + DeserializeOwned>(tree: Value) -> Result<Box<dyn Object>> {
-        let decoded: T = serde_json::from_value(tree).map_err(ApiError::internal)?;
+        let decoded: T = crate::json::from_value(&tree).map_err(ApiError::internal)?;
         Ok(Box::new(decoded))
     }
     let any = object.as_any();

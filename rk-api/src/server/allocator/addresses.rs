@@ -121,7 +121,7 @@ impl Addresses {
         let key = self.key(address);
         let store = self.cache.store();
         while let Some(found) = store.get(&key).await? {
-            let object: Option<IPAddress> = serde_json::from_slice(&found.value).ok();
+            let object: Option<IPAddress> = crate::json::from_slice(&found.value).ok();
             if object.is_none_or(|object| owner_of(&object).as_ref() != Some(owner)) {
                 break;
             }
@@ -154,7 +154,7 @@ impl Addresses {
         let mut found: BTreeMap<IpAddr, (IPAddress, String, u64)> = BTreeMap::new();
         for item in self.table()?.list(&Filter::default(), None, 0, 0).items {
             let object: IPAddress =
-                serde_json::from_slice(&item.stored.plain()).map_err(ApiError::internal)?;
+                crate::json::from_slice(&item.stored.plain()).map_err(ApiError::internal)?;
             if let Ok(address) = item.name().parse() {
                 found.insert(address, (object, item.key.to_string(), item.revision));
             }

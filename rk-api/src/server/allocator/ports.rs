@@ -115,7 +115,7 @@ impl Bitmap {
     /// What a stored object says about the ports of `range`, whichever range it is about; nothing
     /// when it says nothing that is understood.
     fn decode(range: &RangeInclusive<u16>, json: &[u8]) -> Option<Self> {
-        let object: RangeAllocation = serde_json::from_slice(json).ok()?;
+        let object: RangeAllocation = crate::json::from_slice(json).ok()?;
         let first: u16 = object.range.split(['-', '+']).next()?.parse().ok()?;
         let mut bytes = STANDARD.decode(object.data).ok()?;
         bytes.reverse();

@@ -55,7 +55,7 @@ impl Ranges {
         let mut ranges = Vec::new();
         for object in objects {
             let object: ServiceCIDR =
-                serde_json::from_slice(&object.stored.plain()).map_err(ApiError::internal)?;
+                crate::json::from_slice(&object.stored.plain()).map_err(ApiError::internal)?;
             if counts(&object) {
                 ranges.extend(cidrs(&object));
             }

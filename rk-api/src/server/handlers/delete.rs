@@ -99,7 +99,7 @@ impl<'a> Call<'a> {
         } else {
             let json = decode::json(&self.context.headers, body)?;
             audit::request_object(&json);
-            serde_json::from_slice(&json).map_err(|error| {
+            crate::json::from_slice(&json).map_err(|error| {
                 ApiError::bad_request(format!(
                     "the object provided is unrecognized (must be of type DeleteOptions): {error}"
                 ))

@@ -170,7 +170,7 @@ impl<'a> Call<'a> {
         if eviction["apiVersion"] == "policy/v1beta1" {
             eviction["apiVersion"] = "policy/v1".into();
         }
-        serde_json::from_value(eviction).map_err(|error| unfit("Eviction", &error))
+        crate::json::from_value(&eviction).map_err(|error| unfit("Eviction", &error))
     }
 }
 

@@ -72,7 +72,7 @@ impl<'a> Call<'a> {
         kind: &str,
     ) -> Result<T> {
         let json = decode::json(&self.context.headers, body)?;
-        serde_json::from_slice(&json).map_err(|error| unfit(kind, &error))
+        crate::json::from_slice(&json).map_err(|error| unfit(kind, &error))
     }
 }
 

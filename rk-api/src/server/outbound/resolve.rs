@@ -70,7 +70,7 @@ fn slices_of(reader: &Reader, port: &ServicePort) -> Result<Vec<EndpointSlice>, 
     let Some(table) = reader.table::<EndpointSlice>() else { return Ok(Vec::new()) };
     let page = table.list(&Filter::namespace(&port.namespace), None, 0, 0);
     let slices = page.items.iter().filter_map(|object| {
-        let slice: EndpointSlice = serde_json::from_slice(&object.stored.plain()).ok()?;
+        let slice: EndpointSlice = crate::json::from_slice(&object.stored.plain()).ok()?;
         let labels = slice.metadata.labels.as_ref()?;
         (labels.get("kubernetes.io/service-name") == Some(&port.name)).then_some(slice)
     });

@@ -215,7 +215,7 @@ fn decode<T: DeserializeOwned>(object: &CachedObject, gone: bool) -> Option<T> {
     if gone {
         return None;
     }
-    serde_json::from_slice(&object.stored.plain())
+    crate::json::from_slice(&object.stored.plain())
         .inspect_err(|error| tracing::error!(%error, key = %object.key, "cannot be read"))
         .ok()
 }

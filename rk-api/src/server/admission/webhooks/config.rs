@@ -210,7 +210,7 @@ impl<C> fmt::Debug for Follower<C> {
 
 impl<C: Configuration> Follower<C> {
     fn read(object: &CachedObject) -> Vec<Arc<Hook>> {
-        match serde_json::from_slice::<C>(&object.stored.plain()) {
+        match crate::json::from_slice::<C>(&object.stored.plain()) {
             Ok(found) => found.hooks(object.name()).into_iter().map(Arc::new).collect(),
             Err(error) => {
                 tracing::error!(%error, key = %object.key, "webhooks cannot be read");
