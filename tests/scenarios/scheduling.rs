@@ -272,7 +272,7 @@ fn s157_one_pod_per_node_and_the_next_waits(t: &Shell) {
         let list = "get pods -l app=alone -o wide --no-headers";
         own.until(list, &format!("one on each of {nodes:?}, {pending} that wait"), |out| {
             let rows = rows(out);
-            let of = |status: &str| rows.iter().filter(move |row| row[2] == status);
+            let of = |status: &'static str| rows.iter().filter(move |row| row[2] == status);
             let mut running: Vec<_> = of("Running").map(|row| row[6]).collect();
             running.sort_unstable();
             running == nodes && of("Pending").count() == pending

@@ -217,7 +217,13 @@ fn terms_mean_namespaces_by_name_and_by_labels() {
     let named = ("namespaces", json!(["team"]));
     check("named", &snapshot(), from(&[named]), &["a1", "a2", "x"], NOT_APART);
     let selected = ("namespaceSelector", team.clone());
-    check("selected", &snapshot(), from(&[selected.clone()]), &["a1", "a2", "x"], NOT_APART);
+    check(
+        "selected",
+        &snapshot(),
+        from(std::slice::from_ref(&selected)),
+        &["a1", "a2", "x"],
+        NOT_APART,
+    );
     let both = [("namespaces", json!(["default"])), selected];
     check("both", &snapshot(), from(&both), &["a2", "x"], NOT_APART);
     let all = ("namespaceSelector", json!({}));
