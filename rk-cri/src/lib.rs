@@ -10,6 +10,8 @@ pub mod images;
 pub mod logs;
 #[cfg(target_os = "linux")]
 mod machine;
+#[cfg(target_os = "linux")]
+mod mounts;
 #[cfg(all(target_os = "linux", feature = "native"))]
 pub mod native;
 mod rpc;

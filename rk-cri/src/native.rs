@@ -23,10 +23,12 @@
 
 mod cgroup;
 mod create;
+mod devices;
 mod disk;
 mod enter;
 mod log;
 mod pods;
+mod propagation;
 mod runtime;
 mod seccomp;
 mod session;

@@ -54,6 +54,10 @@ pub struct SandboxConfig {
     /// Some container of it may do everything: runtimes that CRI describes want to know beforehand.
     #[serde(default)]
     pub privileged: bool,
+    /// Which of the runtime's handlers runs it: that of the pod's RuntimeClass (KEP-585). Empty is the
+    /// runtime's own choice; a runtime refuses one that it does not have.
+    #[serde(default)]
+    pub runtime_handler: String,
     /// Kernel parameters, set inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
     /// Cgroup path of the pod, below the runtime's root, for example `burstable/pod1234`.
@@ -109,6 +113,9 @@ pub struct ContainerConfig {
     pub env: Vec<(String, String)>,
     /// Host paths to mount.
     pub mounts: Vec<Mount>,
+    /// Devices of the node that it may use.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// The log file, relative to the sandbox's log directory, for example `web/0.log`.
     pub log_path: PathBuf,
     /// Keeps standard input open for attach.
@@ -146,8 +153,21 @@ pub struct Mount {
     /// runtimes that can ([`Runtime::recursive_read_only`]).
     #[serde(default)]
     pub recursive_read_only: bool,
-    /// `None`, `HostToContainer` or `Bidirectional`.
+    /// Whether mounts that are made below it later are seen on the other side: `None` on neither,
+    /// `HostToContainer`, or `Bidirectional`. The runtime refuses what the host's own mount does not
+    /// allow.
     pub propagation: Option<String>,
+}
+
+/// A device of the node inside a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// On the host; must be a device, or a link to one.
+    pub host_path: PathBuf,
+    /// In the container.
+    pub container_path: PathBuf,
+    /// Refuses writes.
+    pub read_only: bool,
 }
 
 /// Limits of a container. Zero leaves a limit unset.

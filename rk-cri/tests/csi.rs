@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use k8s_openapi::api::{
-    core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
     storage::v1::{CSIDriver, CSINode, VolumeAttachment},
 };
 use kube::{
@@ -38,6 +38,7 @@ const UNIQUE_NAME: &str = "kubernetes.io/csi/notes.example.com^h1";
 #[derive(Default)]
 struct Notes {
     calls: Mutex<Vec<String>>,
+    staged: Mutex<Vec<NodeStageVolumeRequest>>,
     published: Mutex<Vec<NodePublishVolumeRequest>>,
     /// What calls of this name are answered instead.
     refuse: Mutex<Option<(&'static str, &'static str)>>,
@@ -54,6 +55,14 @@ impl Notes {
 
     fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
+    }
+
+    /// A block device of this machine, which nobody opens.
+    fn device(&self) -> PathBuf {
+        use std::os::unix::fs::FileTypeExt;
+        let devices = std::fs::read_dir("/dev").unwrap().flatten();
+        let mut blocks = devices.filter(|it| it.file_type().is_ok_and(|it| it.is_block_device()));
+        blocks.next().map_or_else(|| "/dev/null".into(), |device| device.path())
     }
 
     fn last_published(&self) -> NodePublishVolumeRequest {
@@ -86,7 +95,7 @@ impl Driver for Notes {
     ) -> Result<NodeStageVolumeResponse, Status> {
         self.note("stage", &request.volume_id)?;
         assert!(Path::new(&request.staging_target_path).is_dir());
-        assert_eq!(request.publish_context["device"], "/dev/x");
+        self.staged.lock().unwrap().push(request);
         Ok(NodeStageVolumeResponse {})
     }
 
@@ -103,7 +112,14 @@ impl Driver for Notes {
         request: NodePublishVolumeRequest,
     ) -> Result<NodePublishVolumeResponse, Status> {
         self.note("publish", &request.volume_id)?;
-        std::fs::create_dir_all(&request.target_path)?;
+        let capability = request.volume_capability.clone().and_then(|it| it.access_type);
+        match capability {
+            Some(AccessType::Block(_)) => {
+                assert!(Path::new(&request.target_path).parent().unwrap().is_dir());
+                std::os::unix::fs::symlink(self.device(), &request.target_path)?;
+            }
+            _ => std::fs::create_dir_all(&request.target_path)?,
+        }
         self.published.lock().unwrap().push(request);
         Ok(NodePublishVolumeResponse {})
     }
@@ -113,8 +129,10 @@ impl Driver for Notes {
         request: NodeUnpublishVolumeRequest,
     ) -> Result<NodeUnpublishVolumeResponse, Status> {
         self.note("unpublish", &request.volume_id)?;
-        if Path::new(&request.target_path).exists() {
-            std::fs::remove_dir(&request.target_path)?;
+        match std::fs::symlink_metadata(&request.target_path) {
+            Ok(found) if found.is_dir() => std::fs::remove_dir(&request.target_path)?,
+            Ok(_) => std::fs::remove_file(&request.target_path)?,
+            Err(_) => {}
         }
         Ok(NodeUnpublishVolumeResponse {})
     }
@@ -222,18 +240,26 @@ impl World {
 
     /// A volume of the driver, bound to the claim `data`.
     async fn volume(&self) {
+        self.volume_with(json!({}), "Filesystem").await;
+    }
+
+    /// The same with these fields of its source.
+    async fn volume_with(&self, source: Value, mode: &str) {
         let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
-            "storageClassName": "", "volumeName": "pv1",
+            "storageClassName": "", "volumeName": "pv1", "volumeMode": mode,
             "resources": {"requests": {"storage": "1Gi"}}}});
         let claim = self.claims().create(&PostParams::default(), &from(claim)).await.unwrap();
         let status = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
         let patch = Patch::Merge(&status);
         self.claims().patch_status("data", &PatchParams::default(), &patch).await.unwrap();
-        let volume = json!({"metadata": {"name": "pv1"}, "spec": {
-            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+        let mut volume = json!({"metadata": {"name": "pv1"}, "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "volumeMode": mode,
             "csi": {"driver": DRIVER, "volumeHandle": "h1", "volumeAttributes": {"a": "b"}},
             "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": "data",
                 "uid": claim.metadata.uid}}});
+        for (key, value) in source.as_object().unwrap() {
+            volume["spec"]["csi"][key] = value.clone();
+        }
         let volumes = self.all::<PersistentVolume>();
         volumes.create(&PostParams::default(), &from(volume)).await.unwrap();
     }
@@ -263,12 +289,16 @@ impl World {
     }
 
     async fn pod(&self, name: &str, volume: Value) {
-        let mut volume = volume;
+        self.pod_with(name, volume, "volumeMounts", json!({"mountPath": "/data"})).await;
+    }
+
+    async fn pod_with(&self, name: &str, volume: Value, list: &str, at: Value) {
+        let (mut volume, mut at) = (volume, at);
         volume["name"] = json!("v");
+        at["name"] = json!("v");
         let pod = json!({"metadata": {"name": name}, "spec": {
             "nodeName": "n1", "terminationGracePeriodSeconds": 1, "volumes": [volume],
-            "containers": [{"name": "c", "image": "app:v1",
-                "volumeMounts": [{"name": "v", "mountPath": "/data"}]}]}});
+            "containers": [{"name": "c", "image": "app:v1", (list): [at]}]}});
         self.pods().create(&PostParams::default(), &from(pod)).await.unwrap();
     }
 
@@ -302,8 +332,11 @@ impl World {
         let staged = root.join("plugins/kubernetes.io/csi").join(DRIVER);
         let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
         let published = entries(&root.join("pods")).flat_map(|pod| {
-            entries(&pod.path().join("volumes/kubernetes.io~csi")).collect::<Vec<_>>()
+            let of = |kind: &str| entries(&pod.path().join(kind).join("kubernetes.io~csi"));
+            of("volumes").chain(of("volumeDevices")).collect::<Vec<_>>()
         });
+        let devices = root.join("plugins/kubernetes.io/csi/volumeDevices/publish/pv1");
+        let published = published.chain(entries(&devices));
         entries(&staged).chain(published).map(|entry| entry.path()).collect()
     }
 }
@@ -362,6 +395,7 @@ async fn a_volume_is_in_use_before_it_is_staged_and_until_it_is_unstaged() {
     world.attach().await;
     world.runs("one").await;
     assert_eq!(world.driver.calls(), ["stage h1", "publish h1"]);
+    assert_eq!(world.driver.staged.lock().unwrap()[0].publish_context["device"], "/dev/x");
     let published = world.driver.last_published();
     assert_eq!(published.publish_context["device"], "/dev/x");
     assert_eq!(published.volume_context, [("a".to_owned(), "b".to_owned())].into());
@@ -465,5 +499,94 @@ async fn the_node_makes_the_file_system_of_a_grown_volume_larger() {
     })
     .await;
     assert_eq!(world.driver.calls()[2..], ["expand h1 to 2147483648"]);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_is_a_device_is_published_as_one_and_taken_back() {
+    let world = World::new().await;
+    if world.driver.device() == Path::new("/dev/null") {
+        return println!("SKIP: this machine has no block device");
+    }
+    let (_announced, agent) = (world.announce(), world.agent().await);
+    world.driver_object(json!({"attachRequired": false})).await;
+    world.volume_with(json!({}), "Block").await;
+    let claim = json!({"persistentVolumeClaim": {"claimName": "data"}});
+    world.pod_with("one", claim, "volumeDevices", json!({"devicePath": "/dev/xvda"})).await;
+    world.runs("one").await;
+    let published = world.driver.last_published();
+    let uid = world.pods().get("one").await.unwrap().metadata.uid.unwrap();
+    let expected = format!("/plugins/kubernetes.io/csi/volumeDevices/publish/pv1/{uid}");
+    assert!(published.target_path.ends_with(&expected), "{}", published.target_path);
+    for capability in [
+        published.volume_capability,
+        world.driver.staged.lock().unwrap()[0].volume_capability.clone(),
+    ] {
+        assert_eq!(capability.unwrap().access_type, Some(AccessType::Block(BlockVolume {})));
+    }
+    let status = world.runtime.pod_status(&uid).await.unwrap();
+    let given = &status.containers[0].config.devices;
+    assert_eq!(given.len(), 1);
+    assert_eq!(given[0].host_path, Path::new(&published.target_path));
+    assert_eq!(given[0].container_path, Path::new("/dev/xvda"));
+
+    // The next agent finds it, too.
+    agent.stop().await;
+    let agent = world.agent().await;
+    world.delete("one").await;
+    assert_eq!(world.driver.calls()[2..], ["unpublish h1", "unstage h1"]);
+    assert_eq!(world.left(), Vec::<PathBuf>::new());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_gets_secrets_tokens_and_facts_and_gets_them_again_in_time() {
+    let world = World::new().await;
+    let (_announced, agent) = (world.announce(), world.agent().await);
+    let spec = json!({"attachRequired": false, "podInfoOnMount": true, "requiresRepublish": true,
+        "tokenRequests": [{"audience": "vault", "expirationSeconds": 3600}]});
+    world.driver_object(spec).await;
+    let account = from(json!({"metadata": {"name": "default"}}));
+    let accounts = Api::<ServiceAccount>::default_namespaced(world.client.clone());
+    accounts.create(&PostParams::default(), &account).await.unwrap();
+    let secrets = Api::<Secret>::default_namespaced(world.client.clone());
+    for name in ["stage", "publish"] {
+        let secret = json!({"metadata": {"name": name}, "stringData": {"for": name}});
+        secrets.create(&PostParams::default(), &from(secret)).await.unwrap();
+    }
+    let named = |name: &str| json!({"namespace": "default", "name": name});
+    let source = json!({"nodeStageSecretRef": named("stage"),
+        "nodePublishSecretRef": named("publish")});
+    world.volume_with(source, "Filesystem").await;
+    world.with_claim("one").await;
+    world.runs("one").await;
+
+    assert_eq!(world.driver.staged.lock().unwrap()[0].secrets["for"], "stage");
+    let first = world.driver.last_published();
+    assert_eq!(first.secrets["for"], "publish");
+    assert_eq!(first.volume_context["csi.storage.k8s.io/pod.name"], "one");
+    assert_eq!(first.volume_context["csi.storage.k8s.io/serviceAccount.name"], "default");
+    let tokens: Value =
+        serde_json::from_str(&first.volume_context["csi.storage.k8s.io/serviceAccount.tokens"])
+            .unwrap();
+    let token = tokens["vault"]["token"].as_str().unwrap();
+    assert_eq!(token.split('.').count(), 3, "{token}");
+    assert!(tokens["vault"]["expirationTimestamp"].is_string(), "{tokens}");
+
+    // Again, with what has changed meanwhile, and without staging it again.
+    let patch = json!({"stringData": {"for": "renewed"}});
+    let patch = Patch::Merge(&patch);
+    secrets.patch("publish", &PatchParams::default(), &patch).await.unwrap();
+    // Which is every minute and a half.
+    let again = async || {
+        let published = world.driver.published.lock().unwrap();
+        published.last().is_some_and(|request| request.secrets["for"] == "renewed")
+    };
+    while !again().await {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.driver.staged.lock().unwrap().len(), 1);
+    world.delete("one").await;
+    assert_eq!(world.left(), Vec::<PathBuf>::new());
     agent.stop().await;
 }

@@ -20,12 +20,16 @@ mod lab;
 mod life;
 #[path = "native/limits.rs"]
 mod limits;
+#[path = "native/probes.rs"]
+mod probes;
 #[path = "native/restart.rs"]
 mod restart;
 #[path = "native/sharing.rs"]
 mod sharing;
 #[path = "native/streams.rs"]
 mod streams;
+#[path = "native/volumes.rs"]
+mod volumes;
 
 use std::{panic::AssertUnwindSafe, process::ExitCode};
 
@@ -82,6 +86,18 @@ const TESTS: &[(&str, Test)] = tests![
     agent::a_pod_gets_the_seccomp_profile_that_it_names_or_is_told_why_not,
     agent::huge_pages_are_capacity_and_who_asks_for_too_many_is_refused,
     agent::a_volume_in_memory_is_made_whole_after_an_agent_died_while_making_it,
+    probes::what_fails_its_probe_again_and_again_is_started_again_and_again,
+    probes::a_pod_is_not_ready_before_its_probe_has_begun,
+    probes::a_grpc_server_that_is_well_is_ready_and_left_alone,
+    probes::a_log_is_read_over_a_websocket,
+    probes::much_input_and_output_of_a_command_arrive_whole,
+    volumes::mounts_are_seen_on_the_other_side_as_propagation_says,
+    volumes::propagation_that_the_host_does_not_allow_is_refused,
+    volumes::a_container_may_use_its_devices_as_it_was_told_and_no_others,
+    volumes::a_block_volume_is_a_device_of_its_container,
+    volumes::nothing_that_a_pod_plants_leads_the_agent_out_of_its_volumes,
+    agent::a_pod_whose_runtime_class_means_another_runtime_is_told_so,
+    agent::a_container_is_asked_to_stop_by_the_signal_that_it_names,
     endpoint::the_conformance_kit_passes_over_a_cri_endpoint,
 ];
 

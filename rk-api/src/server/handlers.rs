@@ -193,7 +193,7 @@ impl<'a> Call<'a> {
             ("scale", _) => self.scale(resource, body::read(&mut body).await?).await,
             ("binding", _) => self.bind(resource, body::read(&mut body).await?).await,
             ("eviction", _) => self.evict(resource, body::read(&mut body).await?).await,
-            ("log", _) => self.log(resource).await,
+            ("log", _) => self.log(resource, extensions).await,
             ("exec" | "attach" | "portforward", _) => self.connect(resource, extensions).await,
             ("token", _) => self.token(resource, body::read(&mut body).await?).await,
             _ => Err(ApiError::method_not_allowed()),

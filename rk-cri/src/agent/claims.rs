@@ -59,7 +59,7 @@ impl Core {
             .get(name)
             .await
             .map_err(|error| format!("failed to fetch PVC from API server: {error}"))?;
-        let bound_to = usable(&claim, volume, pod)?;
+        let (bound_to, name_in_pod) = (usable(&claim, volume, pod)?, volume.name.as_str());
         let source_of_pod = volume.persistent_volume_claim.as_ref();
         let read_only = source_of_pod.is_some_and(|source| source.read_only == Some(true));
         let volumes = Api::<PersistentVolume>::all(self.client.clone());
@@ -67,8 +67,37 @@ impl Core {
             .get(bound_to)
             .await
             .map_err(|error| format!("failed to fetch PV {bound_to} from API server: {error}"))?;
+        is_used_as_what_it_is(pod, name_in_pod, &volume)?;
         source(&volume, &claim, read_only)
     }
+}
+
+/// A file system is mounted, and a block device is handed on as one.
+fn is_used_as_what_it_is(pod: &Pod, name: &str, volume: &PersistentVolume) -> Result<(), String> {
+    let (mounts, devices) = uses(pod);
+    let wrong = match is_block(volume) {
+        true if mounts.contains(name) => ("Block", "volumeMounts"),
+        false if devices.contains(name) => ("Filesystem", "volumeDevices"),
+        _ => return Ok(()),
+    };
+    Err(format!("volume {name} has volumeMode {}, but is specified in {}", wrong.0, wrong.1))
+}
+
+/// The volumes that containers of a Pod mount, and those that they use as devices.
+fn uses(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut mounts, mut devices) = (BTreeSet::new(), BTreeSet::new());
+    let spec = pod.spec.iter();
+    let all =
+        spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    for container in all {
+        mounts.extend(container.volume_mounts.iter().flatten().map(|mount| mount.name.clone()));
+        devices.extend(container.volume_devices.iter().flatten().map(|device| device.name.clone()));
+    }
+    (mounts, devices)
+}
+
+fn is_block(volume: &PersistentVolume) -> bool {
+    volume.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
 }
 
 /// The volume of a claim that a Pod may be started with.
@@ -106,8 +135,11 @@ fn source(
     if claimant != claim.metadata.uid.as_ref() {
         return Err(format!("PV {name} is not bound to this PVC"));
     }
-    if spec.volume_mode.as_deref() == Some("Block") {
-        return Err(format!("PV {name} is a block device, which this node cannot map"));
+    if let Some(local) = spec.local.as_ref().filter(|_| is_block(volume)) {
+        return Ok(Source::Device(local.path.clone().into()));
+    }
+    if is_block(volume) && spec.csi.is_none() {
+        return Err(format!("PV {name} is of a kind that has no block devices"));
     }
     if let Some(host_path) = &spec.host_path {
         let type_ = host_path.type_.clone().unwrap_or_default();
@@ -162,6 +194,27 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_not_mounted_and_a_file_system_is_no_device() {
+        let volume = |mode: &str| -> PersistentVolume {
+            from_value(json!({"metadata": {}, "spec": {"volumeMode": mode}})).unwrap()
+        };
+        let pod: Pod = from_value(json!({"metadata": {}, "spec": {"containers": [
+            {"name": "a", "volumeMounts": [{"name": "files", "mountPath": "/m"}]},
+            {"name": "b", "volumeDevices": [{"name": "disk", "devicePath": "/dev/x"}]}]}}))
+        .unwrap();
+        for (name, right, wrong, told) in [
+            ("files", "Filesystem", "Block", "volumeMounts"),
+            ("disk", "Block", "Filesystem", "volumeDevices"),
+        ] {
+            assert_eq!(is_used_as_what_it_is(&pod, name, &volume(right)), Ok(()));
+            let why = is_used_as_what_it_is(&pod, name, &volume(wrong)).unwrap_err();
+            let expected =
+                format!("volume {name} has volumeMode {wrong}, but is specified in {told}");
+            assert_eq!(why, expected);
+        }
+    }
+
+    #[test]
     fn a_volume_of_another_claim_is_not_mounted() {
         let volume = |uid: &str, spec: Value| -> PersistentVolume {
             let mut spec = spec;
@@ -177,6 +230,11 @@ mod tests {
             _ => panic!("a directory of the node"),
         }
         assert!(source(&volume("x", local()), &mine, false).is_err());
+        let mut device = local();
+        device["volumeMode"] = json!("Block");
+        assert!(matches!(source(&volume("u", device), &mine, false), Ok(Source::Device(_))));
+        let directory = json!({"hostPath": {"path": "/x"}, "volumeMode": "Block"});
+        assert!(source(&volume("u", directory), &mine, false).is_err());
         let nfs = json!({"nfs": {"server": "s", "path": "/"}});
         assert!(source(&volume("u", nfs), &mine, false).is_err());
     }

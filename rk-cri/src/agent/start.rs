@@ -131,6 +131,10 @@ impl Core {
         let mounts = self.mounts(pod, container, &env, &sandbox.ips, attempt, memory).await;
         let mounts = mounts.map_err(config_error)?;
         let mut config = container_config(pod, container, attempt, image, env, mounts);
+        if let Some((volumes, _)) = memory.volumes.as_ref().filter(|_| !self.runtime.simulated()) {
+            let devices = volumes::devices(container, volumes, &claims::read_only(pod));
+            config.devices = devices.map_err(config_error)?;
+        }
         config.resources.hugepage_limits =
             hugepages::limits(container, self.config.identity.capacity.keys());
         let (profiles, otherwise) =
@@ -411,6 +415,7 @@ impl Core {
         };
         let target = self.mount_csi(pod, &volume.name, &wanted).await;
         let target = target.map_err(|why| (volume.name.clone(), why))?;
+        let block = wanted.is_block();
         let mounted = csi::Mounted {
             wanted: *wanted,
             target: target.clone(),
@@ -418,7 +423,10 @@ impl Core {
             published_at: clock::now(),
         };
         memory.csi.insert(volume.name.clone(), mounted);
-        Ok(volumes::Source::HostPath { path: target, type_: String::new() })
+        Ok(match block {
+            true => volumes::Source::Device(target),
+            false => volumes::Source::HostPath { path: target, type_: String::new() },
+        })
     }
 
     /// Has the image of a volume fetched, as that of a container, and mounted.

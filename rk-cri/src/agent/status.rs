@@ -192,6 +192,7 @@ fn container_status(
         restart_count: latest.config.attempt as i32,
         state: Some(state),
         last_state: last_state.or_else(|| Some(ApiState::default())),
+        stop_signal: Some(latest.config.stop_signal.clone()).filter(|signal| !signal.is_empty()),
         ..Default::default()
     }
 }

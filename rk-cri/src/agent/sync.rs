@@ -13,7 +13,10 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Container, Pod, Secret},
+    api::{
+        core::v1::{ConfigMap, Container, Pod, Secret},
+        node::v1::RuntimeClass,
+    },
     jiff::{SignedDuration, Timestamp},
 };
 use kube::Api;
@@ -373,6 +376,18 @@ impl Core {
         }
     }
 
+    /// What a Pod's RuntimeClass calls the runtime's handler; empty without one.
+    async fn runtime_handler(&self, pod: &Pod) -> Result<String, String> {
+        let named = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+        let Some(name) = named.filter(|name| !name.is_empty()) else { return Ok(String::new()) };
+        let api = Api::<RuntimeClass>::all(self.client.clone());
+        match api.get_opt(name).await {
+            Ok(Some(class)) => Ok(class.handler),
+            Ok(None) => Err(format!("runtimeclass.node.k8s.io {name:?} not found")),
+            Err(error) => Err(format!("failed to lookup RuntimeClass {name}: {error}")),
+        }
+    }
+
     async fn create_sandbox(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
@@ -397,8 +412,9 @@ impl Core {
             dns: &self.config.cluster_dns,
             node_dns: &self.config.node_dns,
         };
-        let config = sandbox_config(pod, attempt, &facts);
-        if let Some(why) = wrong_hostname(&config.hostname) {
+        let mut config = sandbox_config(pod, attempt, &facts);
+        let handler = self.runtime_handler(pod).await.map(|name| config.runtime_handler = name);
+        if let Some(why) = handler.err().or_else(|| wrong_hostname(&config.hostname)) {
             let message = format!("Failed to create pod sandbox: {why}");
             let about = self.pod_reference(pod);
             self.event(&about, EventType::Warning, "FailedCreatePodSandBox", &message);

@@ -21,7 +21,7 @@ use super::{
     env::{Facts, Referenced, expand, field},
     resources,
 };
-use crate::runtime::Mount;
+use crate::runtime::{Device, Mount};
 
 pub(crate) mod atomic;
 mod huge_pages;
@@ -49,6 +49,8 @@ pub(crate) enum Source {
         plugin: &'static str,
         files: Files,
     },
+    /// A block device, at this path or at the end of this link.
+    Device(PathBuf),
     /// The files of an image.
     Image(Box<ImageVolumeSource>),
     /// A driver mounts it.
@@ -316,6 +318,14 @@ pub(crate) fn set_up(
             host_path(&path, &type_)?;
             Ok(path)
         }
+        Source::Device(path) => {
+            let found = std::fs::metadata(&path).map(|found| found.file_type());
+            let found = found.map_err(|error| format!("{}: {error}", path.display()))?;
+            match special(Some(found), "BlockDevice") {
+                Some(()) => Ok(path),
+                None => Err(format!("{} is not a block device", path.display())),
+            }
+        }
         Source::Csi(wanted) => Err(format!("{wanted:?} is for its driver to mount")),
         Source::Image(image) => Err(format!("{image:?} is for the runtime to mount")),
         Source::Files { plugin, files } => {
@@ -424,6 +434,17 @@ pub(crate) fn set_mode(_: &Path, _: u32) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(unix)]
+fn set_mode_of(file: &std::fs::File, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn set_mode_of(_: &std::fs::File, _: u32) -> io::Result<()> {
+    Ok(())
+}
+
 /// Checks that a path of the host is what the volume says it is, or makes it.
 fn host_path(path: &Path, type_: &str) -> Result<(), String> {
     let failed =
@@ -440,8 +461,9 @@ fn host_path(path: &Path, type_: &str) -> Result<(), String> {
         }
         "FileOrCreate" => {
             if found.is_err() {
-                std::fs::File::create(path).map_err(|error| error.to_string())?;
-                return set_mode(path, 0o644).map_err(|error| error.to_string());
+                // Not where a link leads that leads nowhere yet.
+                let new = std::fs::File::create_new(path).map_err(|error| error.to_string())?;
+                return set_mode_of(&new, 0o644).map_err(|error| error.to_string());
             }
             if path.is_file() { Ok(()) } else { failed("a file") }
         }
@@ -546,6 +568,28 @@ pub(crate) fn mounts(
     Ok(mounts)
 }
 
+/// The devices of a container, by the paths of its volumes; nothing writes to those in `read_only`.
+pub(crate) fn devices(
+    container: &Container,
+    volumes: &BTreeMap<String, PathBuf>,
+    read_only: &BTreeSet<String>,
+) -> Result<Vec<Device>, String> {
+    let devices = container.volume_devices.iter().flatten().map(|device| {
+        let host_path = volumes.get(&device.name).ok_or_else(|| {
+            format!(
+                "cannot find volume {:?} to pass into container {:?}",
+                device.name, container.name
+            )
+        })?;
+        Ok(Device {
+            host_path: host_path.clone(),
+            container_path: Path::new("/").join(&device.device_path),
+            read_only: read_only.contains(&device.name),
+        })
+    });
+    devices.collect()
+}
+
 /// A `subPathExpr` with the variables of a container. Unlike in a command all have to have a value.
 fn expand_sub_path(expression: &str, env: &[(String, String)]) -> Result<String, String> {
     let missing = std::cell::RefCell::new(BTreeSet::new());
@@ -588,16 +632,12 @@ pub(crate) fn tear_down(pod_dir: &Path) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 fn unmount_below(dir: &Path) -> io::Result<()> {
     let dir = dir.canonicalize()?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| {
-        // The kernel writes spaces and the like as octal escapes.
-        PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
-    });
+    // Nothing is removed before it is known what is mounted there.
+    let table = crate::mounts::table()?;
     // The newest mounts come last and are unmounted first.
-    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(&dir)).collect();
-    points.reverse();
+    let points = crate::mounts::points(&table).map(|(point, _)| point).rev();
     let detach = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
-    for point in points {
+    for point in points.filter(|point| point.starts_with(&dir)) {
         rustix::mount::unmount(&point, detach)?;
     }
     Ok(())
@@ -611,6 +651,24 @@ fn unmount_below(_: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn nothing_is_made_where_a_planted_link_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for type_ in ["FileOrCreate", "DirectoryOrCreate"] {
+            let (link, victim) = (dir.join(type_), dir.join(format!("{type_}-victim")));
+            std::os::unix::fs::symlink(&victim, &link).unwrap();
+            assert!(host_path(&link, type_).is_err(), "{type_}");
+            assert!(!victim.exists(), "{type_}");
+            std::fs::remove_file(&link).unwrap();
+            assert_eq!(host_path(&link, type_), Ok(()));
+            assert_eq!(host_path(&link, type_), Ok(()), "it is there by now");
+        }
+        let device = set_up(dir, "v", Source::Device(dir.to_owned()), None).unwrap_err();
+        assert!(device.ends_with("is not a block device"), "{device}");
+    }
 
     #[test]
     fn all_variables_of_a_sub_path_need_a_value() {

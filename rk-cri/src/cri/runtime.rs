@@ -386,7 +386,10 @@ impl Runtime for CriRuntime {
         }
         let request = v1::RunPodSandboxRequest {
             config: Some(sandbox::to_v1(&config, &self.inner.cgroups)),
-            runtime_handler: self.inner.handler.clone(),
+            runtime_handler: match config.runtime_handler.as_str() {
+                "" => self.inner.handler.clone(),
+                named => named.to_owned(),
+            },
         };
         let made = self.client().call(request, MAKE_WITHIN).await;
         let id = made.map_err(|failure| failure.into_error("make a sandbox"))?.pod_sandbox_id;

@@ -32,7 +32,9 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    devices,
     disk::ContainerRecord,
+    propagation,
     seccomp::{Filter, confine},
     spec::{Facts, spec, working_dir},
     sys,
@@ -87,14 +89,27 @@ fn start(creation: Creation<'_>) -> Result<i32, String> {
     let Creation { record, directory, stdio, shm, pid_namespace_of } = creation;
     sys::default_signals();
     let rootfs = directory.join("rootfs");
+    let volumes = propagation::take(&record.config.mounts)
+        .map_err(|error| format!("failed to mount the container's volumes: {error}"))?;
     mount_root(record, directory, &rootfs, shm)
         .map_err(|error| format!("failed to mount the container's root: {error}"))?;
+    let mut record = record.clone();
+    propagation::attach(volumes, &mut record.config.mounts, &directory.join("volumes"))
+        .map_err(|error| format!("failed to mount the container's volumes: {error}"))?;
+    let record = &record;
     let root = sys::open_dir(&rootfs).map_err(|error| error.to_string())?;
     let user = Accounts::read(&root).resolve(&record.config.security, &record.image.user)?;
     let cwd = working_dir(&record.config, &record.image);
     sys::make_dirs_in_root(&root, &cwd).map_err(|error| {
         format!("failed to make the working directory {}: {error}", cwd.display())
     })?;
+    let asked = record.config.devices.iter().map(devices::of_host);
+    let (in_dev, elsewhere): (Vec<_>, Vec<_>) =
+        asked.collect::<Result<Vec<_>, _>>()?.into_iter().partition(devices::is_in_dev);
+    for device in &elsewhere {
+        devices::make(&root, device)
+            .map_err(|error| format!("failed to make the device {}: {error}", device["path"]))?;
+    }
     drop(root);
     let filter = Filter::read(directory)
         .map_err(|error| format!("cannot read the container's seccomp profile: {error}"))?;
@@ -106,9 +121,14 @@ fn start(creation: Creation<'_>) -> Result<i32, String> {
         limits_huge_pages: record.cgroup.limits_huge_pages(),
         pid_namespace_of,
         shm: directory.join("shm"),
+        device_rules: in_dev.iter().chain(&elsewhere).map(devices::rule).collect(),
         devices: match record.config.security.privileged {
-            true => host_devices(Path::new("/dev")),
-            false => Vec::new(),
+            true => {
+                let mut all = devices::all_below(Path::new("/dev"));
+                all.retain(|device| in_dev.iter().all(|asked| asked["path"] != device["path"]));
+                all.into_iter().chain(in_dev).collect()
+            }
+            false => in_dev,
         },
     };
     let spec = spec(record, &facts)?;
@@ -228,35 +248,6 @@ pub(super) fn bounding_capabilities() -> u64 {
         .lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapBnd:")?.trim(), 16).ok())
         .unwrap_or(0)
-}
-
-/// All devices below `directory`, for a privileged container.
-fn host_devices(directory: &Path) -> Vec<serde_json::Value> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-        let kind = meta.file_type();
-        // A container has terminals, shared memory and a console of its own.
-        if ["pts", "shm", "mqueue", "console", "ptmx"].iter().any(|name| path.ends_with(name)) {
-            continue;
-        }
-        if kind.is_dir() {
-            found.extend(host_devices(&path));
-        } else if kind.is_char_device() || kind.is_block_device() {
-            found.push(serde_json::json!({
-                "path": path,
-                "type": if kind.is_block_device() { "b" } else { "c" },
-                "major": rustix::fs::major(meta.rdev()),
-                "minor": rustix::fs::minor(meta.rdev()),
-                "fileMode": meta.mode() & 0o7777,
-                "uid": meta.uid(),
-                "gid": meta.gid(),
-            }));
-        }
-    }
-    found
 }
 
 /// A pipe whose ends no executed program inherits.

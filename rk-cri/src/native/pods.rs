@@ -239,6 +239,10 @@ impl Inner {
         self: &Arc<Self>,
         config: SandboxConfig,
     ) -> Result<String, RuntimeError> {
+        if !config.runtime_handler.is_empty() {
+            let why = format!("no runtime for {:?} is configured", config.runtime_handler);
+            return Err(RuntimeError::Invalid(why));
+        }
         let id = new_id().map_err(fail("cannot make an id"))?;
         let mut record = SandboxRecord {
             id: id.clone(),

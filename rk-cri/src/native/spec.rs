@@ -111,8 +111,10 @@ pub(super) struct Facts {
     pub(super) filtered: bool,
     /// Where the sandbox's shared memory is mounted.
     pub(super) shm: PathBuf,
-    /// The terminal of a privileged container's devices: paths of the host's devices.
+    /// Devices to make in `/dev` besides the ones that every container has.
     pub(super) devices: Vec<Value>,
+    /// What the device cgroup allows besides.
+    pub(super) device_rules: Vec<Value>,
 }
 
 /// The configuration, as `config.json` has it.
@@ -166,6 +168,11 @@ pub(super) fn spec(record: &ContainerRecord, facts: &Facts) -> Result<Value, Str
             "maskedPaths": masked,
             "readonlyPaths": read_only,
             "devices": facts.devices,
+            // What is mounted on either side is seen on the other: no namespace may cut this off.
+            "rootfsPropagation": match config.mounts.iter().any(is_bidirectional) {
+                true => "shared",
+                false => "slave",
+            },
         },
     }))
 }
@@ -317,19 +324,19 @@ fn mounts(record: &ContainerRecord, facts: &Facts) -> Vec<Value> {
             (true, false) => "ro",
             (false, _) => "rw",
         };
-        let propagation = match mount.propagation.as_deref() {
-            Some("HostToContainer") => "rslave",
-            Some("Bidirectional") => "rshared",
-            _ => "rprivate",
-        };
+        // Their sources propagate as they should already (`native/propagation.rs`).
         json!({
             "destination": mount.container_path,
             "type": "bind",
             "source": mount.host_path,
-            "options": ["rbind", propagation, access],
+            "options": ["rbind", access],
         })
     }));
     values
+}
+
+fn is_bidirectional(mount: &Mount) -> bool {
+    mount.propagation.as_deref() == Some("Bidirectional")
 }
 
 fn resources(record: &ContainerRecord, facts: &Facts) -> Value {
@@ -366,7 +373,11 @@ fn resources(record: &ContainerRecord, facts: &Facts) -> Value {
     let devices = match record.config.security.privileged {
         true => json!([{"allow": true, "access": "rwm"}]),
         // libcontainer adds the standard devices to this.
-        false => json!([{"allow": false, "access": "rwm"}]),
+        false => {
+            let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+            rules.extend(facts.device_rules.iter().cloned());
+            rules.into()
+        }
     };
     all.insert("devices".to_owned(), devices);
     all.into()

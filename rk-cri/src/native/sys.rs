@@ -119,19 +119,29 @@ pub(super) fn close_others(keep: &[BorrowedFd<'_>]) {
 
 /// Makes a mount that is attached nowhere refuse writes.
 pub(super) fn make_read_only(mount: &OwnedFd) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    set_attributes(mount, libc::MOUNT_ATTR_RDONLY, 0, 0)
+}
+
+/// Sets the propagation (`MS_PRIVATE`, `MS_SLAVE`) of a mount that is attached nowhere, and of those
+/// below it.
+pub(super) fn set_propagation(mount: &OwnedFd, propagation: libc::c_ulong) -> io::Result<()> {
+    set_attributes(mount, 0, propagation, libc::AT_RECURSIVE)
+}
+
+fn set_attributes(
+    mount: &OwnedFd,
+    set: u64,
+    propagation: u64,
+    flags: libc::c_int,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the path is an empty string, and the attributes are as long as said.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
             &raw const attributes,
             size_of::<libc::mount_attr>(),
         )

@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Event, Node, Pod},
+    node::v1::RuntimeClass,
+};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use rk_api::server::ApiServer;
-use rk_cri::{Runtime, agent::Agent};
+use rk_cri::{
+    Runtime,
+    agent::{Agent, Kubelets, configuration::KubeletConfiguration},
+};
 use rk_store::EmbeddedStore;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -18,17 +24,32 @@ use crate::lab::{Lab, eventually};
 /// An API server, and an agent that runs its Pods in the lab.
 pub struct Cluster {
     pub client: kube::Client,
+    kubelets: Kubelets,
+    configuration: String,
     agent: Option<DropGuard>,
 }
 
 impl Cluster {
     pub async fn new(lab: &Lab) -> Self {
+        Self::configured(lab, "").await
+    }
+
+    /// With fields of the kubelet's configuration.
+    pub async fn configured(lab: &Lab, fields: &str) -> Self {
+        let kubelets = Kubelets::new();
         let server = ApiServer::builder(Arc::new(EmbeddedStore::in_memory()))
             .require_service_accounts(false)
+            .node_connector(Arc::new(kubelets.clone()))
             .start()
             .await
             .unwrap();
-        let mut cluster = Self { client: server.client(), agent: None };
+        let kind = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        let mut cluster = Self {
+            client: server.client(),
+            kubelets,
+            configuration: format!("{kind}{fields}"),
+            agent: None,
+        };
         cluster.start_agent(lab).await;
         cluster
     }
@@ -36,11 +57,15 @@ impl Cluster {
     /// Starts the agent, in place of the one before.
     pub async fn start_agent(&mut self, lab: &Lab) {
         self.agent = None;
+        let configuration = KubeletConfiguration::parse(&self.configuration).unwrap().configuration;
         let agent = Agent::builder(self.client.clone(), Arc::new(lab.runtime().clone()))
+            .configuration(&configuration)
             .node_name("n1")
             .root_dir(lab.directory.path().join("agent"))
+            .node_ips(lab.network.node_ips())
             .build()
             .unwrap();
+        self.kubelets.add("n1", agent.kubelet_api());
         let token = CancellationToken::new();
         tokio::spawn(agent.run(token.clone()));
         let nodes: Api<Node> = Api::all(self.client.clone());
@@ -248,5 +273,53 @@ pub async fn a_volume_in_memory_is_made_whole_after_an_agent_died_while_making_i
     assert_eq!(status["phase"], "Succeeded", "{status}");
     cluster.delete("web").await;
     eventually(|| async { lab.mounts_of_pods().is_empty().then_some(()) }).await;
+    cluster.end(lab).await;
+}
+
+pub async fn a_pod_whose_runtime_class_means_another_runtime_is_told_so(lab: &mut Lab) {
+    let cluster = Cluster::new(lab).await;
+    let classes = Api::<RuntimeClass>::all(cluster.client.clone());
+    let class = json!({"metadata": {"name": "sandboxed"}, "handler": "gvisor"});
+    let class = serde_json::from_value(class).unwrap();
+    classes.create(&PostParams::default(), &class).await.unwrap();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {"nodeName": "n1", "runtimeClassName": "sandboxed", "containers": [
+            {"name": "main", "image": "busybox", "imagePullPolicy": "Never"}]},
+    }))
+    .unwrap();
+    cluster.pods().create(&PostParams::default(), &pod).await.unwrap();
+    let why = cluster.event("web", "FailedCreatePodSandBox").await;
+    assert!(why.ends_with("no runtime for \"gvisor\" is configured"), "{why}");
+    cluster.delete("web").await;
+    cluster.end(lab).await;
+}
+
+pub async fn a_container_is_asked_to_stop_by_the_signal_that_it_names(lab: &mut Lab) {
+    let cluster = Cluster::new(lab).await;
+    let said = lab.directory.path().join("said");
+    std::fs::create_dir(&said).unwrap();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "nodeName": "n1", "terminationGracePeriodSeconds": 60, "os": {"name": "linux"},
+            "volumes": [{"name": "said", "hostPath": {"path": said}}],
+            "containers": [{
+                "name": "main", "image": "busybox", "imagePullPolicy": "Never",
+                "lifecycle": {"stopSignal": "SIGUSR1"},
+                "command": ["sh", "-c", "trap 'echo usr1 > /said/it; exit 0' USR1; \
+                    trap 'echo term > /said/it; exit 0' TERM; \
+                    touch /said/ready; while :; do sleep 0.1; done"],
+                "volumeMounts": [{"name": "said", "mountPath": "/said"}],
+            }],
+        },
+    }))
+    .unwrap();
+    cluster.pods().create(&PostParams::default(), &pod).await.unwrap();
+    eventually(|| async { said.join("ready").exists().then_some(()) }).await;
+    let status = cluster.until("web", |status| container(status)["ready"] == true).await;
+    assert_eq!(container(&status)["stopSignal"], "SIGUSR1");
+    cluster.delete("web").await;
+    assert_eq!(std::fs::read_to_string(said.join("it")).unwrap(), "usr1\n");
     cluster.end(lab).await;
 }

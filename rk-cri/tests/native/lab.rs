@@ -17,7 +17,7 @@ use rk_cri::{
 };
 use rk_net::NodeNetwork;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Lab {
     pub directory: tempfile::TempDir,

@@ -11,7 +11,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
 
-use self::tunnel::Tunnel;
+use self::{reader::Reader, tunnel::Tunnel};
 use super::Call;
 use crate::{
     field::{ErrorList, FieldError, Path},
@@ -25,6 +25,7 @@ use crate::{
     },
 };
 
+mod reader;
 mod tunnel;
 
 /// How much of an agent's error text is passed on.
@@ -32,13 +33,18 @@ const ERROR_BYTES_MAX: usize = 50_000;
 
 impl<'a> Call<'a> {
     /// `pods/x/log`.
-    pub(super) async fn log(self, resource: &'a Arc<Resource>) -> Result<Response<ResponseBody>> {
+    pub(super) async fn log(
+        self,
+        resource: &'a Arc<Resource>,
+        mut extensions: http::Extensions,
+    ) -> Result<Response<ResponseBody>> {
         let query = self.context.query();
         let name = self.context.info().name.as_str();
         let errors = validate_log_options(query);
         if !errors.is_empty() {
             return Err(ApiError::invalid(&Subject::of("", "PodLogOptions"), name, &errors));
         }
+        let reader = Reader::asked(&self.context.headers)?;
         let pod = self.pod(resource).await?;
         let container = container(&pod, query.get("container").unwrap_or_default())?;
         let Some(node) = self.node(&pod).await? else {
@@ -59,6 +65,11 @@ impl<'a> Call<'a> {
         let response = self.send_to_agent(&node, request).await?;
         if !response.status().is_success() {
             return Err(agent_error(response, resource, name).await);
+        }
+        if let (Some(reader), Some(upgrade)) = (reader, extensions.remove::<OnUpgrade>()) {
+            let answer = reader.answer();
+            tokio::spawn(audit::hold(reader.carry(upgrade, response.into_body())));
+            return Ok(answer);
         }
         let mut answer = Response::new(());
         let media_type = response.headers().get(header::CONTENT_TYPE).cloned();

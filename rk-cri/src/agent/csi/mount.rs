@@ -95,8 +95,8 @@ impl Core {
             let place = if policy.tokens_are_secret { &mut secrets } else { &mut volume_context };
             place.insert(TOKENS.to_owned(), tokens);
         }
-        let directory = place::publishing(&self.pod_dir(pod), &wanted.spec_name);
-        let target = place::target(&directory);
+        let place = place::of_pod(&self.pod_dir(pod), &wanted.spec_name, wanted.is_block());
+        let (directory, target) = (place.directory, place.target);
         let request = NodePublishVolumeRequest {
             volume_id: wanted.id.handle.clone(),
             publish_context,
@@ -108,7 +108,13 @@ impl Core {
             volume_context,
         };
         let data = self.data_of(wanted);
-        blocking(move || place::note(&directory, &data)).await?;
+        let above = target.parent().filter(|_| wanted.is_block()).map(Path::to_owned);
+        blocking(move || {
+            // A device is published by its driver at a path that is not there yet.
+            above.map_or(Ok(()), std::fs::create_dir_all)?;
+            place::note(&directory, &data)
+        })
+        .await?;
         driver
             .client
             .call(request)

@@ -2,6 +2,8 @@
 //!
 //! - `plugins/kubernetes.io/csi/DRIVER/HASH/globalmount`: a volume staged for the node.
 //! - `pods/UID/volumes/kubernetes.io~csi/NAME/mount`: published for a Pod.
+//! - `plugins/kubernetes.io/csi/volumeDevices/publish/NAME/UID`: a device published for a Pod, with
+//!   its notes in `pods/UID/volumeDevices/kubernetes.io~csi/NAME`.
 //!
 //! Beside either is `vol_data.json`, with the keys that the kubelet writes.
 
@@ -16,6 +18,9 @@ use sha2::{Digest, Sha256};
 use super::VolumeId;
 
 const DATA_FILE: &str = "vol_data.json";
+/// What a Pod has of drivers, below its directory: file systems, and devices.
+const VOLUMES: &str = "volumes/kubernetes.io~csi";
+const DEVICES: &str = "volumeDevices/kubernetes.io~csi";
 
 /// What `vol_data.json` says of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,18 +49,21 @@ impl VolumeData {
 }
 
 /// A volume that is published for a Pod, or may be.
+#[derive(Clone, Debug)]
 pub(in crate::agent) struct Published {
     /// The Pod's UID.
     pub(super) pod: String,
     pub(in crate::agent) data: VolumeData,
-    pub(super) directory: PathBuf,
+    pub(super) place: Place,
 }
 
-impl Published {
-    /// The path that the driver was asked to mount at.
-    pub(in crate::agent) fn target(&self) -> PathBuf {
-        target(&self.directory)
-    }
+/// Where a volume of a Pod is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its notes.
+    pub(super) directory: PathBuf,
+    /// Where the driver is asked to mount it, or to put the device.
+    pub(super) target: PathBuf,
 }
 
 /// The directory of a volume that is staged: notes, and in it what is mounted.
@@ -69,14 +77,19 @@ pub(super) fn global_mount(staging: &Path) -> PathBuf {
     staging.join("globalmount")
 }
 
-/// The directory of a volume of a Pod: notes, and in it what is mounted.
-pub(super) fn publishing(pod_dir: &Path, spec_name: &str) -> PathBuf {
-    pod_volumes(pod_dir).join(spec_name.replace('/', "~"))
-}
-
-/// Where a driver mounts a volume for a Pod.
-pub(super) fn target(publishing: &Path) -> PathBuf {
-    publishing.join("mount")
+/// Where a volume of the Pod with this directory, `ROOT/pods/UID`, is.
+pub(super) fn of_pod(pod_dir: &Path, spec_name: &str, block: bool) -> Place {
+    let name = spec_name.replace('/', "~");
+    if !block {
+        let directory = pod_dir.join(VOLUMES).join(name);
+        return Place { target: directory.join("mount"), directory };
+    }
+    let root = pod_dir.ancestors().nth(2).unwrap_or(pod_dir);
+    let published = drivers(root).join("volumeDevices/publish").join(&name);
+    Place {
+        directory: pod_dir.join(DEVICES).join(name),
+        target: published.join(pod_dir.file_name().unwrap_or_default()),
+    }
 }
 
 /// What a driver's VolumeAttachment is called; the attach/detach controller makes it.
@@ -97,10 +110,6 @@ fn drivers(root: &Path) -> PathBuf {
     root.join("plugins/kubernetes.io/csi")
 }
 
-fn pod_volumes(pod_dir: &Path) -> PathBuf {
-    pod_dir.join("volumes/kubernetes.io~csi")
-}
-
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let mut paths: Vec<_> =
         fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -118,10 +127,15 @@ pub(super) fn staged(root: &Path) -> Vec<VolumeData> {
 pub(in crate::agent) fn published_for(pod_dir: &Path) -> Vec<Published> {
     let pod = pod_dir.file_name().map(|name| name.to_string_lossy().into_owned());
     let pod = pod.unwrap_or_default();
-    let found = entries(&pod_volumes(pod_dir)).filter_map(|directory| {
-        Some(Published { pod: pod.clone(), data: read(&directory)?, directory })
-    });
-    found.collect()
+    let of = |below: &str, block: bool| {
+        let found = entries(&pod_dir.join(below)).filter_map(|directory| {
+            let name = directory.file_name()?.to_string_lossy().into_owned();
+            let place = of_pod(pod_dir, &name, block);
+            Some(Published { pod: pod.clone(), data: read(&directory)?, place })
+        });
+        found.collect::<Vec<_>>()
+    };
+    [of(VOLUMES, false), of(DEVICES, true)].concat()
 }
 
 /// All volumes that are published for any Pod.
@@ -146,7 +160,7 @@ fn read(directory: &Path) -> Option<VolumeData> {
     (!data.driver_name.is_empty() && !data.volume_handle.is_empty()).then_some(data)
 }
 
-/// Removes a volume's directory, after what was mounted at `mount` in it is gone. Nothing is
+/// Removes a volume's directory, after what was mounted or put at `mount` is gone. Nothing is
 /// removed that is not empty or still mounted. Blocks.
 ///
 /// # Errors
@@ -191,14 +205,15 @@ mod tests {
             spec_name: "pv".into(),
             ..VolumeData::default()
         };
-        let directory = publishing(&pod_dir, "pv");
+        let Place { directory, target } = of_pod(&pod_dir, "pv", false);
         note(&directory, &data).unwrap();
         let staging = staging(root.path(), &data.id());
         note(&staging, &data).unwrap();
-        fs::create_dir(target(&directory)).unwrap();
+        fs::create_dir(&target).unwrap();
         // Half a note is none.
-        fs::create_dir_all(publishing(&pod_dir, "broken")).unwrap();
-        fs::write(publishing(&pod_dir, "broken").join(DATA_FILE), "{").unwrap();
+        let broken = of_pod(&pod_dir, "broken", false).directory;
+        fs::create_dir_all(&broken).unwrap();
+        fs::write(broken.join(DATA_FILE), "{").unwrap();
 
         let found = published(root.path());
         assert_eq!(found.len(), 1);
@@ -210,8 +225,15 @@ mod tests {
         assert!(csi.is_user("uid-1") && !csi.is_user("uid-2"));
         assert_eq!(csi.in_use(), [data.id().unique_name()].into());
 
-        forget(&directory, &target(&directory)).unwrap();
+        forget(&directory, &target).unwrap();
         assert!(published(root.path()).is_empty() && !directory.exists());
+
+        let device = of_pod(&pod_dir, "disk", true);
+        let expected = "plugins/kubernetes.io/csi/volumeDevices/publish/disk/uid-1";
+        assert_eq!(device.target, root.path().join(expected));
+        note(&device.directory, &data).unwrap();
+        assert_eq!(published(root.path())[0].place, device);
+        assert_eq!(super::staged(root.path()).len(), 1, "a device is none that is staged");
     }
 
     #[test]
@@ -220,10 +242,11 @@ mod tests {
         let directory = root.path().join("volume");
         let data = VolumeData { driver_name: "d".into(), ..VolumeData::default() };
         note(&directory, &data).unwrap();
-        fs::create_dir(target(&directory)).unwrap();
-        fs::write(target(&directory).join("file"), "precious").unwrap();
-        assert!(forget(&directory, &target(&directory)).is_err());
-        assert!(target(&directory).join("file").exists());
+        let target = directory.join("mount");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("file"), "precious").unwrap();
+        assert!(forget(&directory, &target).is_err());
+        assert!(target.join("file").exists());
         assert!(directory.join(DATA_FILE).exists(), "it can be tried again");
     }
 }

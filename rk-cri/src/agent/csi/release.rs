@@ -47,18 +47,18 @@ impl Core {
         let driver = self.csi.driver(&id.driver).map_err(failed)?;
         let turn = self.csi.turn(&id);
         let _turn = turn.lock().await;
-        let target = volume.target();
+        let place = volume.place.clone();
         let request = NodeUnpublishVolumeRequest {
             volume_id: id.handle.clone(),
-            target_path: target.display().to_string(),
+            target_path: place.target.display().to_string(),
         };
         driver
             .client
             .call(request)
             .await
             .map_err(|status| failed(said("Unmounter.TearDownAt failed", &status)))?;
-        let directory = volume.directory.clone();
-        let forgotten = tokio::task::spawn_blocking(move || place::forget(&directory, &target));
+        let forgotten =
+            tokio::task::spawn_blocking(move || place::forget(&place.directory, &place.target));
         let forgotten = forgotten.await.map_err(|error| failed(error.to_string()))?;
         forgotten.map_err(|error| failed(error.to_string()))?;
         if let Some(known) = self.csi.volumes.lock().get_mut(&id) {

@@ -8,7 +8,9 @@ use k8s_openapi::api::{
 };
 
 use super::{Driver, VolumeId, place};
-use crate::csi::v1::{AccessMode, AccessType, Mode, MountVolume, NodeRpcType, VolumeCapability};
+use crate::csi::v1::{
+    AccessMode, AccessType, BlockVolume, Mode, MountVolume, NodeRpcType, VolumeCapability,
+};
 
 /// A secret by namespace and name.
 pub(super) type SecretName = (String, String);
@@ -22,6 +24,8 @@ pub(crate) struct Wanted {
     /// It has no PersistentVolume: it is made with the Pod, and goes with it.
     pub(super) ephemeral: bool,
     pub(super) read_only: bool,
+    /// It is a block device, not a file system.
+    block: bool,
     fs_type: String,
     mount_flags: Vec<String>,
     access_modes: Vec<String>,
@@ -88,6 +92,7 @@ impl Wanted {
             spec_name: volume.metadata.name.clone().unwrap_or_default(),
             ephemeral: false,
             read_only,
+            block: spec.volume_mode.as_deref() == Some("Block"),
             fs_type: csi.fs_type.clone().unwrap_or_default(),
             mount_flags: spec.mount_options.clone().unwrap_or_default(),
             access_modes: spec.access_modes.clone().unwrap_or_default(),
@@ -109,6 +114,7 @@ impl Wanted {
             spec_name: volume.name.clone(),
             ephemeral: true,
             read_only: csi.read_only == Some(true),
+            block: false,
             fs_type: csi.fs_type.clone().unwrap_or_default(),
             mount_flags: Vec::new(),
             access_modes: vec!["ReadWriteOnce".to_owned()],
@@ -120,6 +126,10 @@ impl Wanted {
                 .map(|reference| (namespace, reference.name.clone())),
             expand_secret: None,
         })
+    }
+
+    pub(in crate::agent) fn is_block(&self) -> bool {
+        self.block
     }
 
     pub(super) fn mode(&self) -> &'static str {
@@ -159,7 +169,10 @@ impl Wanted {
             _ => Mode::SingleNodeWriter,
         };
         VolumeCapability {
-            access_type: Some(AccessType::Mount(mount)),
+            access_type: Some(match self.block {
+                true => AccessType::Block(BlockVolume {}),
+                false => AccessType::Mount(mount),
+            }),
             access_mode: Some(AccessMode { mode: mode.into() }),
         }
     }
@@ -186,7 +199,7 @@ impl Wanted {
 
     /// Whether the agent gives the files to the Pod's `fsGroup` (KEP-1682).
     pub(super) fn is_for_group(&self, policy: &Policy, driver: &Driver) -> bool {
-        if self.read_only || driver.can(NodeRpcType::VolumeMountGroup) {
+        if self.block || self.read_only || driver.can(NodeRpcType::VolumeMountGroup) {
             return false;
         }
         match policy.fs_group {
@@ -280,6 +293,11 @@ mod tests {
             panic!("a file system");
         };
         assert_eq!(mount.volume_mount_group, "7");
+
+        let device = json!({"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"});
+        assert!(!by_agent(&device, "File"), "a device has no files");
+        let asked = persistent(device).capability(&knows, Some(7));
+        assert_eq!(asked.access_type, Some(AccessType::Block(BlockVolume {})));
     }
 
     #[test]

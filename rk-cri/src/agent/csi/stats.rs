@@ -59,7 +59,7 @@ impl Core {
         };
         let request = NodeGetVolumeStatsRequest {
             volume_id: id.handle.clone(),
-            volume_path: published.target().display().to_string(),
+            volume_path: published.place.target.display().to_string(),
             staging_target_path,
         };
         tokio::time::timeout(WITHIN, driver.client.call(request)).await.ok()?.ok()

@@ -203,6 +203,10 @@ impl Outputs {
             };
             if let Some(frame) = frame {
                 client.send(frame).await?;
+                // A slow client is to have all of it: only silence ends it.
+                if code.is_some() {
+                    deadline.as_mut().reset(tokio::time::Instant::now() + DRAIN);
+                }
             }
         }
     }

@@ -41,7 +41,8 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result
 
     let stamp = format!("..{}", clock::now().strftime("%Y_%m_%d_%H_%M_%S.%N"));
     let fresh = dir.join(&stamp);
-    fs::create_dir_all(&fresh)?;
+    // A name that is taken already is not ours.
+    fs::create_dir(&fresh)?;
     set_mode(&fresh, 0o755)?;
     if let Some(group) = group {
         give_to_group(&fresh, group)?;
@@ -112,10 +113,14 @@ fn read(dir: &Path) -> io::Result<Files> {
         for entry in fs::read_dir(base)? {
             let entry = entry?;
             let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
-            if entry.file_type()?.is_dir() {
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
                 walk(&entry.path(), &format!("{path}/"), files)?;
-            } else {
+            } else if kind.is_file() {
                 files.insert(path, (fs::read(entry.path())?, mode_of(&entry.path())?));
+            } else {
+                // Not made here: neither followed nor waited for, and different from all wanted.
+                files.insert(path, (Vec::new(), u32::MAX));
             }
         }
         Ok(())
@@ -212,6 +217,31 @@ mod tests {
             assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
             assert_eq!(fs::read_to_string(volume.join("..data/a")).unwrap(), "2");
             fs::remove_dir_all(&volume).unwrap();
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_was_planted_among_the_files_is_neither_followed_nor_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let root = tempfile::tempdir().unwrap();
+        let (volume, outside) = (root.path().join("volume"), root.path().join("outside"));
+        fs::write(&outside, "1").unwrap();
+        let fifo =
+            |at: &Path| mknodat(CWD, at, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        type Plant<'a> = &'a dyn Fn(&Path);
+        let plants: [Plant<'_>; 3] = [&fifo, &|at| symlink(&outside, at).unwrap(), &|at| {
+            symlink(Path::new("nowhere"), at).unwrap()
+        }];
+        for plant in plants {
+            let wanted = files(&[("a", "1"), ("sub/b", "2")]);
+            write(&volume, &wanted, None).unwrap();
+            fs::remove_file(volume.join("..data/a")).unwrap();
+            plant(&volume.join("..data/a"));
+            assert!(write(&volume, &wanted, None).unwrap(), "it is put right");
+            assert_eq!(fs::read_to_string(volume.join("a")).unwrap(), "1");
+            assert!(fs::symlink_metadata(volume.join("..data/a")).unwrap().is_file());
+            assert_eq!(fs::read_to_string(&outside).unwrap(), "1");
         }
     }
 

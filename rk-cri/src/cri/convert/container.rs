@@ -8,7 +8,9 @@ use super::{
     sandbox::{resources_from_v1, resources_to_v1},
     security_from_v1, security_to_v1, signals, time,
 };
-use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, Mount, SandboxConfig};
+use crate::runtime::{
+    ContainerConfig, ContainerState, ContainerStatus, Device, Mount, SandboxConfig,
+};
 
 /// What a runtime is asked to make.
 pub(in crate::cri) fn to_v1(
@@ -32,6 +34,7 @@ pub(in crate::cri) fn to_v1(
         working_dir: config.working_dir.clone(),
         envs: envs.collect(),
         mounts: config.mounts.iter().map(mount_to_v1).collect(),
+        devices: config.devices.iter().map(device_to_v1).collect(),
         labels,
         annotations,
         log_path: text(&config.log_path),
@@ -65,6 +68,7 @@ pub(in crate::cri) fn from_v1(config: v1::ContainerConfig) -> ContainerConfig {
         working_dir: config.working_dir,
         env: env.collect(),
         mounts: config.mounts.into_iter().map(mount_from_v1).collect(),
+        devices: config.devices.into_iter().map(device_from_v1).collect(),
         log_path: config.log_path.into(),
         stdin: config.stdin,
         stdin_once: config.stdin_once,
@@ -117,6 +121,22 @@ fn mount_from_v1(mount: v1::Mount) -> Mount {
         read_only: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation: propagation.map(str::to_owned),
+    }
+}
+
+fn device_to_v1(device: &Device) -> v1::Device {
+    v1::Device {
+        container_path: text(&device.container_path),
+        host_path: text(&device.host_path),
+        permissions: if device.read_only { "r" } else { "mrw" }.to_owned(),
+    }
+}
+
+fn device_from_v1(device: v1::Device) -> Device {
+    Device {
+        host_path: device.host_path.into(),
+        container_path: device.container_path.into(),
+        read_only: !device.permissions.contains('w'),
     }
 }
 
@@ -253,6 +273,13 @@ mod tests {
                 mount("/b", Some("HostToContainer")),
                 mount("/c", Some("Bidirectional")),
             ],
+            devices: [("/dev/a", true), ("/dev/b", false)]
+                .map(|(path, read_only)| Device {
+                    host_path: path.into(),
+                    container_path: "/dev/x".into(),
+                    read_only,
+                })
+                .into(),
             log_path: "main/3.log".into(),
             stdin: true,
             tty: true,
@@ -297,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_tells_what_it_was_made_from_but_not_the_environment() {
+    fn a_status_tells_what_it_was_made_from_but_not_environment_and_devices() {
         let status = ContainerStatus {
             id: "c1".into(),
             sandbox_id: "s1".into(),
@@ -313,7 +340,7 @@ mod tests {
             log_path: "/logs/main/3.log".into(),
         };
         let told = status_from_v1(status_to_v1(&status), "s1".into());
-        let expected = ContainerConfig { env: Vec::new(), ..config() };
+        let expected = ContainerConfig { env: Vec::new(), devices: Vec::new(), ..config() };
         assert_eq!(told, ContainerStatus { config: expected, ..status });
     }
 

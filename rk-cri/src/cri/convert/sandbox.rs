@@ -66,6 +66,8 @@ pub(in crate::cri) fn from_v1(config: v1::PodSandboxConfig) -> SandboxConfig {
         host_ipc: on_node(modes.ipc),
         share_process_namespace: modes.pid == i32::from(v1::NamespaceMode::Pod),
         privileged: security.privileged,
+        // Not part of what a client describes, but asked for beside it.
+        runtime_handler: String::new(),
         sysctls: linux.sysctls,
         cgroup_parent: cgroup_below_root(&linux.cgroup_parent),
         labels: config.labels,

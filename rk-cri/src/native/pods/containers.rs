@@ -8,7 +8,9 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     super::{
         create::bounding_capabilities,
+        devices,
         disk::{self, CONTAINER, ContainerRecord, EXIT, Exit, Phase, SOCKET, START, Start},
+        propagation,
         seccomp::{self, Filter},
         spec::{arguments, capabilities, signal_number},
         wire::{AsyncChannel, Channel, Reply, Request},
@@ -324,12 +326,13 @@ fn check(config: &ContainerConfig, image: &StoredImage) -> Result<(), RuntimeErr
                 mount.host_path.display()
             )));
         }
-        if mount.propagation.as_deref() == Some("Bidirectional") {
-            return Err(RuntimeError::Unsupported(format!(
-                "mount {}: Bidirectional propagation",
-                mount.container_path.display()
-            )));
+        if mount.propagation.is_some() {
+            let table = crate::mounts::table().map_err(fail("cannot read the table of mounts"))?;
+            propagation::check(mount, &table).map_err(RuntimeError::Invalid)?;
         }
+    }
+    for device in &config.devices {
+        devices::of_host(device).map_err(RuntimeError::Invalid)?;
     }
     Ok(())
 }
