@@ -325,7 +325,7 @@ profiles:
     multiPoint:
       disabled: [{name: ImageLocality}]
     score:
-      disabled: [{name: TaintToleration}, {name: PodTopologySpread}]
+      disabled: [{name: TaintToleration}, {name: PodTopologySpread}, {name: InterPodAffinity}]
       enabled: [{name: NodeAffinity, weight: 9}]
   pluginConfig:
   - name: NodeResourcesFit
@@ -364,8 +364,12 @@ profiles:
         refused("profiles: [{plugins: {filters: {}}}]", "unknown field");
         refused("profiles: [{pluginConfig: [{name: Nope}]}]", "no plugin \"Nope\"");
         refused(
-            "profiles: [{plugins: {multiPoint: {enabled: [{name: InterPodAffinity}]}}}]",
-            "no plugin \"InterPodAffinity\"",
+            "profiles: [{plugins: {multiPoint: {enabled: [{name: DynamicResources}]}}}]",
+            "no plugin \"DynamicResources\"",
+        );
+        refused(
+            "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]",
+            "not in valid range [0, 100]",
         );
         refused("profiles: [{plugins: {filter: {enabled: [{name: PrioritySort}]}}}]", "does not");
         refused(

@@ -24,7 +24,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::{
-    Budgets, Diagnosis, NodeChange, NodeInfo, PodInfo, Snapshot, Status, Storage, cycle::Filters,
+    Budgets, Diagnosis, Namespaces, NodeChange, NodeInfo, PodInfo, Snapshot, Status, Storage,
+    cycle::Filters,
 };
 
 /// The best score that a plugin gives, after normalization. The worst is 0.
@@ -55,6 +56,11 @@ pub trait Plugin: Debug + Send + Sync + 'static {
 
     /// Where this plugin looks up disruption budgets. A running scheduler connects it as well.
     fn budgets(&self) -> Option<&Budgets> {
+        None
+    }
+
+    /// Where this plugin looks up namespaces. A running scheduler connects it as well.
+    fn namespaces(&self) -> Option<&Namespaces> {
         None
     }
 
@@ -192,6 +198,8 @@ pub enum ClusterEvent<'a> {
     AssignedPodDeleted(&'a PodInfo),
     /// A volume, a claim, a class or what a CSI driver says of a node changed.
     StorageChanged,
+    /// A namespace appeared, or its labels changed.
+    NamespaceChanged,
     /// The waiting Pod itself changed.
     PodUpdated {
         /// As it was.

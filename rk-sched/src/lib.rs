@@ -30,9 +30,11 @@ pub mod config;
 pub mod framework;
 pub mod plugins;
 
+mod affinity;
 mod budgets;
 mod cycle;
 mod diagnosis;
+mod namespaces;
 mod node_info;
 mod pod_info;
 mod profile;
@@ -44,9 +46,11 @@ mod snapshot;
 mod status;
 mod storage;
 
+pub use affinity::{PodTerm, PodTerms};
 pub use budgets::{BudgetView, Budgets};
 pub use cycle::{Filters, Placement, Prepared, Rejection, Scheduler};
 pub use diagnosis::{Diagnosis, FitError, Unschedulable};
+pub use namespaces::{NamespaceView, Namespaces};
 pub use node_info::{NodeChange, NodeInfo};
 pub use pod_info::{DEFAULT_SCHEDULER_NAME, HostPort, PodInfo};
 pub use profile::{Point, Profile, ProfileBuilder, ProfileError};

@@ -119,6 +119,11 @@ impl NodeInfo {
         self.node.metadata.labels.as_ref()
     }
 
+    /// The value of one of its labels.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels()?.get(key).map(String::as_str)
+    }
+
     /// Its taints.
     pub fn taints(&self) -> &[Taint] {
         &self.facts.taints

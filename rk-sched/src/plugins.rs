@@ -9,6 +9,7 @@ use crate::{framework::Plugin, profile::Weighted};
 pub mod default_binder;
 pub mod default_preemption;
 pub mod image_locality;
+pub mod inter_pod_affinity;
 pub mod node_affinity;
 pub mod node_name;
 pub mod node_ports;
@@ -27,6 +28,7 @@ pub mod volume_zone;
 pub use default_binder::DefaultBinder;
 pub use default_preemption::DefaultPreemption;
 pub use image_locality::ImageLocality;
+pub use inter_pod_affinity::InterPodAffinity;
 pub use node_affinity::NodeAffinity;
 pub use node_name::NodeName;
 pub use node_ports::NodePorts;
@@ -53,7 +55,7 @@ struct Entry {
 }
 
 /// The plugins of the default profile, in its order.
-const REGISTRY: [Entry; 17] = [
+const REGISTRY: [Entry; 18] = [
     entry::<SchedulingGates>(scheduling_gates::NAME, 1),
     entry::<PrioritySort>(priority_sort::NAME, 1),
     entry::<NodeUnschedulable>(node_unschedulable::NAME, 1),
@@ -67,6 +69,7 @@ const REGISTRY: [Entry; 17] = [
     entry::<VolumeBinding>(volume_binding::NAME, 1),
     entry::<VolumeZone>(volume_zone::NAME, 1),
     entry::<PodTopologySpread>(pod_topology_spread::NAME, 2),
+    entry::<InterPodAffinity>(inter_pod_affinity::NAME, 2),
     entry::<DefaultPreemption>(default_preemption::NAME, 1),
     entry::<NodeResourcesBalancedAllocation>(node_resources_balanced_allocation::NAME, 1),
     entry::<ImageLocality>(image_locality::NAME, 1),
@@ -75,7 +78,7 @@ const REGISTRY: [Entry; 17] = [
 
 /// Plugins of upstream's default profile that this crate does not have: a configuration may turn
 /// them off, and give them arguments, but not on.
-pub const ABSENT: [&str; 2] = ["DynamicResources", "InterPodAffinity"];
+pub const ABSENT: [&str; 1] = ["DynamicResources"];
 
 const fn entry<P: FromArgs>(name: &'static str, weight: i64) -> Entry {
     Entry { name, weight, new: P::make }

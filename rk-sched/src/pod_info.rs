@@ -3,6 +3,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
 
 use crate::{
+    affinity::PodTerms,
     resources::{NonZero, Resources, pod_non_zero, pod_requests},
     selector::{NodeTerm, NodeTerms},
 };
@@ -31,6 +32,8 @@ pub struct PodInfo {
     pub required_nodes: Option<NodeTerms>,
     /// Preferred node affinity: weight and term.
     pub preferred_nodes: Vec<(i64, NodeTerm)>,
+    /// What it says of other Pods.
+    pub terms: PodTerms,
     /// Its priority; 0 when it has none.
     pub priority: i32,
 }
@@ -83,6 +86,7 @@ impl PodInfo {
                 .flatten()
                 .map(|term| (term.weight.into(), NodeTerm::new(&term.preference)))
                 .collect(),
+            terms: PodTerms::of(&pod),
             priority: spec.and_then(|spec| spec.priority).unwrap_or(0),
             pod,
         }

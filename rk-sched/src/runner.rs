@@ -5,7 +5,7 @@ use std::{
 };
 
 use k8s_openapi::api::{
-    core::v1::{Node, Pod},
+    core::v1::{Namespace, Node, Pod},
     policy::v1::PodDisruptionBudget,
 };
 use rk_api::client::{
@@ -30,7 +30,7 @@ mod status;
 mod waiting;
 
 use binding::{Binding, Bound, Outcome};
-use news::StorageNews;
+use news::News;
 use status::{Eviction, StatusWriter};
 pub use waiting::WaitingPods;
 
@@ -38,9 +38,9 @@ pub use waiting::WaitingPods;
 const BINDINGS_MAX: usize = 512;
 /// How many Pods are tried before other tasks and news get their turn.
 const BATCH: usize = 64;
-/// How long to wait for disruption budgets at the start. A server from before their API was final
-/// has none to give, and Pods are to be scheduled all the same.
-const BUDGETS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait at the start for what Pods can be scheduled without. A server from before their
+/// API was final has no disruption budgets to give, and an older role none of the namespaces.
+const EXTRAS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long bindings that are under way may take to end at shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
@@ -161,14 +161,22 @@ impl SchedulerRunner {
     }
 }
 
-/// Lets plugins look up volumes and claims, and disruption budgets.
-fn connect(profiles: &[Arc<Profile>], storage: &Caches, budgets: &Informer<PodDisruptionBudget>) {
+/// Lets plugins look up volumes and claims, disruption budgets, and namespaces.
+fn connect(
+    profiles: &[Arc<Profile>],
+    storage: &Caches,
+    budgets: &Informer<PodDisruptionBudget>,
+    namespaces: &Informer<Namespace>,
+) {
     for plugin in profiles.iter().flat_map(|profile| &profile.all) {
         if let Some(connected) = plugin.storage() {
             connected.connect(Arc::new(storage.clone()));
         }
         if let Some(connected) = plugin.budgets() {
             connected.connect(Arc::new(budgets.clone()));
+        }
+        if let Some(connected) = plugin.namespaces() {
+            connected.connect(Arc::new(namespaces.clone()));
         }
     }
 }
@@ -215,10 +223,12 @@ impl Core {
         };
         let (nodes, storage) = (informers.of::<Node>(), Caches::new(&informers));
         let budgets = informers.of::<PodDisruptionBudget>();
+        let namespaces = informers.of::<Namespace>();
         if shutdown
             .run_until_cancelled(async {
-                let budgets = tokio::time::timeout(BUDGETS_TIMEOUT, budgets.synced());
-                tokio::join!(nodes.synced(), pods.synced(), storage.synced(), budgets)
+                let extras = async { tokio::join!(budgets.synced(), namespaces.synced()) };
+                let extras = tokio::time::timeout(EXTRAS_TIMEOUT, extras);
+                tokio::join!(nodes.synced(), pods.synced(), storage.synced(), extras)
             })
             .await
             .is_none()
@@ -239,8 +249,8 @@ impl Core {
             tracing::warn!("a scheduler without profiles has nothing to do");
             return;
         }
-        connect(&profiles, &storage, &budgets);
-        let news = StorageNews::follow(&storage);
+        connect(&profiles, &storage, &budgets, &namespaces);
+        let news = [News::of_storage(&storage), News::of_namespaces(&namespaces)];
         let (done, mut results) = mpsc::unbounded_channel();
         let mut core = Self {
             queue: SchedulingQueue::new(profiles, builder.backoff),
@@ -271,7 +281,7 @@ impl Core {
         &mut self,
         mut nodes: Subscription<Node>,
         mut pods: Subscription<Pod>,
-        news: &StorageNews,
+        [storage, namespaces]: &[News; 2],
         results: &mut mpsc::UnboundedReceiver<Done>,
         shutdown: &CancellationToken,
     ) {
@@ -315,8 +325,11 @@ impl Core {
                 Some(done) = results.recv() => self.ended(done),
                 change = nodes.next_change() => self.node_changed(change),
                 change = pods.next_change() => self.pod_changed(change),
-                () = news.heard() => {
+                () = storage.heard() => {
                     self.queue.on_event(&ClusterEvent::StorageChanged, Instant::now());
+                }
+                () = namespaces.heard() => {
+                    self.queue.on_event(&ClusterEvent::NamespaceChanged, Instant::now());
                 }
                 () = sleep => {}
             }

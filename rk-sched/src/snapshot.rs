@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::{
+    affinity::Existing,
     node_info::{NodeChange, NodeInfo},
     pod_info::PodInfo,
 };
@@ -45,6 +46,8 @@ pub struct Snapshot {
     /// The last change that moved rows or touched more than single nodes.
     structure: u64,
     images: HashMap<String, u32, RandomState>,
+    /// What the Pods on the nodes say of other Pods.
+    affinity: Existing,
     /// Pods for which preemption made room, and where. Few, so a list will do.
     nominated: Vec<(Arc<PodInfo>, Arc<str>)>,
 }
@@ -71,6 +74,7 @@ impl Default for Snapshot {
             version: 0,
             structure: 0,
             images: HashMap::default(),
+            affinity: Existing::default(),
             nominated: Vec::new(),
         }
     }
@@ -122,10 +126,16 @@ impl Snapshot {
     pub fn set_node(&mut self, node: Arc<Node>) -> Option<NodeChange> {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         if let Some(index) = self.index(name) {
+            let change = NodeChange::between(&self.nodes[index as usize].node, &node);
+            if change.labels {
+                self.count_terms(index, -1);
+            }
             let row = &mut self.nodes[index as usize];
-            let change = NodeChange::between(&row.node, &node);
             let old = std::mem::replace(&mut row.node, node.clone());
             row.set_node(node);
+            if change.labels {
+                self.count_terms(index, 1);
+            }
             if change.images {
                 self.count_images(&old, false);
                 let new = self.nodes[index as usize].node.clone();
@@ -146,6 +156,7 @@ impl Snapshot {
         self.by_name.insert(row.name.clone(), index);
         self.count_images(&row.node, true);
         self.nodes.push(row);
+        self.count_terms(index, 1);
         if has_images {
             self.restructure();
         } else {
@@ -157,6 +168,7 @@ impl Snapshot {
     /// Takes out a node. Its Pods are remembered in case it comes back.
     pub fn remove_node(&mut self, name: &str) {
         let Some(index) = self.by_name.remove(name) else { return };
+        self.count_terms(index, -1);
         let row = self.nodes.swap_remove(index as usize);
         if let Some(moved) = self.nodes.get(index as usize) {
             self.by_name.insert(moved.name.clone(), index);
@@ -198,6 +210,7 @@ impl Snapshot {
                     && same.host_ports == pod.host_ports
                     && same.pod.metadata.labels == pod.pod.metadata.labels
                     && same.priority == pod.priority
+                    && same.terms == pod.terms
                 {
                     *same = pod;
                     return;
@@ -209,7 +222,9 @@ impl Snapshot {
         self.pods.insert(pod.uid.clone(), node.clone());
         match self.index(&node) {
             Some(index) => {
-                self.nodes[index as usize].add_pod(pod);
+                let row = &mut self.nodes[index as usize];
+                self.affinity.count(row, &pod, 1);
+                row.add_pod(pod);
                 self.changed(index, false);
             }
             None => self.homeless.entry(node).or_default().push(pod),
@@ -221,7 +236,11 @@ impl Snapshot {
         let node = self.pods.remove(uid)?;
         match self.index(&node) {
             Some(index) => {
-                let pod = self.nodes[index as usize].remove_pod(uid);
+                let row = &mut self.nodes[index as usize];
+                let pod = row.remove_pod(uid);
+                if let Some(pod) = &pod {
+                    self.affinity.count(row, pod, -1);
+                }
                 self.changed(index, false);
                 pod
             }
@@ -252,6 +271,19 @@ impl Snapshot {
     /// The Pods for which room is kept, and on which node.
     pub fn nominated(&self) -> &[(Arc<PodInfo>, Arc<str>)] {
         &self.nominated
+    }
+
+    /// What the Pods on the nodes say of other Pods.
+    pub(crate) fn affinity(&self) -> &Existing {
+        &self.affinity
+    }
+
+    /// Counts what the Pods of a node say of other Pods in or out.
+    fn count_terms(&mut self, index: u32, by: i64) {
+        let row = &self.nodes[index as usize];
+        for pod in &row.pods {
+            self.affinity.count(row, pod, by);
+        }
     }
 
     fn count_images(&mut self, node: &Node, add: bool) {

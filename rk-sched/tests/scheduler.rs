@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -272,4 +272,31 @@ async fn an_urgent_pod_takes_the_place_of_a_lesser_one() {
     tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
     assert_eq!(cluster.node_of("urgent").await, "n");
     assert!(cluster.event("lesser", "Preempted").await.starts_with("Preempted by pod "));
+}
+
+#[tokio::test]
+async fn a_namespace_that_gets_a_label_wakes_who_waits_for_its_pods() {
+    let cluster = Cluster::with([node("n").label("zone", "a")]).await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let other = json!({"metadata": {"name": "other"}});
+    let other = serde_json::from_value(other).unwrap();
+    namespaces.create(&PostParams::default(), &other).await.unwrap();
+    let db = pod("db").namespace("other").label("app", "db").with(|pod| pod.metadata.uid = None);
+    let there: Api<Pod> = Api::namespaced(cluster.client.clone(), "other");
+    there.create(&PostParams::default(), &db.build()).await.unwrap();
+
+    let near = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+        "topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "db"}},
+        "namespaceSelector": {"matchLabels": {"team": "x"}}}]}});
+    let near = pod("p").with(|pod| {
+        pod.spec.as_mut().unwrap().affinity = Some(serde_json::from_value(near).unwrap());
+    });
+    cluster.create(near).await;
+    let why = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 \
+               nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!(cluster.unschedulable("p").await, why);
+
+    let label = Patch::Merge(json!({"metadata": {"labels": {"team": "x"}}}));
+    namespaces.patch("other", &PatchParams::default(), &label).await.unwrap();
+    assert_eq!(cluster.node_of("p").await, "n");
 }

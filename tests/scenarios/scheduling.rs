@@ -11,7 +11,9 @@ scenarios! {
     Sim:
         s155_the_best_of_the_fitting_nodes_wins,
         s156_a_pod_that_fits_nowhere_says_why_and_starts_when_it_fits,
-        affinity_to_nodes_is_required_or_preferred,
+        s157_affinity_to_nodes_is_required_or_preferred,
+        s157_pods_go_near_others_or_stay_apart,
+        s157_one_pod_per_node_and_the_next_waits,
         s158_taints_keep_pods_off_that_do_not_tolerate_them,
         s159_containers_outlive_a_restart_of_the_kubelet;
     Both:
@@ -21,9 +23,15 @@ scenarios! {
 
 /// Creates a Pod in the test's own cluster.
 fn create(t: &Shell, own: &Own<'_>, name: &str, spec: &str) {
+    create_as(t, own, "none", name, spec);
+}
+
+/// Creates a Pod with the label `app`.
+fn create_as(t: &Shell, own: &Own<'_>, app: &str, name: &str, spec: &str) {
+    let metadata = format!("{name}, labels: {{app: {app}}}");
     t.write(
         &format!("{name}.yaml"),
-        &pod(name, &format!("terminationGracePeriodSeconds: 1\n{spec}")),
+        &pod(&metadata, &format!("terminationGracePeriodSeconds: 1\n{spec}")),
     );
     own.ok(&format!("create -f {name}.yaml"));
 }
@@ -131,7 +139,7 @@ fn region(rule: &str, value: &str) -> String {
     }
 }
 
-fn affinity_to_nodes_is_required_or_preferred(t: &Shell) {
+fn s157_affinity_to_nodes_is_required_or_preferred(t: &Shell) {
     let own = Own::start(t, 0);
     let at = |name: &str, region: &str, zone: &str| {
         let labels =
@@ -164,6 +172,119 @@ fn affinity_to_nodes_is_required_or_preferred(t: &Shell) {
     assert!(node_of(&own, "east").starts_with('e'));
     to_nodes("north", &[region("required", "north")]);
     fits_nowhere(&own, "north", &["3 node(s) didn't match Pod's node affinity/selector"]);
+    own.stop();
+}
+
+const REGION: &str = "topology.kubernetes.io/region";
+const HOST: &str = "kubernetes.io/hostname";
+
+/// A rule about Pods with this label `app`, within the domains of a node label.
+fn to_pods(side: &str, rule: &str, key: &str, app: &str) -> String {
+    let term = format!("{{topologyKey: {key}, labelSelector: {{matchLabels: {{app: {app}}}}}}}");
+    let rule = match rule {
+        "required" => format!("requiredDuringSchedulingIgnoredDuringExecution: [{term}]"),
+        _ => format!(
+            "preferredDuringSchedulingIgnoredDuringExecution: [{{weight: 100, podAffinityTerm: {term}}}]"
+        ),
+    };
+    format!("{side}: {{{rule}}}")
+}
+
+fn s157_pods_go_near_others_or_stay_apart(t: &Shell) {
+    let own = Own::start(t, 0);
+    for (name, region) in [("e1", "east"), ("e2", "east"), ("w1", "west")] {
+        own.join_with(name, &[], &[(REGION, region)]);
+    }
+    own.ready(3);
+    let ruled = |app: &str, name: &str, rules: &[String]| {
+        create_as(t, &own, app, name, &format!("affinity: {{{}}}\n{PLAIN}", rules.join(", ")));
+    };
+    let on = |app: &str, name: &str, node: &str| {
+        create_as(t, &own, app, name, &format!("nodeSelector: {{{HOST}: {node}}}\n{PLAIN}"));
+        assert_eq!(node_of(&own, name), node);
+    };
+
+    // Nobody is there yet whom it wants to be near.
+    ruled("none", "beside", &[to_pods("podAffinity", "required", HOST, "db")]);
+    fits_nowhere(&own, "beside", &["3 node(s) didn't match pod affinity rules"]);
+    on("db", "db", "e1");
+    assert_eq!(node_of(&own, "beside"), "e1");
+
+    let east = |name: &str| assert!(node_of(&own, name).starts_with('e'), "{name}");
+    ruled("none", "same-region", &[to_pods("podAffinity", "required", REGION, "db")]);
+    east("same-region");
+    ruled("none", "elsewhere", &[to_pods("podAntiAffinity", "required", REGION, "db")]);
+    assert_eq!(node_of(&own, "elsewhere"), "w1");
+    let between = [
+        to_pods("podAffinity", "required", REGION, "db"),
+        to_pods("podAntiAffinity", "required", HOST, "db"),
+    ];
+    ruled("none", "between", &between);
+    assert_eq!(node_of(&own, "between"), "e2");
+
+    // What is preferred decides among nodes, and is no condition.
+    ruled("none", "rather-near", &[to_pods("podAffinity", "preferred", HOST, "db")]);
+    assert_eq!(node_of(&own, "rather-near"), "e1");
+    ruled("none", "rather-far", &[to_pods("podAntiAffinity", "preferred", REGION, "db")]);
+    assert_eq!(node_of(&own, "rather-far"), "w1");
+    ruled("none", "rather-nowhere", &[to_pods("podAffinity", "preferred", HOST, "nobody")]);
+    node_of(&own, "rather-nowhere");
+    let against = [
+        to_pods("podAffinity", "preferred", HOST, "db"),
+        to_pods("podAntiAffinity", "required", REGION, "db"),
+    ];
+    ruled("none", "against", &against);
+    assert_eq!(node_of(&own, "against"), "w1");
+
+    // A Pod that is there keeps others off, which say nothing themselves.
+    let guard = format!(
+        "affinity: {{{}}}\nnodeSelector: {{{HOST}: w1}}\n{PLAIN}",
+        to_pods("podAntiAffinity", "required", REGION, "noise")
+    );
+    create(t, &own, "guard", &guard);
+    assert_eq!(node_of(&own, "guard"), "w1");
+    let west = format!("nodeSelector: {{{REGION}: west}}\n{PLAIN}");
+    create_as(t, &own, "noise", "noise", &west);
+    let why = "1 node(s) didn't satisfy existing pods anti-affinity rules";
+    fits_nowhere(&own, "noise", &[why, "2 node(s) didn't match Pod's node affinity/selector"]);
+    own.ok("delete pod guard");
+    assert_eq!(node_of(&own, "noise"), "w1");
+    own.stop();
+}
+
+fn s157_one_pod_per_node_and_the_next_waits(t: &Shell) {
+    let own = Own::start(t, 0);
+    for name in ["n1", "n2", "n3"] {
+        own.join(name);
+    }
+    own.ready(3);
+    let rule = to_pods("podAntiAffinity", "required", HOST, "alone");
+    t.write(
+        "alone.yaml",
+        &format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: alone}}\nspec:\n  replicas: 4\n  \
+             selector: {{matchLabels: {{app: alone}}}}\n  template:\n    metadata: {{labels: {{app: alone}}}}\n    \
+             spec:\n      affinity: {{{rule}}}\n      containers:\n      - {{name: c, image: nginx}}\n"
+        ),
+    );
+    own.ok("create -f alone.yaml");
+    let on = |nodes: &[&str], pending: usize| {
+        let list = "get pods -l app=alone -o wide --no-headers";
+        own.until(list, &format!("one on each of {nodes:?}, {pending} that wait"), |out| {
+            let rows = rows(out);
+            let of = |status: &'static str| rows.iter().filter(move |row| row[2] == status);
+            let mut running: Vec<_> = of("Running").map(|row| row[6]).collect();
+            running.sort_unstable();
+            running == nodes && of("Pending").count() == pending
+        })
+    };
+    let list = on(&["n1", "n2", "n3"], 1);
+    let list = rows(&list);
+    let waits = list.iter().find(|row| row[2] == "Pending").map_or("", |row| row[0]);
+    let why = ["0/3 nodes are available", "3 node(s) didn't match pod anti-affinity rules"];
+    fits_nowhere(&own, waits, &why);
+    own.join("n4");
+    on(&["n1", "n2", "n3", "n4"], 0);
     own.stop();
 }
 

@@ -17,7 +17,7 @@ use super::names;
 pub struct SelectorError(pub String);
 
 /// What a requirement demands of a label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LabelOperator {
     /// `key=value`: the label is there with this value.
     Equals(String),
@@ -40,7 +40,7 @@ pub enum LabelOperator {
 }
 
 /// One condition of a selector, on one label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LabelRequirement {
     /// The key of the label.
     pub key: String,
@@ -72,7 +72,7 @@ impl LabelRequirement {
 
 /// A selector by labels: all its requirements must hold. The default one has none and matches
 /// every object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelQuery {
     requirements: Vec<LabelRequirement>,
     nothing: bool,

@@ -15,6 +15,7 @@ use super::{
 use crate::field::ErrorList;
 
 pub(super) mod defaults;
+mod label_keys;
 mod qos;
 mod table;
 pub(super) mod validation;
@@ -63,6 +64,7 @@ impl Kind for Pods {
             conditions: gated.then(|| vec![scheduling_gated()]),
             ..PodStatus::default()
         });
+        label_keys::merge(pod);
     }
 
     fn prepare_update(new: &mut Pod, old: &Pod, part: Part) {

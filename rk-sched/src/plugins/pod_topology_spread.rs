@@ -333,7 +333,7 @@ impl EnqueueExtensions for PodTopologySpread {
             }
             ClusterEvent::AssignedPodUpdated { old, new } => counts(old) != counts(new),
             ClusterEvent::PodUpdated { .. } => true,
-            ClusterEvent::StorageChanged => false,
+            ClusterEvent::StorageChanged | ClusterEvent::NamespaceChanged => false,
         };
         if queue { Hint::Queue } else { Hint::Skip }
     }

@@ -228,6 +228,71 @@ fn scheduling_gates_let_terms_for_nodes_demand_more() {
     check_update(gated(&[wants(&["a"], &[])]), bare, &[&format!("{at}: Invalid value: ")]);
 }
 
+/// A Pod of version 1 with one required anti-affinity term, of all Pods with the label `app=web`.
+fn apart(fields: Value) -> Pod {
+    let mut term = json!({"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}});
+    for (field, value) in fields.as_object().unwrap() {
+        term[field] = value.clone();
+    }
+    let mut pod = pod(json!({"affinity": {"podAntiAffinity":
+        {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}));
+    pod.metadata.labels = Some([("version".to_owned(), "1".to_owned())].into());
+    Pods::prepare_create(&mut pod);
+    pod
+}
+
+#[test]
+fn label_keys_become_part_of_the_selectors() {
+    let selector = |fields| {
+        let pod = json!(apart(fields));
+        pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            [0]["labelSelector"]
+            .clone()
+    };
+    let one = |operator: &str| json!([{"key": "version", "operator": operator, "values": ["1"]}]);
+    let found = selector(json!({"matchLabelKeys": ["version", "none"]}));
+    assert_eq!(found["matchExpressions"], one("In"));
+    let found = selector(json!({"mismatchLabelKeys": ["version"]}));
+    assert_eq!(found["matchExpressions"], one("NotIn"));
+    assert_eq!(found["matchLabels"], json!({"app": "web"}));
+    assert_eq!(selector(json!({}))["matchExpressions"], Value::Null);
+
+    let mut spread = pod(
+        json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}, "matchLabelKeys": ["version"]}]}),
+    );
+    spread.metadata.labels = Some([("version".to_owned(), "1".to_owned())].into());
+    Pods::prepare_create(&mut spread);
+    let found = &json!(spread)["spec"]["topologySpreadConstraints"][0]["labelSelector"];
+    assert_eq!(found["matchExpressions"], one("In"));
+}
+
+#[test]
+fn label_keys_are_checked() {
+    #[track_caller]
+    fn check(fields: Value, wrong: &[&str]) {
+        let errors = Pods::validate(&apart(fields));
+        let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let at = "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]";
+        let wrong: Vec<_> = wrong.iter().map(|wrong| format!("{at}{wrong}")).collect();
+        assert_eq!(messages, wrong);
+    }
+    check(json!({"matchLabelKeys": ["version"], "mismatchLabelKeys": ["other"]}), &[]);
+    check(
+        json!({"matchLabelKeys": ["version"], "labelSelector": null}),
+        &[".matchLabelKeys: Forbidden: must not be specified when labelSelector is not set"],
+    );
+    check(
+        json!({"matchLabelKeys": ["version"], "labelSelector": {"matchLabels": {"version": "2"}}}),
+        &["[0]: Invalid value: \"version\": exists in both matchLabelKeys and labelSelector"],
+    );
+    check(
+        json!({"matchLabelKeys": ["other"], "mismatchLabelKeys": ["other"]}),
+        &[".matchLabelKeys[0]: Invalid value: \"other\": exists in both matchLabelKeys and \
+           mismatchLabelKeys"],
+    );
+}
+
 #[track_caller]
 fn check_part(part: Part, old: &Pod, new: Value, wrong: &[&str]) {
     let mut new = pod(new);

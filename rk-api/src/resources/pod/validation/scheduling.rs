@@ -1,6 +1,6 @@
 //! Where a Pod may run: affinity, tolerations, spreading, gates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
     Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec,
@@ -143,11 +143,45 @@ fn pod_term(errors: &mut Errors, term: &PodAffinityTerm, path: &Path) {
         let wrong = names::dns_label(namespace, false);
         errors.form(&path.child("namespace"), namespace.as_str(), wrong);
     }
+    label_keys(errors, term, path);
     let at = path.child("topologyKey");
     if term.topology_key.is_empty() {
         errors.required(&at, "can not be empty");
     }
     errors.label_key(&at, &term.topology_key);
+}
+
+/// Keys of labels that are merged into the selector. A Pod comes here with that done, so a key of
+/// `matchLabelKeys` may be there once.
+fn label_keys(errors: &mut Errors, term: &PodAffinityTerm, path: &Path) {
+    let (wanted, unwanted) = (list(&term.match_label_keys), list(&term.mismatch_label_keys));
+    for (field, keys) in [("matchLabelKeys", wanted), ("mismatchLabelKeys", unwanted)] {
+        let at = path.child(field);
+        if term.label_selector.is_none() && !keys.is_empty() {
+            errors.forbidden(&at, "must not be specified when labelSelector is not set");
+            continue;
+        }
+        for (i, key) in keys.iter().enumerate() {
+            errors.label_key(&at.index(i), key);
+        }
+    }
+    if let Some(selector) = &term.label_selector {
+        let mut seen: BTreeSet<&String> =
+            selector.match_labels.iter().flat_map(BTreeMap::keys).collect();
+        for expression in list(&selector.match_expressions) {
+            let key = &expression.key;
+            if let Some(i) = wanted.iter().rposition(|it| it == key).filter(|_| seen.contains(key))
+            {
+                let detail = "exists in both matchLabelKeys and labelSelector";
+                errors.invalid(&path.index(i), key.as_str(), detail);
+            }
+            seen.insert(key);
+        }
+    }
+    for (i, key) in wanted.iter().enumerate().filter(|(_, key)| unwanted.contains(key)) {
+        let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+        errors.invalid(&path.child("matchLabelKeys").index(i), key.as_str(), detail);
+    }
 }
 
 /// What a Pod, or the Pods of a runtime class, tolerate.
