@@ -73,6 +73,9 @@ pub(crate) fn manager(options: &Options, config: Config) -> Result<Manager, Stri
     if let Some((range, mask)) = &options.node_ranges {
         manager = manager.cluster_cidr(range, *mask);
     }
+    if let Some(period) = options.legacy_tokens {
+        manager = manager.legacy_token_clean_up_period(period);
+    }
     if let Some(period) = options.node_monitor_period {
         manager = manager.node_monitor_period(period);
     }

@@ -34,6 +34,7 @@ pub(crate) struct Options {
     pub(crate) signing: Signing,
     /// The range, and the size of each node's.
     pub(crate) node_ranges: Option<(String, u8)>,
+    pub(crate) legacy_tokens: Option<Duration>,
     pub(crate) node_monitor_period: Option<Duration>,
     pub(crate) node_monitor_grace_period: Option<Duration>,
     pub(crate) ended_pods: Option<usize>,
@@ -136,6 +137,7 @@ impl Options {
             root_ca: file(given, "root-ca-file"),
             signing: signing(given)?,
             node_ranges: node_ranges(given)?,
+            legacy_tokens: given.time("legacy-service-account-token-clean-up-period"),
             node_monitor_period: given.time("node-monitor-period"),
             node_monitor_grace_period: given.time("node-monitor-grace-period"),
             ended_pods: given.number("terminated-pod-gc-threshold")?,

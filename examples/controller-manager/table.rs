@@ -216,7 +216,13 @@ const ACCOUNTS: &[Flag] = &[
         Something("The authority of the API server: told to Pods, and in tokens' Secrets."),
     ),
     flag("concurrent-serviceaccount-token-syncs", Number, Something(SYNCS)),
-    flag("legacy-service-account-token-clean-up-period", Duration, TUNED),
+    flag(
+        "legacy-service-account-token-clean-up-period",
+        Duration,
+        Something(
+            "How long a generated token's Secret stays unused, then invalid. Default: 8760h.",
+        ),
+    ),
 ];
 
 /// What every `--concurrent-…-syncs` does.

@@ -69,6 +69,7 @@ mod host_path;
 mod job;
 mod key;
 mod last_writes;
+mod legacy_token_cleaner;
 mod manager;
 mod metrics;
 mod metrics_server;

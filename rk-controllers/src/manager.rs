@@ -96,6 +96,7 @@ pub(crate) struct Settings {
     pub certificate_signer: Option<Arc<dyn CertificateSigner>>,
     pub certificate_duration: Duration,
     pub legacy_token_secrets: bool,
+    pub legacy_token_clean_up_period: Duration,
     pub autoscaler: AutoscalerOptions,
     pub metrics_client: Option<Arc<dyn MetricsClient>>,
     pub cloud: Option<Arc<dyn CloudProvider>>,
@@ -139,6 +140,7 @@ impl Manager {
                 certificate_signer: None,
                 certificate_duration: Duration::from_secs(365 * 24 * 60 * 60),
                 legacy_token_secrets: false,
+                legacy_token_clean_up_period: Duration::from_secs(365 * 24 * 60 * 60),
                 autoscaler: AutoscalerOptions::default(),
                 metrics_client: None,
                 cloud: None,
@@ -323,6 +325,13 @@ impl ManagerBuilder {
         self
     }
 
+    /// How long a generated token Secret must go unused before it is marked as invalid, and then
+    /// before it is deleted. Default a year.
+    pub fn legacy_token_clean_up_period(mut self, period: Duration) -> Self {
+        self.settings.legacy_token_clean_up_period = period;
+        self
+    }
+
     /// Settings of the HorizontalPodAutoscaler controller.
     pub fn autoscaler(mut self, options: AutoscalerOptions) -> Self {
         self.settings.autoscaler = options;
@@ -361,6 +370,10 @@ impl ManagerBuilder {
         }
         if settings.legacy_token_secrets && settings.token_signer.is_none() {
             return Err(ManagerError::Invalid("legacy_token_secrets needs a token_signer".into()));
+        }
+        if settings.legacy_token_clean_up_period.is_zero() {
+            let message = "legacy_token_clean_up_period must be greater than 0";
+            return Err(ManagerError::Invalid(message.into()));
         }
         if let Some(config) = &self.leader_election {
             config.validate().map_err(ManagerError::Invalid)?;

@@ -15,6 +15,7 @@ mod api;
 mod apply;
 mod autoscaling;
 mod cluster;
+mod commands;
 mod conformance;
 mod containers;
 mod controllers;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         apply::all(),
         autoscaling::all(),
         cluster::all(),
+        commands::all(),
         conformance::all(),
         containers::all(),
         controllers::all(),

@@ -7,10 +7,10 @@ use super::{Context, ManagerError, Task};
 use crate::{
     attach_detach, bootstrap_signer, certificates, cloud, clusterrole_aggregation,
     controller::Controller, cronjob, daemonset, deployment, disruption, endpoints, endpointslice,
-    endpointslice_mirroring, ephemeral_volume, garbage_collector, job, namespace, node_ipam,
-    node_lifecycle, persistent_volume, pod_gc, podautoscaler, protection, replicaset,
-    resource_quota, root_ca, service_account, service_account_tokens, service_cidrs, statefulset,
-    taint_eviction, token_cleaner, ttl_after_finished, volume_expand,
+    endpointslice_mirroring, ephemeral_volume, garbage_collector, job, legacy_token_cleaner,
+    namespace, node_ipam, node_lifecycle, persistent_volume, pod_gc, podautoscaler, protection,
+    replicaset, resource_quota, root_ca, service_account, service_account_tokens, service_cidrs,
+    statefulset, taint_eviction, token_cleaner, ttl_after_finished, volume_expand,
 };
 
 /// A controller that a manager can start.
@@ -149,6 +149,12 @@ pub(super) const REGISTRY: &[Entry] = &[
                 futures::join!(jobs, orphans);
             })
         },
+    ),
+    entry(
+        "legacy-serviceaccount-token-cleaner-controller",
+        "legacy-service-account-token-cleaner",
+        &[("v1", "secrets"), ("v1", "serviceaccounts")],
+        |_, context, token| Box::pin(legacy_token_cleaner::run(context.clone(), token)),
     ),
     entry("namespace-controller", "namespace", &[("v1", "namespaces")], |name, context, token| {
         run(namespace::controller(name, context), context, token)
@@ -297,6 +303,7 @@ pub(super) fn account(name: &str) -> Option<&str> {
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
         "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
+        "legacy-serviceaccount-token-cleaner-controller" => "legacy-service-account-token-cleaner",
         "node-route-controller" => "route-controller",
         "service-lb-controller" => "service-controller",
         "cloud-node-controller"

@@ -1,6 +1,6 @@
 //! Namespaces and what each has from the start: scenarios S63, S83.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use k8s_openapi::api::{
@@ -195,4 +195,43 @@ async fn a_secret_that_asks_for_a_token_gets_it() {
     let secret = cluster.get::<Secret>("mine").await.unwrap();
     assert_eq!(secret.data.unwrap()["token"].0, b"token of default/default");
     assert_eq!(token_secrets(&cluster, "kube-public").await.len(), 0, "none is made unasked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_nobody_uses_is_marked_and_then_deleted() {
+    const DAY: u64 = 24 * 60 * 60;
+    let controllers = "legacy-service-account-token-cleaner,serviceaccount-token";
+    let cluster = TestCluster::start_with(controllers, |builder| {
+        let period = Duration::from_secs(2 * DAY);
+        builder.token_signer(Arc::new(PlainSigner)).legacy_token_clean_up_period(period)
+    })
+    .await;
+    let listed = json!([{"name": "unused"}, {"name": "mounted"}]);
+    let account = json!({"metadata": {"name": "robot"}, "secrets": listed});
+    cluster.create::<ServiceAccount>(account).await;
+    for name in ["unused", "mounted", "by-hand"] {
+        let of = json!({"kubernetes.io/service-account.name": "robot"});
+        let secret = json!({"metadata": {"name": name, "annotations": of},
+            "type": "kubernetes.io/service-account-token"});
+        cluster.create::<Secret>(secret).await;
+    }
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+        "automountServiceAccountToken": false, "serviceAccountName": "robot",
+        "containers": [{"name": "c", "image": "nginx"}],
+        "volumes": [{"name": "v", "secret": {"secretName": "mounted"}}]}});
+    cluster.create::<Pod>(pod).await;
+    let marked = async |name: &str| {
+        let secret = cluster.get::<Secret>(name).await?;
+        Some(secret.labels().contains_key("kubernetes.io/legacy-token-invalid-since"))
+    };
+
+    cluster.wait(DAY + 3600).await;
+    assert_eq!(marked("unused").await, Some(false), "uses are not noted for long enough");
+    cluster.wait(2 * DAY).await;
+    assert_eq!(marked("unused").await, Some(true));
+    cluster.wait(3 * DAY).await;
+    assert_eq!(marked("unused").await, None, "it is deleted");
+    for name in ["mounted", "by-hand"] {
+        assert_eq!(marked(name).await, Some(false), "{name}");
+    }
 }

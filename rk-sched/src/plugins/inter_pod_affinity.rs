@@ -20,7 +20,7 @@ mod tallies;
 #[cfg(test)]
 mod tests;
 
-use meant::{Meant, NamespaceLabels};
+use meant::Meant;
 use preferences::Preferences;
 use rules::Rules;
 use tallies::Tallies;
@@ -101,12 +101,16 @@ impl InterPodAffinity {
         !self.ignore_preferred_terms_of_existing_pods || !pod.terms.preferred.is_empty()
     }
 
-    fn labels(&self, pod: &PodInfo) -> NamespaceLabels {
-        NamespaceLabels::of(&self.namespaces, pod.namespace())
-    }
-
     fn meant(&self, term: &PodTerm) -> Meant {
         Meant::by(term, &self.namespaces)
+    }
+
+    /// Whether a term means a Pod, at once: what is asked more often is worked out as [`Meant`].
+    fn means(&self, term: &PodTerm, other: &PodInfo) -> bool {
+        // Only a selector of namespaces makes it look one up.
+        let view = term.namespace_selector.as_ref().and_then(|_| self.namespaces.view());
+        let namespace = view.and_then(|view| view.namespace(other.namespace()));
+        term.matches(other, namespace.as_ref().and_then(|it| it.metadata.labels.as_ref()))
     }
 
     fn all_meant(&self, terms: &[PodTerm]) -> Vec<Meant> {
@@ -120,15 +124,11 @@ impl Plugin for InterPodAffinity {
     }
     /// Terms look at other nodes, so neither a Pod with one shares, nor one that another's means.
     fn sign(&self, pod: &PodInfo, snapshot: &Snapshot, _: &mut Vec<u8>) -> bool {
-        if !pod.terms.is_empty() {
-            return false;
-        }
-        let labels = self.labels(pod);
         let scores = self.hears_others(pod);
-        !snapshot.affinity().about(pod.namespace()).any(|(role, term, _)| {
-            let counts = role == Role::RequiredAnti || (scores && self.weight(role) != 0);
-            counts && term.matches(pod, labels.get())
-        })
+        let counts = |role| role == Role::RequiredAnti || (scores && self.weight(role) != 0);
+        let about = snapshot.affinity().about(pod.namespace());
+        let mut others = about.filter(|(role, ..)| counts(*role));
+        pod.terms.is_empty() && !others.any(|(_, term, _)| self.means(term, pod))
     }
     fn namespaces(&self) -> Option<&Namespaces> {
         Some(&self.namespaces)
@@ -179,7 +179,7 @@ impl PreFilter for InterPodAffinity {
         node: &NodeInfo,
     ) -> Status {
         if let Some(rules) = state.get_mut::<Rules>() {
-            rules.adjust(pod, added, node, 1);
+            rules.adjust(self, pod, added, node, 1);
         }
         Status::success()
     }
@@ -192,7 +192,7 @@ impl PreFilter for InterPodAffinity {
         node: &NodeInfo,
     ) -> Status {
         if let Some(rules) = state.get_mut::<Rules>() {
-            rules.adjust(pod, removed, node, -1);
+            rules.adjust(self, pod, removed, node, -1);
         }
         Status::success()
     }
@@ -238,20 +238,19 @@ impl Score for InterPodAffinity {
 
 impl EnqueueExtensions for InterPodAffinity {
     fn hint(&self, pod: &PodInfo, event: &ClusterEvent<'_>) -> Hint {
-        let near = self.all_meant(&pod.terms.required);
-        let is_near = |other: &PodInfo| !near.is_empty() && near.iter().all(|it| it.means(other));
-        let apart = self.all_meant(&pod.terms.required_anti);
-        let is_apart = |other: &PodInfo| apart.iter().any(|it| it.means(other));
-        let keeps_off = |other: &PodInfo| {
-            let labels = self.labels(pod);
-            other.terms.required_anti.iter().any(|term| term.matches(pod, labels.get()))
+        let terms = &pod.terms;
+        let is_near = |other: &PodInfo| {
+            !terms.required.is_empty() && terms.required.iter().all(|it| self.means(it, other))
         };
+        let is_apart = |other: &PodInfo| terms.required_anti.iter().any(|it| self.means(it, other));
+        let keeps_off =
+            |other: &PodInfo| other.terms.required_anti.iter().any(|term| self.means(term, pod));
         // Without the last of its group, it may begin the group anew.
         let leaves = |other: &PodInfo| is_near(other) && is_near(pod);
         let queue = match event {
             ClusterEvent::NodeAdded(node) => {
                 let has_label = |term: &PodTerm| node.label(&term.topology_key).is_some();
-                near.is_empty() || pod.terms.required.iter().any(has_label)
+                terms.required.is_empty() || terms.required.iter().any(has_label)
             }
             // Which labels matter to existing Pods is not known here.
             ClusterEvent::NodeUpdated { change, .. } => change.labels,

@@ -1,23 +1,6 @@
-use std::{collections::BTreeMap, sync::Arc};
-
-use k8s_openapi::api::core::v1::Namespace;
 use rk_api::meta::selectors::LabelQuery;
 
 use crate::{Namespaces, PodInfo, PodTerm};
-
-/// The labels of one namespace.
-pub(super) struct NamespaceLabels(Option<Arc<Namespace>>);
-
-impl NamespaceLabels {
-    pub(super) fn of(namespaces: &Namespaces, name: &str) -> Self {
-        Self(namespaces.view().and_then(|view| view.namespace(name)))
-    }
-
-    /// None also for a namespace that is not known (yet).
-    pub(super) fn get(&self) -> Option<&BTreeMap<String, String>> {
-        self.0.as_ref()?.metadata.labels.as_ref()
-    }
-}
 
 /// Which Pods a term matches, its selector of namespaces worked out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -27,11 +27,10 @@ impl Preferences {
         });
         let mut all: Vec<_> = own.filter(|it| it.pods.total() > 0).collect();
         if plugin.hears_others(pod) {
-            let labels = plugin.labels(pod);
             let others = snapshot.affinity().about(pod.namespace());
             all.extend(others.filter_map(|(role, term, domains)| {
                 let weight = plugin.weight(role);
-                (weight != 0 && term.matches(pod, labels.get())).then(|| Preference {
+                (weight != 0 && plugin.means(term, pod)).then(|| Preference {
                     weight,
                     topology_key: term.topology_key.clone(),
                     pods: domains.clone(),

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use smallvec::SmallVec;
 
-use super::{InterPodAffinity, Meant, NamespaceLabels};
+use super::{InterPodAffinity, Meant};
 use crate::{
     NodeInfo, PodInfo, PodTerm, Snapshot, Status,
     affinity::{Domains, Role},
@@ -16,8 +16,6 @@ pub(super) struct Rules {
     apart: Vec<Rule>,
     /// Existing Pods that must not be near this one, by the node label.
     kept_off: BTreeMap<Arc<str>, Counted>,
-    /// Of the Pod's own namespace.
-    labels: NamespaceLabels,
 }
 
 /// A term of the Pod's own.
@@ -61,10 +59,9 @@ impl Rules {
         pod: &PodInfo,
         snapshot: &Snapshot,
     ) -> Option<Self> {
-        let labels = plugin.labels(pod);
         let mut kept_off: BTreeMap<Arc<str>, Counted> = BTreeMap::new();
         for (role, term, domains) in snapshot.affinity().about(pod.namespace()) {
-            if role == Role::RequiredAnti && term.matches(pod, labels.get()) {
+            if role == Role::RequiredAnti && plugin.means(term, pod) {
                 let counted = kept_off.entry(term.topology_key.clone()).or_default();
                 counted.snapshot.push(domains.clone());
             }
@@ -96,12 +93,18 @@ impl Rules {
             near: terms.required.iter().map(|term| rule(term, all.clone())).collect(),
             apart: apart.map(|term| rule(term, vec![plugin.meant(term)])).collect(),
             kept_off,
-            labels,
         })
     }
 
     /// As if `other` had come to `node` (`by` is 1) or gone from it (-1).
-    pub(super) fn adjust(&mut self, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, by: i64) {
+    pub(super) fn adjust(
+        &mut self,
+        plugin: &InterPodAffinity,
+        pod: &PodInfo,
+        other: &PodInfo,
+        node: &NodeInfo,
+        by: i64,
+    ) {
         if self.near.iter().all(|rule| rule.meant.means(other)) {
             self.near.iter_mut().for_each(|rule| rule.add(node, by));
         }
@@ -109,7 +112,7 @@ impl Rules {
         apart.for_each(|rule| rule.add(node, by));
         for term in &other.terms.required_anti {
             if let Some(domain) = node.label(&term.topology_key)
-                && term.matches(pod, self.labels.get())
+                && plugin.means(term, pod)
             {
                 let counted = self.kept_off.entry(term.topology_key.clone()).or_default();
                 counted.dry_run.add(domain, by);
