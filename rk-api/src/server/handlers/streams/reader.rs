@@ -164,7 +164,7 @@ mod tests {
         let answer = chosen.answer();
         assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(answer.headers()["sec-websocket-protocol"], "base64.binary.k8s.io");
-        assert_eq!(asked(Some("v5.channel.k8s.io")).unwrap_err().code.as_u16(), 400);
+        assert_eq!(asked(Some("v5.channel.k8s.io")).unwrap_err().code, 400);
     }
 
     #[tokio::test]
