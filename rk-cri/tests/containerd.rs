@@ -31,7 +31,6 @@ const TESTS: &[(&str, Test)] = tests![
     runtime::the_conformance_kit_passes,
     runtime::containers_outlive_the_killed_daemon_and_calls_fail_meanwhile,
     runtime::the_configuration_reaches_the_container,
-    runtime::a_container_may_use_its_devices_as_it_was_told,
     runtime::a_container_that_was_made_before_is_known_to_the_next_process,
     runtime::sessions_have_a_terminal_and_attach_carries_input,
     runtime::what_containers_use_is_told,

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use k8s_openapi::api::{
-    core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
+    core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::{CSIDriver, CSINode, VolumeAttachment},
 };
 use kube::{
@@ -535,58 +535,6 @@ async fn a_volume_that_is_a_device_is_published_as_one_and_taken_back() {
     let agent = world.agent().await;
     world.delete("one").await;
     assert_eq!(world.driver.calls()[2..], ["unpublish h1", "unstage h1"]);
-    assert_eq!(world.left(), Vec::<PathBuf>::new());
-    agent.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_driver_gets_secrets_tokens_and_facts_and_gets_them_again_in_time() {
-    let world = World::new().await;
-    let (_announced, agent) = (world.announce(), world.agent().await);
-    let spec = json!({"attachRequired": false, "podInfoOnMount": true, "requiresRepublish": true,
-        "tokenRequests": [{"audience": "vault", "expirationSeconds": 3600}]});
-    world.driver_object(spec).await;
-    let account = from(json!({"metadata": {"name": "default"}}));
-    let accounts = Api::<ServiceAccount>::default_namespaced(world.client.clone());
-    accounts.create(&PostParams::default(), &account).await.unwrap();
-    let secrets = Api::<Secret>::default_namespaced(world.client.clone());
-    for name in ["stage", "publish"] {
-        let secret = json!({"metadata": {"name": name}, "stringData": {"for": name}});
-        secrets.create(&PostParams::default(), &from(secret)).await.unwrap();
-    }
-    let named = |name: &str| json!({"namespace": "default", "name": name});
-    let source = json!({"nodeStageSecretRef": named("stage"),
-        "nodePublishSecretRef": named("publish")});
-    world.volume_with(source, "Filesystem").await;
-    world.with_claim("one").await;
-    world.runs("one").await;
-
-    assert_eq!(world.driver.staged.lock().unwrap()[0].secrets["for"], "stage");
-    let first = world.driver.last_published();
-    assert_eq!(first.secrets["for"], "publish");
-    assert_eq!(first.volume_context["csi.storage.k8s.io/pod.name"], "one");
-    assert_eq!(first.volume_context["csi.storage.k8s.io/serviceAccount.name"], "default");
-    let tokens: Value =
-        serde_json::from_str(&first.volume_context["csi.storage.k8s.io/serviceAccount.tokens"])
-            .unwrap();
-    let token = tokens["vault"]["token"].as_str().unwrap();
-    assert_eq!(token.split('.').count(), 3, "{token}");
-    assert!(tokens["vault"]["expirationTimestamp"].is_string(), "{tokens}");
-
-    // Again, with what has changed meanwhile, and without staging it again.
-    let patch = json!({"stringData": {"for": "renewed"}});
-    let patch = Patch::Merge(&patch);
-    secrets.patch("publish", &PatchParams::default(), &patch).await.unwrap();
-    // Which is every minute and a half.
-    let again = async || {
-        let published = world.driver.published.lock().unwrap();
-        published.last().is_some_and(|request| request.secrets["for"] == "renewed")
-    };
-    while !again().await {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(world.driver.staged.lock().unwrap().len(), 1);
-    world.delete("one").await;
     assert_eq!(world.left(), Vec::<PathBuf>::new());
     agent.stop().await;
 }

@@ -96,8 +96,6 @@ const TESTS: &[(&str, Test)] = tests![
     volumes::a_container_may_use_its_devices_as_it_was_told_and_no_others,
     volumes::a_block_volume_is_a_device_of_its_container,
     volumes::nothing_that_a_pod_plants_leads_the_agent_out_of_its_volumes,
-    agent::a_pod_whose_runtime_class_means_another_runtime_is_told_so,
-    agent::a_container_is_asked_to_stop_by_the_signal_that_it_names,
     endpoint::the_conformance_kit_passes_over_a_cri_endpoint,
 ];
 

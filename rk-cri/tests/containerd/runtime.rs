@@ -6,8 +6,8 @@ use rk_cri::{
     Runtime, RuntimeError,
     conformance::Kit,
     runtime::{
-        ContainerConfig, ContainerState, Device, DnsConfig, ExecRequest, Mount, Resources,
-        SandboxConfig, Seccomp, Security,
+        ContainerConfig, ContainerState, DnsConfig, ExecRequest, Mount, Resources, SandboxConfig,
+        Seccomp, Security,
     },
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -114,33 +114,6 @@ pub async fn the_configuration_reaches_the_container(lab: &mut Lab) {
     } else {
         assert_eq!(read("memory.max").unwrap().trim(), (64 << 20).to_string());
         assert_eq!(read("cpu.max").unwrap().trim(), "50000 100000");
-    }
-}
-
-pub async fn a_container_may_use_its_devices_as_it_was_told(lab: &mut Lab) {
-    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-    // One that nothing drives: who may open it is told that there is none (ENXIO).
-    let disk = lab.directory.path().join("disk");
-    let mode = Mode::from_raw_mode(0o660);
-    mknodat(CWD, &disk, FileType::BlockDevice, mode, makedev(42, 7)).unwrap();
-    let given = |path: &str, read_only| Device {
-        host_path: disk.clone(),
-        container_path: path.into(),
-        read_only,
-    };
-    let sandbox = lab.sandbox("devices").await;
-    for (name, read_only, said) in
-        [("writer", false, "No such device"), ("reader", true, "not permitted")]
-    {
-        let config = ContainerConfig {
-            devices: vec![given("/mnt/disk", read_only)],
-            ..shell(name, "sleep 600")
-        };
-        let id = lab.start(&sandbox, config).await;
-        let kind = lab.says(&id, "stat -c '%F %t:%T' /mnt/disk").await;
-        assert_eq!(kind, "block special file 2a:7");
-        let open = "(: > /mnt/disk) 2>&1 | grep -o 'No such device\\|not permitted'";
-        assert_eq!(lab.says(&id, open).await, said, "{name}");
     }
 }
 

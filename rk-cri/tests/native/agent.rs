@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{
-    core::v1::{Event, Node, Pod},
-    node::v1::RuntimeClass,
-};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -273,53 +270,5 @@ pub async fn a_volume_in_memory_is_made_whole_after_an_agent_died_while_making_i
     assert_eq!(status["phase"], "Succeeded", "{status}");
     cluster.delete("web").await;
     eventually(|| async { lab.mounts_of_pods().is_empty().then_some(()) }).await;
-    cluster.end(lab).await;
-}
-
-pub async fn a_pod_whose_runtime_class_means_another_runtime_is_told_so(lab: &mut Lab) {
-    let cluster = Cluster::new(lab).await;
-    let classes = Api::<RuntimeClass>::all(cluster.client.clone());
-    let class = json!({"metadata": {"name": "sandboxed"}, "handler": "gvisor"});
-    let class = serde_json::from_value(class).unwrap();
-    classes.create(&PostParams::default(), &class).await.unwrap();
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "web"},
-        "spec": {"nodeName": "n1", "runtimeClassName": "sandboxed", "containers": [
-            {"name": "main", "image": "busybox", "imagePullPolicy": "Never"}]},
-    }))
-    .unwrap();
-    cluster.pods().create(&PostParams::default(), &pod).await.unwrap();
-    let why = cluster.event("web", "FailedCreatePodSandBox").await;
-    assert!(why.ends_with("no runtime for \"gvisor\" is configured"), "{why}");
-    cluster.delete("web").await;
-    cluster.end(lab).await;
-}
-
-pub async fn a_container_is_asked_to_stop_by_the_signal_that_it_names(lab: &mut Lab) {
-    let cluster = Cluster::new(lab).await;
-    let said = lab.directory.path().join("said");
-    std::fs::create_dir(&said).unwrap();
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "web"},
-        "spec": {
-            "nodeName": "n1", "terminationGracePeriodSeconds": 60, "os": {"name": "linux"},
-            "volumes": [{"name": "said", "hostPath": {"path": said}}],
-            "containers": [{
-                "name": "main", "image": "busybox", "imagePullPolicy": "Never",
-                "lifecycle": {"stopSignal": "SIGUSR1"},
-                "command": ["sh", "-c", "trap 'echo usr1 > /said/it; exit 0' USR1; \
-                    trap 'echo term > /said/it; exit 0' TERM; \
-                    touch /said/ready; while :; do sleep 0.1; done"],
-                "volumeMounts": [{"name": "said", "mountPath": "/said"}],
-            }],
-        },
-    }))
-    .unwrap();
-    cluster.pods().create(&PostParams::default(), &pod).await.unwrap();
-    eventually(|| async { said.join("ready").exists().then_some(()) }).await;
-    let status = cluster.until("web", |status| container(status)["ready"] == true).await;
-    assert_eq!(container(&status)["stopSignal"], "SIGUSR1");
-    cluster.delete("web").await;
-    assert_eq!(std::fs::read_to_string(said.join("it")).unwrap(), "usr1\n");
     cluster.end(lab).await;
 }
