@@ -46,7 +46,6 @@ pub(in crate::cri) fn to_v1(
             security_context: Some(security_to_v1(&config.security, namespaces)),
         }),
         stop_signal: signals::number(&config.stop_signal),
-        ..Default::default()
     }
 }
 
