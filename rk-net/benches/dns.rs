@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p rk-net`
 
+#![allow(clippy::unwrap_used, reason = "a benchmark may fail anywhere")]
+
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -1,5 +1,7 @@
 //! The DNS server over loopback, with an API server behind it and servers of the test's own beside.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
