@@ -298,7 +298,7 @@ fn s187_a_client_by_name_reaches_all_back_ends(t: &Shell) {
     pods(t, "app=nginx", 2);
     let names = t.ok("kubectl get pods -l app=nginx -o 'jsonpath={.items[*].metadata.name}'");
     let mut missing: BTreeSet<_> = names.split(' ').collect();
-    // A static busybox cannot look up ports by name, which `wget` does.
+    // Not by `wget`: a statically linked one may crash when it resolves a name.
     let ask = "printf 'GET /hostname.html HTTP/1.0\\r\\n\\r\\n' | kubectl exec -i client -- nc -w 5 myservice 80 | tail -1";
     while !missing.is_empty() {
         // Each answer is from any of them: it is asked until those that are missing answered.
