@@ -77,8 +77,8 @@ fn wait_for_a_field(t: &Shell) {
 fn apply_prunes_what_is_no_longer_given(t: &Shell) {
     let names = |selector: &str| t.ok(&format!("kubectl get configmaps {selector} -o name"));
     t.ok("mkdir all");
-    t.write("all/a.yaml", &map("a", "set: one", "x: y"));
-    t.write("all/b.yaml", &map("b", "set: one", "x: y"));
+    t.write("all/a.yaml", &map("a", "set: one", "x: one"));
+    t.write("all/b.yaml", &map("b", "set: one", "x: one"));
     t.ok("kubectl create configmap c && kubectl label configmap c set=one");
     let apply = "kubectl apply -f all --prune -l set=one --prune-allowlist=core/v1/ConfigMap";
     t.ok(apply);
@@ -90,8 +90,8 @@ fn apply_prunes_what_is_no_longer_given(t: &Shell) {
 
     // The same by a set that remembers what is in it (KEP-3659).
     t.ok("mkdir set");
-    t.write("set/d.yaml", &map("d", "", "x: y"));
-    t.write("set/e.yaml", &map("e", "", "x: y"));
+    t.write("set/d.yaml", &map("d", "", "x: one"));
+    t.write("set/e.yaml", &map("e", "", "x: one"));
     let namespace = t.namespace();
     let apply = format!(
         "KUBECTL_APPLYSET=true kubectl apply -n {namespace} -f set --prune --applyset=members"
