@@ -47,19 +47,20 @@ fn manager() -> &'static Path {
 /// A program, gone with its value.
 pub(crate) struct Program {
     process: Child,
+    log: PathBuf,
 }
 
 impl Program {
     /// Starts it; its log is `<name>.log` in the folder that commands run in.
     pub(crate) fn start(t: &Shell, name: &str, program: &Path, flags: &[String]) -> Self {
-        let log = File::create(t.directory().join(format!("{name}.log"))).expect("it takes files");
+        let log = t.directory().join(format!("{name}.log"));
         let process = Command::new(program)
             .args(flags)
             .current_dir(t.directory())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(File::create(&log).expect("it takes files"))
             .spawn();
-        Self { process: process.expect("it was built") }
+        Self { process: process.expect("it was built"), log }
     }
 
     /// Asks it to end, and says how it did.
@@ -83,6 +84,10 @@ impl Drop for Program {
         // It may have ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            eprintln!("{}:\n{log}", self.log.display());
+        }
     }
 }
 
