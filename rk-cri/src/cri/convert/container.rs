@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_tells_what_it_was_made_from_but_not_environment_and_devices() {
+    fn a_status_tells_what_it_was_made_from_but_not_the_environment() {
         let status = ContainerStatus {
             id: "c1".into(),
             sandbox_id: "s1".into(),
@@ -339,7 +339,7 @@ mod tests {
             log_path: "/logs/main/3.log".into(),
         };
         let told = status_from_v1(status_to_v1(&status), "s1".into());
-        let expected = ContainerConfig { env: Vec::new(), devices: Vec::new(), ..config() };
+        let expected = ContainerConfig { env: Vec::new(), ..config() };
         assert_eq!(told, ContainerStatus { config: expected, ..status });
     }
 
